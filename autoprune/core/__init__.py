@@ -1,0 +1,1 @@
+"""Values and arithmetic of the search: no network, no clock, no process. Needs numpy only."""

@@ -1,0 +1,123 @@
+"""The four seams of a search: who proposes, who evaluates, who runs, who keeps track.
+
+Strategies see numbers, never networks; evaluators never see an optimiser; only backends know processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from autoprune.core.candidate import Candidate, Fidelity, Outcome
+from autoprune.core.structure import Structure
+
+
+class Strategy(Protocol):
+    """Proposes structures. Deterministic: the same seed and the same asks and tells give the same proposals."""
+
+    name: str
+
+    def ask(self, candidate_id: int) -> Structure | None:
+        """Returns the next proposal, or None when there is none before the next tell.
+
+        None while no proposal is pending means that the strategy has nothing left to propose.
+        """
+        ...
+
+    def tell(self, outcome: Outcome) -> None:
+        """Takes the last word on a candidate that this strategy proposed, in whatever order workers finish."""
+        ...
+
+
+class Evaluator(Protocol):
+    """Scores candidates. Lives on a worker and may hold a network and images."""
+
+    def evaluate(self, candidate: Candidate) -> Outcome:
+        """Returns the evaluation at the candidate's fidelity; a candidate that breaks is a `Failure` value."""
+        ...
+
+
+class EvaluatorFactory(Protocol):
+    """Builds an evaluator on a worker. Picklable without its arrays, which backends share once."""
+
+    arrays: Mapping[str, npt.NDArray[Any]]
+
+    def build(self, arrays: Mapping[str, npt.NDArray[Any]], *, worker: str) -> Evaluator:
+        """Returns an evaluator; `arrays` are read-only and perhaps shared with other workers."""
+        ...
+
+    def without_arrays(self) -> EvaluatorFactory:
+        """Returns a light copy to send to workers beside the arrays."""
+        ...
+
+
+class PassiveStudy(Protocol):
+    """What a backend drives: no clock, no thread, no process of its own."""
+
+    def ask(self) -> Candidate | None:
+        """Returns the next candidate to evaluate, or None: nothing before the next tell, or nothing at all."""
+        ...
+
+    def tell(self, outcome: Outcome) -> Fidelity | None:
+        """Records an outcome; returns the rung the candidate climbs to next, or None when it is finished."""
+        ...
+
+    @property
+    def done(self) -> bool:
+        """Whether every candidate has been proposed and told."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class BackendReport:
+    """What a backend did.
+
+    Attributes:
+        workers: evaluators that ran at a time.
+        seconds: wall time from the first evaluation's start to the last one's end.
+        busy_seconds: evaluation time summed over workers.
+        interrupted: whether it stopped before the study was done (a time limit or Ctrl-C).
+    """
+
+    workers: int
+    seconds: float
+    busy_seconds: float
+    interrupted: bool
+
+    @property
+    def utilisation(self) -> float:
+        """Share of worker time spent evaluating, in [0, 1]."""
+        capacity = self.workers * self.seconds
+        return min(1.0, self.busy_seconds / capacity) if capacity > 0 else 0.0
+
+
+class Backend(Protocol):
+    """Carries candidates from a study to evaluators and outcomes back."""
+
+    def run(self, study: PassiveStudy, factory: EvaluatorFactory, *, should_stop: Callable[[], bool]) -> BackendReport:
+        """Drives the study until it is done or `should_stop()` (asked between evaluations)."""
+        ...
+
+
+class Tracker(Protocol):
+    """Hears of everything, in the driver process only, in the order in which it happened."""
+
+    def asked(self, candidate: Candidate) -> None:
+        """A candidate was proposed."""
+        ...
+
+    def told(self, outcome: Outcome, *, finished: bool) -> None:
+        """A rung ended; `finished` when the candidate climbs no further."""
+        ...
+
+
+def frozen_arrays(arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+    """Returns the same arrays marked read-only, as an object store hands them out."""
+    views = {name: np.asarray(array).view() for name, array in arrays.items()}
+    for view in views.values():
+        view.flags.writeable = False
+    return views

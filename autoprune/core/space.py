@@ -1,0 +1,274 @@
+"""The search space: legal structures on the budget.
+
+Strategies propose points of the unit cube, one retain ratio per group. Every point is *projected*: scaled along the ray
+from the origin until the budget binds, rounded to legal widths, then topped up channel by channel, so that no proposal
+over budget exists and none wastes it.
+
+Notation:
+    x   (P, G)  points of the unit cube: wished retain ratios
+    w   (P, G)  legal integer widths
+    s   (P,)    scale of each point: the wished width of group g is `x_g * s * dense_g`
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from autoprune.core.budget import Budget, Limit
+from autoprune.core.cost import Cost, CostModel, FloatArray, IntArray
+from autoprune.core.structure import PrunableGroup, Structure
+from autoprune.errors import BudgetError, StructureError
+
+Holds = Callable[[FloatArray], npt.NDArray[np.bool_]]
+
+#: A structure whose cost lies less than this share of the dense cost below a limit has used the budget up.
+SLACK = 0.001
+#: A legal structure within this share below the limit is left as it is.
+TOLERATED_SLACK = 0.005
+_BISECTIONS = 48
+_SMALLEST_WISH = 1e-3
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """Legal structures of one network under its budgets.
+
+    Attributes:
+        groups: the prunable groups, in the order of every widths array.
+        cost_model: exact costs over the same groups.
+        limits: all must hold; at most one of them is a band.
+    """
+
+    groups: tuple[PrunableGroup, ...]
+    cost_model: CostModel
+    limits: tuple[Limit, ...]
+
+    @classmethod
+    def build(cls, groups: Sequence[PrunableGroup], cost_model: CostModel, budgets: Sequence[Budget]) -> SearchSpace:
+        """Returns the space of structures within the budgets.
+
+        Raises:
+            BudgetError: a budget lies below the smallest reachable cost; the message names it and what limits it.
+            StructureError: there is nothing to prune.
+        """
+        if not groups:
+            raise StructureError(
+                "The network has no prunable group. `autoprune trace MODEL` names the reason for each frozen layer."
+            )
+        space = cls(tuple(groups), cost_model, tuple(budget.resolve(cost_model.dense) for budget in budgets))
+        for limit in space.limits:
+            space._require_reachable(limit)
+        return space
+
+    @cached_property
+    def dense(self) -> Structure:
+        """Every group at its dense width."""
+        return Structure(tuple(group.width for group in self.groups))
+
+    @cached_property
+    def smallest(self) -> Structure:
+        """Every group at its smallest legal width."""
+        return Structure(tuple(group.legal_widths[0] for group in self.groups))
+
+    @property
+    def dimension(self) -> int:
+        """G, the number of groups."""
+        return len(self.groups)
+
+    @property
+    def is_band(self) -> bool:
+        """Whether a range of costs is searched rather than one budget."""
+        return any(limit.floor < limit.ceiling for limit in self.limits)
+
+    def cost(self, structure: Structure) -> Cost:
+        """Returns the exact cost of a structure."""
+        return self.cost_model.cost(structure)
+
+    def is_legal(self, structure: Structure) -> bool:
+        """Returns whether every width is legal and every budget holds."""
+        if len(structure) != self.dimension:
+            return False
+        widths = np.asarray([structure.widths], dtype=np.float64)
+        return bool((self._round(widths) == widths).all() and self._within(widths)[0])
+
+    def decode(self, points: npt.ArrayLike) -> list[Structure]:
+        """Returns the structures of (P, G) points of the unit cube, each within budget and using it up."""
+        x = np.clip(np.nan_to_num(np.asarray(points, dtype=np.float64), nan=1.0), _SMALLEST_WISH, 1.0)
+        return self._structures(self._project(x * self._dense))
+
+    def project(self, widths: npt.ArrayLike) -> list[Structure]:
+        """Returns the structures nearest to (P, G) wished real widths, each within budget and using it up."""
+        return self.decode(np.asarray(widths, dtype=np.float64) / self._dense)
+
+    def encode(self, structure: Structure) -> FloatArray:
+        """Returns (G,) retain ratios; `decode` maps them back to the structure if it uses the budget up."""
+        return np.asarray(structure.widths, dtype=np.float64) / self._dense
+
+    def uniform(self) -> Structure:
+        """Returns the structure with one retain ratio for all groups (at the upper end of a band)."""
+        wished = np.ones((1, self.dimension)) * self._dense
+        scale = self._largest_scale(wished)
+        return self._structures(self._top_up(self._round(wished * scale[:, None]), wished * scale[:, None]))[0]
+
+    def sample(self, count: int, rng: np.random.Generator) -> list[Structure]:
+        """Returns `count` random structures: uniform points of the cube, projected."""
+        return self.decode(rng.uniform(0.05, 1.0, (count, self.dimension)))
+
+    def exchange(self, structure: Structure, rng: np.random.Generator, *, count: int, reach: float) -> list[Structure]:
+        """Returns `count` random neighbours: some groups grow, others shrink, the cost stays.
+
+        Args:
+            structure: the centre.
+            rng: source of randomness.
+            count: how many.
+            reach: largest relative change of a width, for example 0.3.
+        """
+        widths = np.repeat(np.asarray([structure.widths], dtype=np.float64), count, axis=0)
+        # Few groups move at a time: one up, one down, sometimes more.
+        moved = rng.random(widths.shape) < 2.0 / self.dimension
+        moved[np.arange(count), rng.integers(self.dimension, size=count)] = True
+        change = np.exp(rng.uniform(-reach, reach, widths.shape)) * widths
+        one_step = widths + np.where(rng.random(widths.shape) < 0.5, -1, 1) * self._step
+        bigger = np.where(np.abs(change - widths) >= self._step, change, one_step)
+        return self.project(np.clip(np.where(moved, bigger, widths), 1.0, self._dense))
+
+    def one_step_exchanges(self, structure: Structure) -> list[Structure]:
+        """Returns every distinct structure that one group a step up and another a step down leads to."""
+        base = np.asarray(structure.widths, dtype=np.float64)
+        up, down = np.nonzero(~np.eye(self.dimension, dtype=bool))
+        moved = np.repeat(base[None], len(up), axis=0)
+        rows = np.arange(len(up))
+        moved[rows, up] += self._step[up]
+        moved[rows, down] -= self._step[down]
+        found = dict.fromkeys(self.project(np.clip(moved, 1.0, self._dense)))
+        found.pop(structure, None)
+        return list(found)
+
+    @cached_property
+    def _dense(self) -> FloatArray:
+        return np.asarray([group.width for group in self.groups], dtype=np.float64)
+
+    @cached_property
+    def _first(self) -> FloatArray:
+        return np.asarray([group.legal_widths[0] for group in self.groups], dtype=np.float64)
+
+    @cached_property
+    def _step(self) -> FloatArray:
+        return np.asarray([group.multiple_of for group in self.groups], dtype=np.float64)
+
+    @cached_property
+    def _last_multiple(self) -> FloatArray:
+        return np.asarray([group.legal_widths[max(0, len(group.legal_widths) - 2)] for group in self.groups], float)
+
+    def _round(self, widths: FloatArray) -> FloatArray:
+        """Returns (P, G) nearest legal widths; monotone in every width."""
+        steps = np.rint((widths - self._first) / self._step)
+        near: FloatArray = np.clip(self._first + steps * self._step, self._first, self._last_multiple)
+        return np.where(widths >= (self._last_multiple + self._dense) / 2, self._dense, near)
+
+    def _next(self, widths: FloatArray) -> FloatArray:
+        """Returns (P, G) the next larger legal width of each, or the dense width."""
+        up = widths + self._step
+        return np.where(up > self._last_multiple, self._dense, up)
+
+    def _within(self, widths: FloatArray) -> npt.NDArray[np.bool_]:
+        """Returns (P,) whether every limit holds."""
+        within = np.ones(len(widths), dtype=bool)
+        for limit in self.limits:
+            within &= self.cost_model.forms[limit.resource].relaxed(widths) <= limit.ceiling
+        return within
+
+    def _slack(self, widths: FloatArray) -> FloatArray:
+        """Returns (P,) the smallest room below any limit, as a share of the dense cost."""
+        slack = np.full(len(widths), np.inf)
+        for limit in self.limits:
+            room = limit.ceiling - self.cost_model.forms[limit.resource].relaxed(widths)
+            slack = np.minimum(slack, room / getattr(self.cost_model.dense, limit.resource))
+        return slack
+
+    def _project(self, wished: FloatArray) -> IntArray:
+        rounded = self._round(wished)
+        slack = self._slack(rounded)
+        settled = (slack >= 0) & (self._in_band(rounded) if self.is_band else slack <= TOLERATED_SLACK)
+        if settled.all():
+            return rounded.astype(np.int64)
+        scale = self._largest_scale(wished)
+        if self.is_band:
+            scale = np.where(self._in_band(self._round(wished)) & (scale >= 1), 1.0, scale)
+            scale = np.minimum(scale, np.maximum(1.0, self._smallest_scale(wished)))
+        target = np.clip(wished * scale[:, None], 1.0, self._dense)
+        rounded_target = self._round(wished * scale[:, None])
+        topped = rounded_target if self.is_band else self._top_up(rounded_target, target)
+        return np.where(settled[:, None], rounded, topped).astype(np.int64)
+
+    def _in_band(self, widths: FloatArray) -> npt.NDArray[np.bool_]:
+        within = self._within(widths)
+        for limit in self.limits:
+            if limit.floor < limit.ceiling:
+                within &= self.cost_model.forms[limit.resource].relaxed(widths) >= limit.floor
+        return within
+
+    def _largest_scale(self, wished: FloatArray) -> FloatArray:
+        """Returns (P,) the largest scale whose rounded widths hold every limit."""
+        return self._bisect(wished, self._within)
+
+    def _smallest_scale(self, wished: FloatArray) -> FloatArray:
+        """Returns (P,) a scale just large enough for the rounded widths to enter the band from below."""
+
+        def below(widths: FloatArray) -> npt.NDArray[np.bool_]:
+            under = np.zeros(len(widths), dtype=bool)
+            for limit in self.limits:
+                if limit.floor < limit.ceiling:
+                    under |= self.cost_model.forms[limit.resource].relaxed(widths) < limit.floor
+            return under
+
+        return self._bisect(wished, below) * (1 + 1e-9)
+
+    def _bisect(self, wished: FloatArray, holds: Holds) -> FloatArray:
+        low = np.full(len(wished), np.log(1e-4))
+        high = np.full(len(wished), np.log(1.0 / _SMALLEST_WISH) + 1e-6)
+        for _ in range(_BISECTIONS):
+            middle = (low + high) / 2
+            fine = holds(self._round(wished * np.exp(middle)[:, None]))
+            low, high = np.where(fine, middle, low), np.where(fine, high, middle)
+        return np.exp(low)
+
+    def _top_up(self, widths: FloatArray, target: FloatArray) -> IntArray:
+        """Returns (P, G) widths grown a step at a time, the most wanting groups first, while the budget allows."""
+        widths = widths.copy()
+        rows = np.arange(len(widths))
+        for _ in range(int((self._dense / self._step).max())):
+            order = np.argsort(-(target - widths) / self._step, axis=1, kind="stable")
+            grew = np.zeros(len(widths), dtype=bool)
+            for rank in range(self.dimension):
+                group = order[:, rank]
+                grown = widths.copy()
+                grown[rows, group] = self._next(widths)[rows, group]
+                better = (grown > widths).any(axis=1) & (self._slack(widths) > SLACK) & self._within(grown)
+                widths = np.where(better[:, None], grown, widths)
+                grew |= better
+            if not grew.any():
+                break
+        return widths.astype(np.int64)
+
+    def _structures(self, widths: IntArray) -> list[Structure]:
+        return [Structure(tuple(int(width) for width in row)) for row in widths]
+
+    def _require_reachable(self, limit: Limit) -> None:
+        smallest, dense = self.cost(self.smallest), self.cost_model.dense
+        least = getattr(smallest, limit.resource)
+        if least <= limit.ceiling:
+            return
+        layers = self.cost_model.by_layer(self.smallest)
+        worst = sorted(layers, key=lambda name: -getattr(layers[name], limit.resource))[:3]
+        whole = getattr(dense, limit.resource)
+        raise BudgetError(
+            f"The budget {limit.text!r} ({limit.ceiling:,} {limit.resource}) cannot be reached: with every prunable "
+            f"group at its minimum, {least:,} {limit.resource} ({100 * least / whole:.1f} % of dense) remain, most of "
+            f"them in {', '.join(worst)}. Raise the budget, lower the minimum widths, or widen the scope."
+        )
