@@ -1,0 +1,1 @@
+"""Images with labels: what networks are calibrated, scored and trained on."""

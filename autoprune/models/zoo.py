@@ -1,0 +1,143 @@
+"""Networks by name: the shipped families, torchvision's classifiers, and a user's own factory."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from autoprune.data.preprocessing import CIFAR10, DIGITS, IMAGENET, RAW, Preprocessing
+from autoprune.errors import ModelError, PluginError, nearest
+from autoprune.models.families.cifar_resnet import CifarResNet
+from autoprune.models.families.cifar_vgg import CifarVgg
+from autoprune.models.families.densenet import DenseNet40
+from autoprune.models.families.resnet8 import ResNet8
+from autoprune.models.weights import load_weights
+from autoprune.plugins import call_factory, is_plugin, one_line
+
+_TORCHVISION = "torchvision/"
+_RESNET = re.compile(r"cifar/resnet(20|32|44|56|110)-([ab])")
+_FAMILIES: dict[str, Callable[[int], nn.Module]] = {
+    "cifar/vgg16": lambda classes: CifarVgg(classes=classes),
+    "cifar/vgg16-512head": lambda classes: CifarVgg(classes=classes, hidden=512),
+    "cifar/densenet40-nobn": lambda classes: DenseNet40(classes=classes),
+    "cifar/resnet8": lambda classes: ResNet8(classes=classes),
+    "digits/resnet": lambda classes: CifarResNet(blocks=3, option="b", classes=classes, in_channels=1),
+}
+#: The public option-A weights were trained with ImageNet's statistics, the option-B ones with CIFAR-10's.
+_RESNET_PREPROCESSING = {"a": Preprocessing(IMAGENET.mean, IMAGENET.std), "b": CIFAR10}
+_RAW_INPUT = ("cifar/densenet40-nobn", "cifar/resnet8")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What is known of a named network before it is built.
+
+    Attributes:
+        spec: the name.
+        default_data: the data set it is meant for, or "" where nothing is known.
+        input_shape: (channels, height, width) of one image; None where only the data can tell.
+        preprocessing: what its public weights expect; None where only the data can tell.
+    """
+
+    spec: str
+    default_data: str
+    input_shape: tuple[int, int, int] | None
+    preprocessing: Preprocessing | None
+
+
+def family_names() -> tuple[str, ...]:
+    """Returns the names of the shipped networks."""
+    resnets = [f"cifar/resnet{depth}-{option}" for depth in (20, 32, 44, 56, 110) for option in "ab"]
+    return (*resnets, *_FAMILIES)
+
+
+def model_info(spec: str) -> ModelInfo:
+    """Returns what is known of a network.
+
+    Raises:
+        ModelError: the name is unknown.
+    """
+    _require_known(spec)
+    if spec.startswith("digits/"):
+        return ModelInfo(spec, "digits", (1, 8, 8), DIGITS)
+    if spec.startswith("cifar/"):
+        match = _RESNET.fullmatch(spec)
+        preprocessing = _RESNET_PREPROCESSING[match[2]] if match else RAW if spec in _RAW_INPUT else CIFAR10
+        return ModelInfo(spec, "cifar10", (3, 32, 32), preprocessing)
+    if spec.startswith(_TORCHVISION):
+        side = 299 if spec.endswith("inception_v3") else 224
+        return ModelInfo(spec, "", (3, side, side), Preprocessing(IMAGENET.mean, IMAGENET.std, (side, side)))
+    return ModelInfo(spec, "", None, None)
+
+
+def build_model(spec: str, *, classes: int | None = None, weights: Path | None = None) -> nn.Module:
+    """Returns a network in eval mode.
+
+    Args:
+        spec: a name of `family_names()`, `torchvision/NAME`, or `package.module:factory`, which is called without
+            arguments, or with `num_classes` if it takes that and `classes` is given.
+        classes: outputs; None for the family's own number (10, or ImageNet's 1000 for torchvision).
+        weights: a file to load; None leaves the initial weights.
+
+    Raises:
+        ModelError: the name is unknown or torchvision cannot build it.
+        WeightsError: the file does not fit or cannot be read.
+        PluginError: the factory is missing, raises, or returns no network.
+    """
+    _require_known(spec)
+    if classes is not None and classes < 1:
+        raise ModelError(f"A network with {classes} classes cannot be built. Give at least 1.")
+    if is_plugin(spec):
+        model = _from_factory(spec, classes)
+    elif spec.startswith(_TORCHVISION):
+        model = _from_torchvision(spec.removeprefix(_TORCHVISION), 1000 if classes is None else classes)
+    else:
+        model = _from_family(spec, 10 if classes is None else classes)
+    if weights is not None:
+        load_weights(model, weights)
+    return model.eval()
+
+
+def _from_family(spec: str, classes: int) -> nn.Module:
+    match = _RESNET.fullmatch(spec)
+    if match:
+        return CifarResNet(blocks=(int(match[1]) - 2) // 6, option=match[2], classes=classes)
+    return _FAMILIES[spec](classes)
+
+
+def _from_torchvision(name: str, classes: int) -> nn.Module:
+    import torchvision
+
+    # Auxiliary heads only serve training from scratch, and return tuples in train mode.
+    extra = {"aux_logits": False, "init_weights": False} if name in ("googlenet", "inception_v3") else {}
+    try:
+        model = torchvision.models.get_model(name, weights=None, num_classes=classes, **extra)
+    except Exception as error:
+        raise ModelError(f"torchvision cannot build {name!r}: {one_line(error)}") from error
+    assert isinstance(model, nn.Module)
+    return model
+
+
+def _from_factory(spec: str, classes: int | None) -> nn.Module:
+    model = call_factory(spec, optional={} if classes is None else {"num_classes": classes})
+    if not isinstance(model, nn.Module):
+        raise PluginError(f"{spec!r} returned a {type(model).__name__}, not a torch.nn.Module.")
+    return model
+
+
+def _require_known(spec: str) -> None:
+    if spec.startswith(_TORCHVISION):
+        import torchvision
+
+        known = [_TORCHVISION + name for name in torchvision.models.list_models(module=torchvision.models)]
+        if spec not in known:
+            hint = nearest(spec, known)
+            hint = hint if hint.startswith(" Did") else " `torchvision.models.list_models()` names them."
+            raise ModelError(f"torchvision has no classifier {spec.removeprefix(_TORCHVISION)!r}.{hint}")
+    elif not is_plugin(spec) and spec not in family_names():
+        hint = nearest(spec, family_names())
+        raise ModelError(f"Unknown model {spec!r}.{hint} Or write torchvision/NAME or package.module:factory.")

@@ -1,0 +1,91 @@
+"""Names such as `package.module:factory` that lead to a user's own code."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from autoprune.errors import PluginError, nearest
+
+
+def is_plugin(spec: str) -> bool:
+    """Returns whether a name has the form `package.module:attribute`."""
+    module, colon, attribute = spec.partition(":")
+    return bool(colon) and all(part.isidentifier() for part in [*module.split("."), *attribute.split(".")])
+
+
+def resolve_attribute(spec: str) -> Any:
+    """Returns what `package.module:attribute` names; modules in the working directory are found, too.
+
+    Raises:
+        PluginError: the name has another form, the module cannot be imported, or the attribute is missing.
+    """
+    if not is_plugin(spec):
+        raise PluginError(f"Cannot read the name {spec!r}. Write it as package.module:attribute.")
+    module_name, _, path = spec.partition(":")
+    # A console script does not search the working directory, yet that is where users keep their own module.
+    # Appended, so that it hides no installed package; kept, so that worker processes find the module again.
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.append(os.getcwd())
+    target: Any = _import(module_name, spec)
+    for name in path.split("."):
+        if not hasattr(target, name):
+            raise PluginError(
+                f"{module_name!r} has no attribute {name!r} (asked for by {spec!r}).{_nearest_attribute(name, target)}"
+            )
+        target = getattr(target, name)
+    return target
+
+
+def call_factory(spec: str, *, optional: Mapping[str, Any] | None = None) -> Any:
+    """Returns what calling `package.module:factory` gives.
+
+    Args:
+        spec: the factory's name.
+        optional: keyword arguments passed on only if the factory takes them by name.
+
+    Raises:
+        PluginError: it cannot be found, cannot be called, or raises.
+    """
+    factory = resolve_attribute(spec)
+    if not callable(factory):
+        raise PluginError(f"{spec!r} is a {type(factory).__name__}, not a function or class that can be called.")
+    try:
+        taken = set(inspect.signature(factory).parameters)
+    except (TypeError, ValueError):
+        taken = set()
+    arguments = {name: value for name, value in (optional or {}).items() if name in taken}
+    try:
+        return factory(**arguments)
+    except Exception as error:
+        raise PluginError(f"Calling {spec!r} failed: {one_line(error)}") from error
+
+
+def one_line(error: BaseException) -> str:
+    """Returns the type and first line of an exception's message."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0].strip()}" if lines else type(error).__name__
+
+
+def _import(module_name: str, spec: str) -> Any:
+    try:
+        return importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        # Only a missing part of the asked name is the user's spelling; anything else is missing inside their module.
+        if error.name is not None and (module_name + ".").startswith(error.name + "."):
+            raise PluginError(
+                f"No module {error.name!r} is found for {spec!r}. Install it, or run from the folder that holds it."
+            ) from error
+        raise PluginError(f"Importing {module_name!r} for {spec!r} failed: {one_line(error)}") from error
+    except (Exception, SystemExit) as error:
+        raise PluginError(f"Importing {module_name!r} for {spec!r} failed: {one_line(error)}") from error
+
+
+def _nearest_attribute(name: str, target: Any) -> str:
+    hint = nearest(name, [known for known in dir(target) if not known.startswith("_")])
+    # The whole list of a module's names would not be one clear line.
+    return hint if hint.startswith(" Did") else ""
