@@ -42,6 +42,10 @@ class DataError(AutopruneError):
     """A data set that is missing, unreadable or empty."""
 
 
+class DivergenceError(AutopruneError):
+    """A training whose loss or weights stopped being finite."""
+
+
 class RunError(AutopruneError):
     """A run folder that is missing, locked, corrupt or of another format."""
 

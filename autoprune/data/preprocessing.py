@@ -78,6 +78,8 @@ class Augmentation:
         return self.flip or self.crop_padding > 0
 
 
+NO_AUGMENTATION = Augmentation()
+
 #: Statistics that torchvision's ImageNet weights were trained with.
 IMAGENET = Preprocessing((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), (224, 224))
 #: What the pruning papers use for CIFAR-10 (methods.md, 0b): the std is a per-image mean, not that of all pixels.

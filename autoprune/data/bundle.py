@@ -1,0 +1,102 @@
+"""A training and a test set that belong together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+
+from autoprune.data.images import DatasetImages, Images
+from autoprune.data.preprocessing import NO_AUGMENTATION, Augmentation, Preprocessing
+from autoprune.errors import DataError
+
+
+@dataclass(frozen=True, eq=False)
+class DataBundle:
+    """What a search is run on.
+
+    Attributes:
+        name: as the user wrote it.
+        train: images for calibration, hold-out and finetuning.
+        test: images for the last word.
+        classes: their names, in label order.
+        input_shape: (channels, height, width) after preprocessing.
+        preprocessing: what `train` and `test` apply to raw pixels; None if a data set does its own.
+        augmentation: variation while finetuning.
+    """
+
+    name: str
+    train: Images
+    test: Images
+    classes: tuple[str, ...]
+    input_shape: tuple[int, int, int]
+    preprocessing: Preprocessing | None
+    augmentation: Augmentation = NO_AUGMENTATION
+
+
+def bundle_from(
+    train: Any,
+    test: Any,
+    *,
+    name: str = "custom",
+    classes: Sequence[str] | None = None,
+    preprocessing: Preprocessing | None = None,
+    augmentation: Augmentation = NO_AUGMENTATION,
+) -> DataBundle:
+    """Returns a bundle of two torch data sets, two DataLoaders, two (images, labels) pairs, or two `Images`.
+
+    Of a DataLoader the data set and `collate_fn` are used; autoprune batches and shuffles itself.
+
+    Args:
+        train: gives (float tensor (C, H, W), int) items; a pair holds (N, C, H, W) floats and (N,) ints.
+        test: likewise.
+        name: shown in reports.
+        classes: their names; by default the numbers 0, 1, ...
+        preprocessing: what the data sets applied to raw pixels, if known; only recorded.
+        augmentation: variation while finetuning; none by default, for a data set may do its own.
+
+    Raises:
+        DataError: a set is empty, cannot be indexed, or gives something else.
+    """
+    train_images, test_images = as_images(train), as_images(test)
+    for part, images in (("training", train_images), ("test", test_images)):
+        if len(images) == 0:
+            raise DataError(f"The {part} set of {name!r} is empty.")
+    shape = tuple(int(side) for side in train_images.take([0]).shape[1:])
+    assert len(shape) == 3
+    highest = int(max(train_images.labels.max(), test_images.labels.max()))
+    names = tuple(str(label) for label in range(highest + 1)) if classes is None else tuple(classes)
+    if highest >= len(names):
+        raise DataError(f"{name!r} has the label {highest} but only {len(names)} classes. Labels count from 0.")
+    return DataBundle(name, train_images, test_images, names, shape, preprocessing, augmentation)
+
+
+def as_images(source: Any) -> Images:
+    """Returns `Images` of a data set, a DataLoader, an (images, labels) pair, or `Images`.
+
+    Raises:
+        DataError: it is none of these.
+    """
+    if hasattr(source, "take") and hasattr(source, "labels"):
+        images: Images = source
+        return images
+    if isinstance(source, DataLoader):
+        dataset, collate = source.dataset, source.collate_fn
+        if isinstance(dataset, IterableDataset):
+            raise DataError("A DataLoader over an IterableDataset cannot be indexed. Give a map-style data set.")
+        return DatasetImages(dataset, collate)
+    if isinstance(source, list | tuple) and len(source) == 2 and hasattr(source[0], "shape"):
+        try:
+            return DatasetImages(TensorDataset(torch.as_tensor(source[0]), torch.as_tensor(source[1])))
+        except (AssertionError, TypeError, ValueError, RuntimeError) as error:
+            raise DataError(
+                f"Cannot read the (images, labels) pair: {error}. Give as many labels as images."
+            ) from error
+    if hasattr(source, "__getitem__") and hasattr(source, "__len__"):
+        return DatasetImages(source)
+    raise DataError(
+        f"Cannot read images from a {type(source).__name__}. Give a torch Dataset or DataLoader, or (images, labels)."
+    )

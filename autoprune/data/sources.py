@@ -1,0 +1,185 @@
+"""Data sets by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from autoprune.core.seeds import generator
+from autoprune.data import preprocessing as known
+from autoprune.data.bundle import DataBundle, bundle_from
+from autoprune.data.images import ArrayImages, FolderImages, IntArray, PixelArray
+from autoprune.data.preprocessing import Augmentation, Preprocessing
+from autoprune.data.splits import stratified_order
+from autoprune.errors import DataError, PluginError, nearest
+from autoprune.plugins import call_factory, is_plugin, one_line
+
+_FOLDER = "imagefolder:"
+_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"})
+#: scikit-learn's digits have no test set: one image in five, always the same ones.
+_DIGITS_TEST_SHARE = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class _TorchvisionSource:
+    dataset: str
+    probe: str  # a file that must exist below the root
+    preprocessing: Preprocessing
+    augmentation: Augmentation
+
+
+_SOURCES = {
+    "mnist": _TorchvisionSource("MNIST", "MNIST/raw/train-images-idx3-ubyte", known.MNIST, Augmentation(2)),
+    "fashion-mnist": _TorchvisionSource(
+        "FashionMNIST", "FashionMNIST/raw/train-images-idx3-ubyte", known.FASHION_MNIST, Augmentation(2, flip=True)
+    ),
+    "cifar10": _TorchvisionSource(
+        "CIFAR10", "cifar-10-batches-py/data_batch_1", known.CIFAR10, Augmentation(4, flip=True)
+    ),
+    "cifar100": _TorchvisionSource("CIFAR100", "cifar-100-python/train", known.CIFAR100, Augmentation(4, flip=True)),
+}
+
+
+def data_names() -> tuple[str, ...]:
+    """Returns the names that `load_data` knows."""
+    return ("digits", *_SOURCES, _FOLDER + "DIR")
+
+
+def load_data(spec: str, *, root: Path | None = None, preprocessing: Preprocessing | None = None) -> DataBundle:
+    """Returns a data set by name; nothing is ever downloaded.
+
+    Args:
+        spec: a name of `data_names()`, or `package.module:factory` whose result is a `DataBundle` or (train, test).
+        root: folder that holds the files of `mnist`, `fashion-mnist`, `cifar10`, `cifar100`.
+        preprocessing: what the network expects; None for the data set's own. A user's factory does its own.
+
+    Raises:
+        DataError: the name is unknown, files are missing or unreadable, or the images do not fit the preprocessing.
+        PluginError: the factory is missing or raises.
+    """
+    if spec == "digits":
+        return _digits(preprocessing or known.DIGITS)
+    if spec in _SOURCES:
+        return _from_torchvision(spec, root, preprocessing=preprocessing)
+    if spec.startswith(_FOLDER):
+        return _from_folder(spec, preprocessing or known.IMAGENET)
+    if is_plugin(spec):
+        return _from_factory(spec)
+    raise DataError(f"Unknown data {spec!r}.{nearest(spec, data_names())} Or write package.module:factory.")
+
+
+def _digits(preprocessing: Preprocessing) -> DataBundle:
+    from sklearn.datasets import load_digits
+
+    raw = load_digits()
+    pixels = np.rint(np.asarray(raw.images)[:, None] * (255 / 16)).astype(np.uint8)
+    labels = np.asarray(raw.target, dtype=np.int64)
+    order = stratified_order(labels, generator(0, "digits"))
+    test, train = np.split(order, [round(_DIGITS_TEST_SHARE * len(order))])
+    train_part = (pixels[train], labels[train])
+    classes = tuple(str(digit) for digit in range(10))
+    return _in_memory(
+        "digits", train_part, (pixels[test], labels[test]), classes, preprocessing, augmentation=Augmentation(1)
+    )
+
+
+def _from_torchvision(spec: str, root: Path | None, *, preprocessing: Preprocessing | None) -> DataBundle:
+    source = _SOURCES[spec]
+    if root is None:
+        raise DataError(f"The data set {spec!r} is read from a folder. Give --data-root DIR that holds {source.probe}.")
+    probe = Path(root) / source.probe
+    if not probe.is_file():
+        raise DataError(f"The data set {spec!r} is missing: expected the file {probe}. Correct --data-root.")
+    import torchvision
+
+    make: Callable[..., Any] = getattr(torchvision.datasets, source.dataset)
+    try:
+        train, test = (make(root=str(root), train=part, download=False) for part in (True, False))
+    except Exception as error:
+        raise DataError(
+            f"Cannot read the data set {spec!r} in {probe.parent} ({one_line(error)}). Files are missing or corrupt."
+        ) from error
+    return _in_memory(
+        spec,
+        _pixels_and_labels(train),
+        _pixels_and_labels(test),
+        tuple(str(name) for name in train.classes),
+        preprocessing or source.preprocessing,
+        augmentation=source.augmentation,
+    )
+
+
+def _pixels_and_labels(dataset: Any) -> tuple[PixelArray, IntArray]:
+    """Returns (N, C, H, W) pixels and (N,) labels of a torchvision data set that holds (N, H, W[, C]) bytes."""
+    pixels = np.asarray(dataset.data, dtype=np.uint8)
+    pixels = pixels[:, None] if pixels.ndim == 3 else np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
+    return pixels, np.asarray(dataset.targets, dtype=np.int64)
+
+
+def _in_memory(
+    name: str,
+    train: tuple[PixelArray, IntArray],
+    test: tuple[PixelArray, IntArray],
+    classes: tuple[str, ...],
+    preprocessing: Preprocessing,
+    *,
+    augmentation: Augmentation,
+) -> DataBundle:
+    return bundle_from(
+        ArrayImages(*train, preprocessing),
+        ArrayImages(*test, preprocessing),
+        name=name,
+        classes=classes,
+        preprocessing=preprocessing,
+        augmentation=augmentation,
+    )
+
+
+def _from_folder(spec: str, preprocessing: Preprocessing) -> DataBundle:
+    folder = Path(spec.removeprefix(_FOLDER)).expanduser()
+    if preprocessing.size is None:
+        preprocessing = Preprocessing(preprocessing.mean, preprocessing.std, known.IMAGENET.size)
+    tests = [folder / name for name in ("val", "test") if (folder / name).is_dir()]
+    if not (folder / "train").is_dir() or not tests:
+        raise DataError(
+            f"{str(folder)!r} is not an image folder: expected {folder / 'train'} and {folder / 'val'} (or test), "
+            "with one folder of images per class in each."
+        )
+    classes = tuple(sorted(entry.name for entry in (folder / "train").iterdir() if entry.is_dir()))
+    return bundle_from(
+        _folder_images(folder / "train", classes, preprocessing),
+        _folder_images(tests[0], classes, preprocessing),
+        name=spec,
+        classes=classes,
+        preprocessing=preprocessing,
+        augmentation=Augmentation(flip=True),
+    )
+
+
+def _folder_images(folder: Path, classes: tuple[str, ...], preprocessing: Preprocessing) -> FolderImages:
+    found = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+    strangers = [name for name in found if name not in classes]
+    if strangers:
+        raise DataError(f"{folder} has the class {strangers[0]!r} that the training folder lacks.")
+    paths: list[Path] = []
+    labels: list[int] = []
+    for name in found:
+        files = sorted(path for path in (folder / name).rglob("*") if path.suffix.lower() in _SUFFIXES)
+        paths += files
+        labels += [classes.index(name)] * len(files)
+    if not paths:
+        raise DataError(f"No image lies in {folder}. Put files such as .jpg or .png into one folder per class.")
+    return FolderImages(tuple(paths), np.asarray(labels, dtype=np.int64), preprocessing)
+
+
+def _from_factory(spec: str) -> DataBundle:
+    result = call_factory(spec)
+    if isinstance(result, DataBundle):
+        return result
+    if isinstance(result, list | tuple) and len(result) == 2:
+        return bundle_from(result[0], result[1], name=spec)
+    raise PluginError(f"{spec!r} returned a {type(result).__name__}, not a (train, test) pair or a DataBundle.")

@@ -1,0 +1,107 @@
+"""The network that a search runs on when none is named: trained on first use, then kept."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from autoprune.data.sources import load_data
+from autoprune.errors import WeightsError
+from autoprune.models.weights import load_weights, state_fingerprint
+from autoprune.models.zoo import build_model
+from autoprune.training.recipe import Recipe
+from autoprune.training.trainer import OnStep, train
+
+DEFAULT_MODEL = "digits/resnet"
+DEFAULT_DATA = "digits"
+CACHE_VARIABLE = "AUTOPRUNE_CACHE_DIR"
+#: Raised whenever the network or its training changes, so that no older file is taken for the new network.
+_VERSION = 1
+_SEED = 0
+_RECIPE = Recipe(epochs=16, learning_rate=0.1, batch_size=64, warmup_epochs=1, label_smoothing=0.05)
+
+_log = logging.getLogger(__name__)
+
+
+def default_model(
+    cache_dir: Path | None = None, on_progress: OnStep | None = None, *, device: str = "cpu"
+) -> nn.Module:
+    """Returns `digits/resnet`, trained on the training part of scikit-learn's digits, in eval mode on the CPU.
+
+    Args:
+        cache_dir: where the weights are kept; None for `default_cache_dir()`.
+        on_progress: called with (step, steps) while it is trained for the first time.
+        device: where it is trained.
+    """
+    folder = default_cache_dir() if cache_dir is None else Path(cache_dir)
+    path = folder / f"digits-resnet-v{_VERSION}.safetensors"
+    model = _cached(path)
+    if model is not None:
+        return model
+    # The initial weights come from torch's global generator, whose state is the caller's business.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_SEED)
+        model = build_model(DEFAULT_MODEL)
+    data = load_data(DEFAULT_DATA)
+    train(
+        model,
+        data.train,
+        range(len(data.train)),
+        _RECIPE,
+        seed=_SEED,
+        augmentation=data.augmentation,
+        device=device,
+        on_step=on_progress,
+    )
+    model.cpu()
+    try:
+        _keep(model, path)
+    except OSError as error:
+        _log.warning("The default network cannot be kept in %s (%s); it is trained again next time.", folder, error)
+    return model
+
+
+def default_cache_dir() -> Path:
+    """Returns the folder of the environment variable AUTOPRUNE_CACHE_DIR, else the user's cache folder."""
+    import platformdirs
+
+    named = os.environ.get(CACHE_VARIABLE)
+    return Path(named).expanduser() if named else Path(platformdirs.user_cache_dir("autoprune"))
+
+
+def _cached(path: Path) -> nn.Module | None:
+    """Returns the kept network, or None if there is none or the file is damaged."""
+    if not path.is_file():
+        return None
+    from safetensors import safe_open
+
+    model = build_model(DEFAULT_MODEL)
+    try:
+        load_weights(model, path)
+        with safe_open(str(path), framework="pt") as file:
+            fingerprint = (file.metadata() or {}).get("fingerprint")
+    except (WeightsError, OSError) as error:
+        _log.warning("The kept default network is damaged and trained again: %s", error)
+        return None
+    return model if fingerprint == state_fingerprint(model) else None
+
+
+def _keep(model: nn.Module, path: Path) -> None:
+    from safetensors.torch import save
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = save(dict(model.state_dict()), metadata={"fingerprint": state_fingerprint(model)})
+    # Written beside and renamed: another process sees the whole file or none.
+    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
+        try:
+            file.write(content)
+            file.close()
+            Path(file.name).replace(path)
+        except OSError:
+            Path(file.name).unlink(missing_ok=True)
+            raise

@@ -1,0 +1,94 @@
+"""How a network is trained: values only."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from autoprune.errors import ConfigError
+
+_SCHEDULES = ("cosine", "constant")
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """SGD with Nesterov momentum, optionally with distillation from a teacher.
+
+    Attributes:
+        epochs: passes over the images; fractions count.
+        learning_rate: at its peak.
+        batch_size: images per step.
+        momentum: in [0, 1).
+        weight_decay: on weights of convolutions and linear layers only, not on biases and batch norm.
+        schedule: `cosine` to zero, per step, or `constant`.
+        warmup_epochs: linear rise of the learning rate at the start.
+        distillation: share of the teacher's divergence in the loss, in [0, 1]; the rest is cross-entropy. Only used
+            where a teacher is given.
+        temperature: softens both sides of the divergence, above 0.
+        label_smoothing: in [0, 1).
+        gradient_clip: largest L2 norm of the whole gradient; infinity for no clipping.
+        mixed_precision: half precision where the device is a GPU.
+    """
+
+    epochs: float
+    learning_rate: float
+    batch_size: int = 128
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    schedule: str = "cosine"
+    warmup_epochs: float = 0.0
+    distillation: float = 0.0
+    temperature: float = 4.0
+    label_smoothing: float = 0.0
+    gradient_clip: float = math.inf
+    mixed_precision: bool = True
+
+    def __post_init__(self) -> None:
+        if self.schedule not in _SCHEDULES:
+            raise ConfigError(f"Unknown schedule {self.schedule!r} in the recipe. Known: {', '.join(_SCHEDULES)}.")
+        # Written so that NaN fails, too.
+        checks = {
+            "epochs": (0 <= self.epochs < math.inf, "at least 0"),
+            "learning_rate": (0 < self.learning_rate < math.inf, "above 0"),
+            "batch_size": (self.batch_size >= 1, "at least 1"),
+            "momentum": (0 <= self.momentum < 1, "in [0, 1)"),
+            "weight_decay": (0 <= self.weight_decay < math.inf, "at least 0"),
+            "warmup_epochs": (0 <= self.warmup_epochs < math.inf, "at least 0"),
+            "distillation": (0 <= self.distillation <= 1, "in [0, 1]"),
+            "temperature": (0 < self.temperature < math.inf, "above 0"),
+            "label_smoothing": (0 <= self.label_smoothing < 1, "in [0, 1)"),
+            "gradient_clip": (self.gradient_clip > 0, "above 0"),
+        }
+        for name, (holds, wanted) in checks.items():
+            if not holds:
+                raise ConfigError(f"{name} {getattr(self, name)!r} in the recipe must be {wanted}.")
+
+    def steps(self, images: int) -> int:
+        """Returns the number of optimiser steps over that many images; 0 only for 0 epochs."""
+        if self.epochs == 0:
+            return 0
+        return max(1, round(self.epochs * images / min(self.batch_size, images)))
+
+    def rate(self, step: int, *, images: int) -> float:
+        """Returns the learning rate of a step (from 0) of a training over that many images."""
+        total = self.steps(images)
+        warmup = min(total, round(self.warmup_epochs * images / min(self.batch_size, images)))
+        if step < warmup:
+            return self.learning_rate * (step + 1) / (warmup + 1)
+        if self.schedule == "constant":
+            return self.learning_rate
+        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))
+
+
+def finetune_recipe(epochs: float, *, batch_size: int = 128) -> Recipe:
+    """Returns the recipe that a cut network recovers with: distillation from the dense one."""
+    return Recipe(
+        epochs=epochs,
+        learning_rate=0.02,
+        batch_size=batch_size,
+        weight_decay=5e-4,
+        warmup_epochs=min(0.1 * epochs, 1.0),
+        distillation=0.9,
+        temperature=4.0,
+        gradient_clip=5.0,
+    )

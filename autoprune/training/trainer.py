@@ -1,0 +1,229 @@
+"""The training loop: SGD with distillation, in place, deterministic on the CPU for a given seed.
+
+Hinton et al. 2015, "Distilling the Knowledge in a Neural Network": the divergence from the teacher's softened
+probabilities is scaled by the squared temperature, so that its gradient keeps its size.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from autoprune.core.seeds import derive_seed, generator
+from autoprune.data.augment import augment
+from autoprune.data.images import Images, IntArray
+from autoprune.data.preprocessing import NO_AUGMENTATION, Augmentation
+from autoprune.errors import DataError, DivergenceError
+from autoprune.training.feed import make_feed
+from autoprune.training.measure import as_logits
+from autoprune.training.recipe import Recipe
+
+#: Steps between looks at the loss on a GPU: every look waits for the device.
+_LOOK_EVERY = 50
+
+OnEpoch = Callable[[int, float], None]
+OnStep = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingReport:
+    """What a training did.
+
+    Attributes:
+        steps: optimiser steps.
+        epochs: passes over the images.
+        images: images seen, with repetition.
+        loss: mean over the last epoch (or less) of the training loss; 0 without steps.
+        seconds: wall time.
+    """
+
+    steps: int
+    epochs: float
+    images: int
+    loss: float
+    seconds: float
+
+
+def train(
+    model: nn.Module,
+    images: Images,
+    indices: npt.ArrayLike,
+    recipe: Recipe,
+    *,
+    seed: int,
+    teacher: nn.Module | None = None,
+    augmentation: Augmentation = NO_AUGMENTATION,
+    device: str | torch.device = "cpu",
+    on_epoch: OnEpoch | None = None,
+    on_step: OnStep | None = None,
+) -> TrainingReport:
+    """Trains a model in place on the images at `indices`; leaves it in eval mode on the device.
+
+    Args:
+        model: what is trained.
+        images: where `indices` point to.
+        indices: (n,) positions of the training images.
+        recipe: how.
+        seed: of the order and the augmentation.
+        teacher: whose logits are distilled, in eval mode; moved to the device.
+        augmentation: variation of the images.
+        device: where to compute.
+        on_epoch: called after every whole epoch with its number (from 1) and mean loss.
+        on_step: called after every step with its number (from 1) and the total.
+
+    Raises:
+        DataError: there is no image to train on.
+        DivergenceError: the loss or a weight is not finite; the model is of no use then.
+    """
+    chosen = np.asarray(indices, dtype=np.int64).reshape(-1)
+    if len(chosen) == 0:
+        raise DataError("There is no image to train on.")
+    run = _Run(model, teacher, recipe, count=len(chosen), device=torch.device(device))
+    started = time.perf_counter()
+    chance = torch.Generator().manual_seed(derive_seed(seed, "augmentation"))
+    batches = make_feed(images, chosen, run.device).batches(
+        _orders(len(chosen), recipe, seed=seed), lambda batch: augment(batch, augmentation, chance)
+    )
+    try:
+        model.train()
+        for inputs, labels in batches:
+            run.step(inputs, labels)
+            if on_step is not None:
+                on_step(run.done, run.total)
+            if run.done % run.per_epoch == 0 and on_epoch is not None:
+                on_epoch(run.done // run.per_epoch, run.mean_loss())
+    finally:
+        run.close()
+    seen = run.done * min(recipe.batch_size, len(chosen))
+    loss = run.mean_loss()
+    run.require_finite_weights()
+    return TrainingReport(run.done, seen / len(chosen), seen, loss, time.perf_counter() - started)
+
+
+class _Run:
+    """The state of one training."""
+
+    def __init__(
+        self, model: nn.Module, teacher: nn.Module | None, recipe: Recipe, *, count: int, device: torch.device
+    ) -> None:
+        self.device = device
+        self.done = 0
+        self.total = recipe.steps(count)
+        self.per_epoch = max(1, round(count / min(recipe.batch_size, count)))
+        self._model = model.to(device)
+        self._teacher = None if teacher is None or recipe.distillation == 0 else teacher.to(device).eval()
+        self._recipe = recipe
+        self._count = count
+        self._on_gpu = device.type == "cuda"
+        self._layout = torch.channels_last if self._on_gpu else torch.contiguous_format
+        if self._on_gpu:
+            self._model.to(memory_format=self._layout)
+        self._half = self._on_gpu and recipe.mixed_precision
+        bfloat = self._half and torch.cuda.is_bf16_supported(including_emulation=False)
+        self._half_type = torch.bfloat16 if bfloat else torch.float16
+        # float16 gradients underflow without scaling; bfloat16 has float32's range.
+        self._scaler = torch.amp.GradScaler(device.type, enabled=self._half and not bfloat)
+        self._optimiser = torch.optim.SGD(
+            _parameter_groups(model, recipe.weight_decay),
+            lr=recipe.learning_rate,
+            momentum=recipe.momentum,
+            nesterov=recipe.momentum > 0,
+        )
+        self._losses: list[Tensor] = []
+
+    def step(self, inputs: Tensor, labels: Tensor) -> None:
+        """Takes one optimiser step."""
+        for group in self._optimiser.param_groups:
+            group["lr"] = self._recipe.rate(self.done, images=self._count)
+        self._optimiser.zero_grad(set_to_none=True)
+        loss = self._loss(inputs.contiguous(memory_format=self._layout), labels)
+        torch.autograd.backward(self._scaler.scale(loss))
+        if np.isfinite(self._recipe.gradient_clip):
+            self._scaler.unscale_(self._optimiser)
+            nn.utils.clip_grad_norm_(self._model.parameters(), self._recipe.gradient_clip)
+        self._scaler.step(self._optimiser)
+        self._scaler.update()
+        self.done += 1
+        self._losses = [*self._losses[-self.per_epoch + 1 :], loss.detach()] if self.per_epoch > 1 else [loss.detach()]
+        if not self._on_gpu or self.done % _LOOK_EVERY == 0:
+            self._require_finite(loss)
+
+    def mean_loss(self) -> float:
+        """Returns the mean loss of the last epoch."""
+        if not self._losses:
+            return 0.0
+        mean = torch.stack(self._losses).mean()
+        self._require_finite(mean)
+        return float(mean)
+
+    def require_finite_weights(self) -> None:
+        """Raises `DivergenceError` if a weight or statistic is not finite."""
+        for name, value in self._model.state_dict().items():
+            if value.is_floating_point() and not torch.isfinite(value).all():
+                raise DivergenceError(f"Training diverged: {name!r} is not finite. Lower the learning rate.")
+
+    def close(self) -> None:
+        """Puts the model into eval mode and its usual memory layout, which safetensors needs."""
+        self._model.eval()
+        if self._on_gpu:
+            self._model.to(memory_format=torch.contiguous_format)
+
+    def _loss(self, inputs: Tensor, labels: Tensor) -> Tensor:
+        recipe = self._recipe
+        with torch.autocast(self.device.type, dtype=self._half_type, enabled=self._half):
+            wanted = None
+            if self._teacher is not None:
+                with torch.no_grad():
+                    wanted = as_logits(self._teacher(inputs), labels).float()
+            logits = as_logits(self._model(inputs), labels).float()
+        share = 0.0 if wanted is None else recipe.distillation
+        loss = torch.zeros((), device=self.device)
+        if share < 1:
+            entropy = functional.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
+            loss = loss + (1 - share) * entropy
+        if wanted is not None:
+            loss = loss + share * divergence(logits, wanted, temperature=recipe.temperature)
+        return loss
+
+    def _require_finite(self, loss: Tensor) -> None:
+        if not torch.isfinite(loss):
+            raise DivergenceError(
+                f"Training diverged: the loss is {float(loss)} after {self.done} of {self.total} steps. "
+                f"Lower the learning rate ({self._recipe.learning_rate:g})."
+            )
+
+
+def divergence(logits: Tensor, wanted: Tensor, *, temperature: float) -> Tensor:
+    """Returns temperature squared times the mean KL divergence of softened (n, classes) logits from the wanted ones."""
+    return temperature**2 * functional.kl_div(
+        functional.log_softmax(logits / temperature, dim=1),
+        functional.log_softmax(wanted / temperature, dim=1),
+        reduction="batchmean",
+        log_target=True,
+    )
+
+
+def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+    decayed = [value for value in model.parameters() if value.requires_grad and value.ndim > 1]
+    plain = [value for value in model.parameters() if value.requires_grad and value.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
+
+
+def _orders(count: int, recipe: Recipe, *, seed: int) -> Iterator[IntArray]:
+    """Yields the positions of every step: random orders of all images, one after the other, cut into full batches."""
+    rng = generator(seed, "order")
+    size = min(recipe.batch_size, count)
+    waiting = np.empty(0, dtype=np.int64)
+    for _ in range(recipe.steps(count)):
+        if len(waiting) < size:
+            waiting = np.concatenate([waiting, rng.permutation(count)])
+        yield waiting[:size]
+        waiting = waiting[size:]
