@@ -14,7 +14,7 @@ long as a network has fewer than 9e15 MACs.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -123,6 +123,18 @@ class CostModel:
             one, before = term.cost(structure.widths), layers.get(layer, Cost(0, 0))
             layers[layer] = Cost(before.macs + one.macs, before.params + one.params)
         return layers
+
+    def restricted(self, order: Sequence[int]) -> CostModel:
+        """Returns the costs over the groups `order` alone, in that order; all others keep their dense width."""
+        place = {index: position for position, index in enumerate(order)}
+
+        def axis(width: AxisWidth) -> AxisWidth:
+            fixed = sum(times * self.dense_widths[index] for index, times in width.groups if index not in place)
+            moved = sorted((place[index], times) for index, times in width.groups if index in place)
+            return AxisWidth(width.constant + fixed, tuple(moved))
+
+        terms = [replace(term, out=axis(term.out), inner=axis(term.inner)) for term in self.terms]
+        return CostModel(tuple(self.dense_widths[index] for index in order), tuple(terms))
 
     def _form(self, resource: str) -> QuadraticForm:
         count = len(self.dense_widths)

@@ -1,0 +1,165 @@
+"""A traced network: its prunable groups, and for every parameter axis which group and channel each position is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from autoprune.core.cost import CostModel
+from autoprune.core.structure import PrunableGroup, Structure
+
+IndexArray = npt.NDArray[np.int64]
+
+
+class Role(StrEnum):
+    """What an axis does with the channels along it."""
+
+    PRODUCES = "produces"
+    FOLLOWS = "follows"
+    CONSUMES = "consumes"
+
+
+@dataclass(frozen=True, eq=False)
+class AxisChannels:
+    """Which channel each of the n positions of an axis carries.
+
+    Attributes:
+        group: (n,) group index, -1 for positions that are never cut.
+        channel: (n,) channel within its group, 0 where `group` is -1.
+    """
+
+    group: IndexArray
+    channel: IndexArray
+
+    def kept(self, kept: Sequence[npt.NDArray[np.bool_]]) -> IndexArray:
+        """Returns the (m,) ascending positions that remain when group g keeps the channels of mask `kept[g]`."""
+        remains = self.group < 0
+        for index in self.members:
+            mine = self.group == index
+            remains[mine] = kept[index][self.channel[mine]]
+        return np.flatnonzero(remains)
+
+    @cached_property
+    def members(self) -> tuple[int, ...]:
+        """The groups that occur, ascending."""
+        return tuple(int(index) for index in np.unique(self.group) if index >= 0)
+
+
+@dataclass(frozen=True, slots=True)
+class TracedAxis:
+    """One axis of one parameter or buffer, by all of its names, whose positions are channels.
+
+    Attributes:
+        names: qualified names; several when modules share the tensor.
+        axis: the dimension.
+        role: what the axis does with its channels.
+        channels: index into `TracedNetwork.channels`.
+    """
+
+    names: tuple[str, ...]
+    axis: int
+    role: Role
+    channels: int
+
+
+class LayerKind(StrEnum):
+    """How a layer multiplies its weight with its input."""
+
+    CONV = "conv"
+    TRANSPOSED = "transposed"
+    LINEAR = "linear"
+
+
+@dataclass(frozen=True, slots=True)
+class LayerCall:
+    """One call of a convolution or linear layer, and where its output can be compared with the dense one's.
+
+    Attributes:
+        weight: qualified name of its weight.
+        kind: convolution or linear.
+        groups: convolution groups.
+        call: position among the network's recorded operations (convolutions, linear layers, norms, additions).
+        input: index into `channels` of its input axis; None when no channel of it is labelled.
+        output: index into `channels` of its output axis.
+        norm: qualified name of the batch norm's weight that alone reads the output, if any.
+        target: position of the last operation of the chain conv, norm, addition whose links nothing else reads.
+        joins: whether `target` is the addition of another stream.
+        first_operand: whether the chain enters that addition as its first operand.
+        reused: whether the layer is called more than once.
+    """
+
+    weight: str
+    kind: LayerKind
+    groups: int
+    call: int
+    input: int | None
+    output: int
+    norm: str | None
+    target: int
+    joins: bool
+    first_operand: bool
+    reused: bool
+
+    @property
+    def layer(self) -> str:
+        """The layer's qualified name."""
+        return self.weight.rpartition(".")[0]
+
+
+@dataclass(frozen=True, slots=True)
+class TracedMap:
+    """A `ChannelMap` module: positions of its input and output as indices into `channels`."""
+
+    name: str
+    input: int
+    output: int
+
+
+@dataclass(frozen=True, eq=False)
+class TracedNetwork:
+    """All that surgery, costs and heuristics need to know of a network, without its weights.
+
+    Attributes:
+        groups: prunable groups, in forward order of their first producer.
+        channels: the distinct channel layouts of axes.
+        axes: every parameter and buffer axis that a cut touches.
+        maps: `ChannelMap` modules.
+        calls: convolution and linear layers in forward order.
+        cost_model: exact costs over `groups`.
+        frozen: {layer: why its output channels are not prunable}.
+        input_shape: (C, H, W) of the traced image.
+    """
+
+    groups: tuple[PrunableGroup, ...]
+    channels: tuple[AxisChannels, ...]
+    axes: tuple[TracedAxis, ...]
+    maps: tuple[TracedMap, ...]
+    calls: tuple[LayerCall, ...]
+    cost_model: CostModel
+    frozen: Mapping[str, str]
+    input_shape: tuple[int, ...]
+    _extra: dict[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def dense(self) -> Structure:
+        """Every group at its dense width."""
+        return Structure(tuple(group.width for group in self.groups))
+
+    @cached_property
+    def index(self) -> dict[str, int]:
+        """{group name: its position}."""
+        return {group.name: position for position, group in enumerate(self.groups)}
+
+    def layers_of(self, group: int, role: Role) -> tuple[str, ...]:
+        """Returns the layers that produce, follow or consume the channels of a group, in forward order."""
+        found: dict[str, None] = {}
+        for axis in self.axes:
+            if axis.role is role and group in self.channels[axis.channels].members:
+                found.update(dict.fromkeys(name.rpartition(".")[0] for name in axis.names))
+        return tuple(found)

@@ -1,0 +1,260 @@
+"""Traces a network: one forward pass of one image, every operation interpreted on channel labels.
+
+The forward runs for real, operation by operation, below Python: control flow on shapes or values, hooks, closures and
+reused modules need no special care. What an operation does to channels is one rule per kind of operation (rules.py);
+an operation without a rule freezes the channels it reads, with its name as the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakIdKeyDictionary
+
+from autoprune.errors import ModelError
+from autoprune.models.assembly import assemble
+from autoprune.models.labels import FIXED, Atoms, along, spread
+from autoprune.models.layers import ChannelMap
+from autoprune.models.network import LayerKind, Role, TracedNetwork
+
+
+@dataclass
+class TensorNames:
+    """Parameters and buffers of a module by identity, with every name a shared one has."""
+
+    names: dict[int, tuple[str, ...]] = field(default_factory=dict)
+    tensors: dict[int, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, model: nn.Module) -> TensorNames:
+        """Returns the names of all parameters and buffers of the model."""
+        known = cls()
+        everything = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+        for name, tensor in everything:
+            known.names[id(tensor)] = (*known.names.get(id(tensor), ()), name)
+            known.tensors[id(tensor)] = tensor
+        return known
+
+    def __contains__(self, tensor: object) -> bool:
+        return self.tensors.get(id(tensor)) is tensor
+
+
+@dataclass
+class AxisRecord:
+    """Labels of one parameter axis."""
+
+    tensor: Tensor
+    axis: int
+    role: Role
+    labels: Tensor
+
+
+@dataclass
+class CallRecord:
+    """One recorded operation of a layer: see `LayerCall`."""
+
+    weight: Tensor
+    kind: LayerKind
+    groups: int
+    call: int
+    input: Tensor | None
+    output: Tensor
+    uses: int
+    norm: Tensor | None = None
+    target: int = -1
+    joins: bool = False
+    first_operand: bool = False
+    settled: bool = False
+    forked: bool = False
+    links: int = 0
+
+
+@dataclass
+class MapRecord:
+    """One call of a `ChannelMap`."""
+
+    name: str
+    input: Tensor
+    output: Tensor
+
+
+class LabelTracer(TorchDispatchMode):
+    """Carries labels through every operation and records axes, layer calls and chains."""
+
+    def __init__(self, known: TensorNames) -> None:
+        super().__init__()
+        self.known = known
+        self.atoms = Atoms()
+        self.axes: dict[tuple[int, int], AxisRecord] = {}
+        self.calls: list[CallRecord] = []
+        self.maps: list[MapRecord] = []
+        self.operations = 0
+        self._labels = WeakIdKeyDictionary()
+        self._weight_views = WeakIdKeyDictionary()
+        self._chains = WeakIdKeyDictionary()
+        self._opaque = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Runs the operation, then lets its rule say what happened to the channels."""
+        from autoprune.models.rules import apply_rule
+
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        if self._opaque == 0:
+            apply_rule(self, func, args, kwargs, out)
+        return out
+
+    def labels(self, tensor: object) -> Tensor | None:
+        """Returns the label tensor of an activation, None if it carries no channel."""
+        found: Tensor | None = self._labels.get(tensor) if isinstance(tensor, Tensor) else None
+        return found
+
+    def label(self, tensor: Tensor, labels: Tensor | None) -> None:
+        """Gives an activation its labels; None when it carries no channel."""
+        if labels is None:
+            self._labels.pop(tensor, None)
+        else:
+            self._labels[tensor] = labels
+
+    def parameter(self, tensor: object) -> Tensor | None:
+        """Returns the tensor if it is a parameter or buffer of the model, or the parameter it is a transpose of."""
+        if not isinstance(tensor, Tensor):
+            return None
+        if tensor in self.known:
+            return tensor
+        viewed: Tensor | None = self._weight_views.get(tensor)
+        return viewed
+
+    def view_of_parameter(self, view: Tensor, parameter: Tensor) -> None:
+        """Remembers that a tensor is the transpose of a two-dimensional parameter."""
+        self._weight_views[view] = parameter
+
+    def axis(self, tensor: Tensor, axis: int, labels: Tensor, role: Role) -> Tensor:
+        """Records the labels along a parameter axis, tying them to those of an earlier use; returns them."""
+        record = self.axes.get((id(tensor), axis))
+        if record is None:
+            self.axes[id(tensor), axis] = AxisRecord(tensor, axis, role, labels.clone())
+            return labels
+        self.atoms.tie(record.labels, labels, f"{self.name(tensor)} is used with fixed and with prunable channels")
+        return record.labels
+
+    def produced(self, weight: Tensor, axis: int) -> Tensor:
+        """Returns the atoms of a layer's output channels: fresh ones at its first call."""
+        record = self.axes.get((id(weight), axis))
+        return record.labels if record is not None else self.axis(weight, axis, self.atoms.fresh(weight.shape[axis]), Role.PRODUCES)
+
+    def name(self, tensor: Tensor) -> str:
+        """Returns the first qualified name of a parameter."""
+        return self.known.names[id(tensor)][0]
+
+    def operation(self) -> int:
+        """Returns the number of the next recorded operation."""
+        self.operations += 1
+        return self.operations - 1
+
+    def start_chain(self, out: Tensor, record: CallRecord) -> None:
+        """Begins the chain conv, norm, addition at a layer's output."""
+        self.calls.append(record)
+        self._chains[out] = (record, 0)
+
+    def chain(self, tensor: object) -> CallRecord | None:
+        """Returns the chain whose last link a tensor is."""
+        found = self._chains.get(tensor) if isinstance(tensor, Tensor) else None
+        return found[0] if found is not None and found[1] == found[0].links else None
+
+    def extend_chain(self, record: CallRecord, out: Tensor) -> None:
+        """Makes `out` the last link of a chain."""
+        record.links += 1
+        self._chains[out] = (record, record.links)
+
+    def read_chain(self, tensor: object, by: CallRecord | None) -> None:
+        """Ends every chain that an operation reads without extending it; one read in its middle is forked."""
+        found = self._chains.get(tensor) if isinstance(tensor, Tensor) else None
+        if found is None or found[0] is by:
+            return
+        record, link = found
+        record.settled = True
+        record.forked |= link < record.links
+
+    def hooks(self, model: nn.Module) -> list[Any]:
+        """Registers the handling of `ChannelMap` modules; returns the handles to remove."""
+        handles = []
+        for name, module in model.named_modules():
+            if isinstance(module, ChannelMap):
+                handles.append(module.register_forward_pre_hook(self._enter_map))
+                handles.append(module.register_forward_hook(self._leave_map(name)))
+        return handles
+
+    def _enter_map(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        self._opaque += 1
+        self.read_chain(args[0], None)
+
+    def _leave_map(self, name: str) -> Callable[[nn.Module, tuple[Any, ...], Tensor], None]:
+        def leave(module: nn.Module, args: tuple[Any, ...], out: Tensor) -> None:
+            self._opaque -= 1
+            assert isinstance(module, ChannelMap)
+            labels = self.labels(args[0])
+            read = along(labels, 1) if labels is not None else None
+            if read is None:
+                if labels is not None:
+                    self.atoms.freeze(labels, f"{name} reads channels that are mixed with positions")
+                return
+            # A zero channel is an atom of its own: it can be cut like any other once a stream ties it to one.
+            fresh = self.atoms.fresh(len(module.source))
+            source = torch.tensor(module.source)
+            written = torch.where(source >= 0, read[source.clamp(min=0)], fresh)
+            self.maps.append(MapRecord(name, read, written))
+            self.label(out, spread(written, out.shape, 1))
+
+        return leave
+
+
+def trace(model: nn.Module, example: Tensor) -> TracedNetwork:
+    """Returns the traced network.
+
+    Args:
+        model: any module whose forward takes one image batch; left as it was.
+        example: (1, C, H, W) an image on the model's device.
+
+    Raises:
+        ModelError: the forward fails on the example.
+    """
+    was_training = model.training
+    model.eval()
+    tracer = LabelTracer(TensorNames.of(model))
+    handles = tracer.hooks(model)
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.no_grad(), tracer:
+            output = model(example)
+    except ModelError:
+        raise
+    except Exception as error:
+        shape = "x".join(map(str, example.shape))
+        raise ModelError(
+            f"The network's forward fails on a random {shape} input: {type(error).__name__}: {error}. "
+            "Check the input shape and the model's arguments."
+        ) from error
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+        for handle in handles:
+            handle.remove()
+        model.train(was_training)
+    for leaf in tree_leaves(output):
+        labels = tracer.labels(leaf)
+        tracer.read_chain(leaf, None)
+        if labels is not None:
+            tracer.atoms.freeze(labels, "network output")
+    return assemble(tracer, model, tuple(example.shape[1:]))
+
+
+__all__ = ["FIXED", "CallRecord", "LabelTracer", "TensorNames", "trace"]

@@ -1,0 +1,144 @@
+"""Proves a trace on the network itself: the cut network must equal the masked dense one, and cost what was computed.
+
+*Mask equivalence:* the cut network's output equals that of the dense network whose consumers read zeros from the
+removed channels. A group for which it does not hold (a forward with widths written into it) is frozen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from autoprune.core.cost import Cost
+from autoprune.core.structure import Structure
+from autoprune.models.counting import count
+from autoprune.models.network import Role, TracedNetwork
+from autoprune.models.surgery import Kept, cut, keep_all, random_kept
+
+#: Largest relative deviation in float64 that counts as equal: rounding of differently ordered sums.
+TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What was checked and how far off it was.
+
+    Attributes:
+        deviation: largest |cut - masked| over the outputs, relative to the largest |masked|.
+        computed: cost by arithmetic of the random structure that was cut.
+        counted: cost counted on the really cut network.
+    """
+
+    deviation: float
+    computed: Cost
+    counted: Cost
+
+    @property
+    def holds(self) -> bool:
+        """Whether outputs agree and costs are equal to the last MAC and parameter."""
+        return self.deviation <= TOLERANCE and self.computed == self.counted
+
+
+def random_structure(network: TracedNetwork, rng: np.random.Generator) -> Structure:
+    """Returns random widths in [1, dense] for every group."""
+    return Structure(tuple(int(rng.integers(1, group.width + 1)) for group in network.groups))
+
+
+def verify(model: nn.Module, network: TracedNetwork, *, seed: int = 0, kept: Kept | None = None) -> Verification:
+    """Returns how well a random cut (or `kept`) of the network agrees with the masked dense one, in float64.
+
+    Raises:
+        RuntimeError: the cut network's forward fails, whatever torch raised.
+    """
+    rng = np.random.default_rng(seed)
+    kept = kept or random_kept(network, random_structure(network, rng), rng)
+    # A copy in float64, all of it: equality is then a matter of 1e-12, not of how deep the network is.
+    wide = cut(model, network, keep_all(network)).double().eval()
+    example = torch.from_numpy(rng.standard_normal((2, *network.input_shape)))
+    small = cut(wide, network, kept)
+    with torch.no_grad():
+        expected = outputs(masked(wide, network, kept), example)
+        found = outputs(small, example)
+    if len(expected) != len(found) or any(a.shape != b.shape for a, b in zip(expected, found, strict=True)):
+        return Verification(float("inf"), network.cost_model.cost(kept.structure), Cost(0, 0))
+    scale = max(max(float(item.abs().max()) for item in expected), 1e-30)
+    deviation = max(float((a - b).abs().max()) for a, b in zip(expected, found, strict=True)) / scale
+    counted = count(small, tuple(example[:1].shape), dtype=torch.float64)
+    return Verification(deviation, network.cost_model.cost(kept.structure), counted)
+
+
+def outputs(model: nn.Module, images: Tensor) -> list[Tensor]:
+    """Returns every floating-point tensor that the network puts out."""
+    return [leaf for leaf in tree_leaves(model(images)) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+
+
+def masked(model: nn.Module, network: TracedNetwork, kept: Kept) -> nn.Module:
+    """Returns a dense copy whose consumers have zero weights where they read removed channels."""
+    copy = cut(model, network, keep_all(network))
+    masks = kept.masks(network)
+    tensors = dict(copy.named_parameters(remove_duplicate=False))
+    with torch.no_grad():
+        for axis in network.axes:
+            if axis.role is Role.CONSUMES:
+                tensor = tensors[axis.names[0]]
+                keep = torch.zeros(tensor.shape[axis.axis], dtype=tensor.dtype, device=tensor.device)
+                keep[torch.from_numpy(network.channels[axis.channels].kept(masks)).to(tensor.device)] = 1
+                tensor.mul_(keep.reshape([-1 if dim == axis.axis else 1 for dim in range(tensor.dim())]))
+    return copy
+
+
+def verified(model: nn.Module, network: TracedNetwork, *, seed: int = 0) -> TracedNetwork:
+    """Returns the network with every group frozen whose cut cannot be proved, the reason named.
+
+    One random cut of all groups settles it as a rule; only if it fails are groups tried one by one.
+    """
+    if not network.groups or _failure(model, network, seed) is None:
+        return network
+    broken: dict[str, str] = {}
+    for position, group in enumerate(network.groups):
+        indices = list(keep_all(network).indices)
+        rng = np.random.default_rng([seed, position])
+        width = max(1, group.width // 2 - (1 if group.width > 4 else 0))
+        indices[position] = np.sort(rng.choice(group.width, width, replace=False))
+        reason = _failure(model, network, seed, Kept(tuple(indices)))
+        if reason is not None:
+            broken[group.name] = reason
+    survivors = restricted(network, {group.name for group in network.groups} - set(broken), frozen=broken)
+    reason = _failure(model, survivors, seed) if survivors.groups else None
+    if reason is not None:
+        everything = {group.name: f"cut together with other groups, {reason}" for group in survivors.groups}
+        survivors = restricted(survivors, set(), frozen=everything)
+    return survivors
+
+
+def _failure(model: nn.Module, network: TracedNetwork, seed: int, kept: Kept | None = None) -> str | None:
+    try:
+        result = verify(model, network, seed=seed, kept=kept)
+    except Exception as error:
+        return f"the forward fails once it is cut ({type(error).__name__}: {str(error).splitlines()[0][:120]})"
+    if result.deviation > TOLERANCE:
+        return f"the cut network differs from the masked dense one by {result.deviation:.1e}"
+    return None if result.holds else f"the cut network costs {result.counted}, not {result.computed}"
+
+
+def restricted(network: TracedNetwork, names: set[str], *, frozen: Mapping[str, str] | None = None) -> TracedNetwork:
+    """Returns the network with only the named groups prunable; the others keep their dense width."""
+    order = [index for index, group in enumerate(network.groups) if group.name in names]
+    place = np.full(len(network.groups) + 1, -1, dtype=np.int64)
+    place[order] = np.arange(len(order))
+    channels = tuple(
+        replace(item, group=place[item.group], channel=np.where(place[item.group] >= 0, item.channel, 0))
+        for item in network.channels
+    )
+    return replace(
+        network,
+        groups=tuple(network.groups[index] for index in order),
+        channels=channels,
+        cost_model=network.cost_model.restricted(order),
+        frozen={**network.frozen, **(frozen or {})},
+    )
