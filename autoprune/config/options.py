@@ -1,0 +1,290 @@
+"""The options of a search as a user writes them, on the command line or in an experiment file, and their checks.
+
+Nothing here imports a numerical library: a typing mistake is answered at once.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from autoprune.config.resources import resource_path
+from autoprune.config.spaces import SCOPES, load_search_space
+from autoprune.config.toml import type_name
+from autoprune.errors import ConfigError, nearest
+
+#: Folder that a relative `weights` is also looked up in, and the default of `data_root`.
+WEIGHTS_ROOT_VARIABLE = "AUTOPRUNE_WEIGHTS_ROOT"
+DATA_ROOT_VARIABLE = "AUTOPRUNE_DATA_ROOT"
+BACKENDS = ("ray", "serial")
+#: What a run folder that holds a search holds first.
+LEDGER_NAME = "ledger.jsonl"
+
+_SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
+_DURATION = re.compile(r"(?:\d+(?:\.\d+)?[hms])+|\d+(?:\.\d+)?")
+_DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)([hms]?)")
+_DEVICE = re.compile(r"cpu|mps|cuda(:\d+)?")
+
+Reader = Callable[[Any, str], Any]
+
+
+def _text(value: Any, where: str) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise ConfigError(f"{where} is {_shown(value)}, but must be a non-empty string.")
+    return value.strip()
+
+
+def _texts(value: Any, where: str) -> tuple[str, ...]:
+    items = value if isinstance(value, list | tuple) else [value]
+    return tuple(_text(item, where) for item in items)
+
+
+def _path(value: Any, where: str) -> Path:
+    return value if isinstance(value, Path) else Path(_text(value, where)).expanduser()
+
+
+def _flag(value: Any, where: str) -> bool:
+    if not isinstance(value, bool):
+        raise ConfigError(f"{where} is {_shown(value)}, but must be true or false.")
+    return value
+
+
+def _integer(least: int) -> Reader:
+    def read(value: Any, where: str) -> int:
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise ConfigError(f"{where} is {_shown(value)}, but must be an integer.")
+        if value < least:
+            raise ConfigError(f"{where} is {value}, but must be at least {least}.")
+        return value
+
+    return read
+
+
+def _number(value: Any, where: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ConfigError(f"{where} is {_shown(value)}, but must be a number.")
+    if not math.isfinite(value) or value < 0:
+        raise ConfigError(f"{where} is {value:g}, but must be a finite number of at least 0.")
+    return float(value)
+
+
+def _choice(names: tuple[str, ...]) -> Reader:
+    def read(value: Any, where: str) -> str:
+        text = _text(value, where)
+        if text not in names:
+            raise ConfigError(f"{where}: unknown name {text!r}.{nearest(text, names)}")
+        return text
+
+    return read
+
+
+def parse_duration(value: str | float, where: str = "time limit") -> float:
+    """Returns seconds, above 0: of a number, or of a text such as `90`, `90s`, `5m`, `1h` or `1h30m`.
+
+    Raises:
+        ConfigError: the text cannot be read, or the time is not above 0.
+    """
+    text = str(value).strip().lower() if not isinstance(value, bool) else "?"
+    if not _DURATION.fullmatch(text):
+        raise ConfigError(f"{where} is {_shown(value)}. Write a time such as 90s, 5m, 1h or 1h30m.")
+    seconds = sum(float(number) * _SECONDS[unit] for number, unit in _DURATION_PART.findall(text))
+    if not 0 < seconds < math.inf:
+        raise ConfigError(f"{where} is {_shown(value)}, but must be above 0.")
+    return seconds
+
+
+def _device(value: Any, where: str) -> str:
+    text = _text(value, where)
+    if not _DEVICE.fullmatch(text):
+        raise ConfigError(f"{where}: unknown device {text!r}. Write cpu, mps, cuda or cuda:N.")
+    return text
+
+
+def _address(value: Any, where: str) -> str:
+    text = _text(value, where)
+    if text != "auto" and not re.fullmatch(r"(ray://)?[^\s:/]+:\d+", text):
+        raise ConfigError(f"{where}: cannot read the address {text!r}. Write `auto` or HOST:PORT.")
+    return text
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One option of a search.
+
+    Attributes:
+        name: field of `SearchOptions`.
+        flag: how the command line spells it.
+        key: how an experiment file spells it.
+        read: returns the checked value, or raises a `ConfigError` that begins with the place it is given.
+    """
+
+    name: str
+    flag: str
+    key: str
+    read: Reader
+
+
+def _option(name: str, read: Reader, *, spelled: str | None = None) -> Option:
+    key = spelled or name
+    return Option(name, "--" + key.replace("_", "-"), key, read)
+
+
+#: Every option of a search, by its field of `SearchOptions`.
+OPTIONS: Mapping[str, Option] = {
+    option.name: option
+    for option in (
+        _option("model", _text),
+        _option("weights", _path),
+        _option("data", _text),
+        _option("data_root", _path),
+        _option("budgets", _texts, spelled="budget"),
+        _option("front", _text),
+        _option("strategy", _text),
+        _option("candidates", _integer(1)),
+        _option("time_limit", parse_duration),
+        _option("finetune_epochs", _number),
+        _option("backend", _choice(BACKENDS)),
+        _option("workers", _integer(1)),
+        _option("gpus_per_worker", _number),
+        _option("ray_address", _address),
+        _option("seed", _integer(0)),
+        _option("out", _path),
+        _option("scope", _choice(SCOPES)),
+        _option("calibration_images", _integer(1)),
+        _option("holdout_images", _integer(1)),
+        _option("device", _device),
+        _option("search_space", _text),
+        _option("tracking_uri", _text),
+        _option("no_mlflow", _flag),
+    )
+}
+
+
+def check_options(
+    given: Mapping[str, Any], *, strategies: Sequence[str], from_file: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Returns keyword arguments for `SearchOptions`: what is given over what a file says, all of it checked.
+
+    Args:
+        given: options of the command line by field name; only those the user wrote.
+        strategies: the names of known strategies; `package.module:Class` is accepted besides.
+        from_file: options of an experiment file, as `load_experiment` returns them.
+
+    Raises:
+        ConfigError: a value is wrong, a file is missing, or two options contradict each other.
+        BudgetError: a budget cannot be read.
+    """
+    checked = {name: OPTIONS[name].read(value, OPTIONS[name].flag) for name, value in given.items()}
+    options = _merged(checked, dict(from_file or {}))
+    _check_budgets(options)
+    _check_names(options, strategies)
+    _check_paths(options)
+    _check_workers(options)
+    return options
+
+
+def default_run_folder(model: str | None, now: datetime) -> Path:
+    """Returns `runs/<time>-<model>`, the folder of a search without `--out`."""
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", model or "digits/resnet").strip("-.") or "model"
+    return Path("runs") / f"{now:%Y%m%d-%H%M%S}-{name}"
+
+
+def _shown(value: Any) -> str:
+    return repr(value) if isinstance(value, str | int | float) else type_name(value)
+
+
+def _merged(given: dict[str, Any], from_file: dict[str, Any]) -> dict[str, Any]:
+    # `--budget` on the command line replaces the goal of the file, be it a budget or a front; so does `--front`.
+    if "budgets" in given or "front" in given:
+        from_file.pop("budgets", None)
+        from_file.pop("front", None)
+    return {**from_file, **given}
+
+
+def _check_budgets(options: dict[str, Any]) -> None:
+    from autoprune.core.budget import Budget, parse_budgets  # imports numpy, which --help does not need
+
+    front = options.get("front")
+    if front is not None:
+        if not Budget.parse(front).is_band:
+            raise ConfigError(f'The front {front!r} is not a range. Write for example "20..80%flops".')
+        # Without a budget of its own a front is bounded by its range alone.
+        options.setdefault("budgets", ())
+        parse_budgets([front, *options["budgets"]])
+        return
+    for budget in parse_budgets(options["budgets"]) if "budgets" in options else ():
+        if budget.is_band:
+            raise ConfigError(f"The budget {budget.text!r} is a range. Ask for it with --front, or write one limit.")
+
+
+def _check_names(options: dict[str, Any], strategies: Sequence[str]) -> None:
+    strategy = options.get("strategy")
+    if strategy is not None and ":" not in strategy and strategy not in strategies:
+        raise ConfigError(f"Unknown strategy {strategy!r}.{nearest(strategy, strategies)}")
+    model = options.get("model")
+    if model is not None and "/" not in model and ":" not in model:
+        raise ConfigError(
+            f"Cannot read the model {model!r}. "
+            "Write cifar/NAME, torchvision/NAME, digits/resnet or package.module:factory."
+        )
+    space = options.get("search_space")
+    if space is not None:
+        rules = load_search_space(space)
+        options["search_space"] = str(resource_path("search_spaces", space))
+        if rules.scope is not None:
+            options.setdefault("scope", rules.scope)
+
+
+def _check_paths(options: dict[str, Any]) -> None:
+    weights = options.get("weights")
+    if weights is not None:
+        if options.get("model") is None:
+            raise ConfigError(f"The weights {str(weights)!r} need a network to go into. Name it with --model.")
+        options["weights"] = _find_weights(weights)
+    default_root = os.environ.get(DATA_ROOT_VARIABLE)
+    if default_root and Path(default_root).is_dir():
+        options.setdefault("data_root", Path(default_root))
+    root = options.get("data_root")
+    if root is not None and not root.is_dir():
+        raise ConfigError(
+            f"The data folder {str(root)!r} does not exist. Name the folder of the data with --data-root."
+        )
+    folder = options.get("data", "").removeprefix("imagefolder:")
+    if options.get("data", "").startswith("imagefolder:") and not Path(folder).expanduser().is_dir():
+        raise ConfigError(f"The image folder {folder!r} does not exist. It must hold train/CLASS/IMAGE files.")
+    out = options.get("out")
+    if out is not None and out.exists() and not out.is_dir():
+        raise ConfigError(f"The output folder {str(out)!r} is a file. Name another one with --out.")
+    if out is not None and (out / LEDGER_NAME).exists():
+        raise ConfigError(
+            f"{str(out)!r} already holds a search. Continue it with `autoprune search --resume {out}`, "
+            "or name another folder with --out."
+        )
+
+
+def _find_weights(weights: Path) -> Path:
+    if weights.is_file():
+        return weights
+    root = os.environ.get(WEIGHTS_ROOT_VARIABLE)
+    if root and not weights.is_absolute() and (Path(root) / weights).is_file():
+        return Path(root) / weights
+    searched = f" (nor under {WEIGHTS_ROOT_VARIABLE}={root})" if root else ""
+    raise ConfigError(f"The weights file {str(weights)!r} does not exist{searched}.")
+
+
+def _check_workers(options: dict[str, Any]) -> None:
+    if options.get("backend") != "serial":
+        return
+    for name in ("ray_address", "gpus_per_worker"):
+        if options.get(name):
+            raise ConfigError(
+                f"The serial backend has no workers: leave {OPTIONS[name].flag} out, or use --backend ray."
+            )
+    if options.get("workers", 1) != 1:
+        raise ConfigError(f"The serial backend runs one worker, not {options['workers']}. Use --backend ray for more.")

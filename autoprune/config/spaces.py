@@ -1,0 +1,162 @@
+"""Search-space files: which widths a family of networks may take.
+
+    scope = "coupled"
+    min_retain = 0.1
+    multiple_of = 1
+    frozen = ["stem.*"]
+
+    [[rule]]
+    match = "layer1.*"
+    min_width = 4
+
+Patterns are shell patterns over the names of prunable groups (`autoprune trace MODEL` lists them). The last rule that
+matches a group and names a key decides that key.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from autoprune.config.resources import resource_path
+from autoprune.config.toml import read_toml, require_keys, type_name
+from autoprune.core.structure import PrunableGroup
+from autoprune.errors import ConfigError, nearest
+
+SCOPES = ("internal", "coupled")
+
+_LIMIT_KEYS = ("min_width", "min_retain", "multiple_of")
+_FILE_KEYS = ("format", "description", "scope", "frozen", "rule", *_LIMIT_KEYS)
+_FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class GroupRule:
+    """Limits of the groups whose names match a pattern; None leaves a limit to the rules before it.
+
+    Attributes:
+        match: shell pattern over group names.
+        min_width: fewest channels; a narrower group keeps all of its channels.
+        min_retain: smallest share of the dense width, in (0, 1].
+        multiple_of: kept widths are multiples of this, or the dense width.
+    """
+
+    match: str
+    min_width: int | None = None
+    min_retain: float | None = None
+    multiple_of: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("min_width", "multiple_of"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} {value} of the rule {self.match!r} must be at least 1.")
+        if self.min_retain is not None and not 0 < self.min_retain <= 1:
+            raise ConfigError(f"min_retain {self.min_retain:g} of the rule {self.match!r} does not lie in (0, 1].")
+
+
+@dataclass(frozen=True, slots=True)
+class SearchSpaceRules:
+    """What a search-space file says.
+
+    Attributes:
+        source: the file, for messages.
+        scope: `internal` or `coupled`; None where the file does not say.
+        frozen: patterns of groups that keep their dense width.
+        rules: in the order of the file; the last match wins.
+    """
+
+    source: str
+    scope: str | None = None
+    frozen: tuple[str, ...] = ()
+    rules: tuple[GroupRule, ...] = ()
+
+
+def load_search_space(name: str | Path) -> SearchSpaceRules:
+    """Returns the rules of a search-space file.
+
+    Args:
+        name: a path, or the name of a search space that ships with autoprune, such as `cifar-resnet`.
+
+    Raises:
+        ConfigError: the file is missing or corrupt, a key is unknown, or a value is wrong.
+    """
+    path = resource_path("search_spaces", str(name))
+    table = read_toml(path)
+    require_keys(table, _FILE_KEYS, where=str(path))
+    if table.get("format", _FORMAT) != _FORMAT:
+        raise ConfigError(f"{path}: format {table['format']!r} is not known. This autoprune reads format {_FORMAT}.")
+    scope = table.get("scope")
+    if scope is not None and scope not in SCOPES:
+        raise ConfigError(f"{path}: unknown scope {scope!r}.{nearest(str(scope), SCOPES)}")
+    rules = _rules(table.get("rule", []), path)
+    everywhere = _rule({key: table[key] for key in _LIMIT_KEYS if key in table}, match="*", where=str(path))
+    return SearchSpaceRules(str(path), scope, _patterns(table.get("frozen", []), path), (everywhere, *rules))
+
+
+def apply_rules(groups: Sequence[PrunableGroup], rules: SearchSpaceRules) -> tuple[PrunableGroup, ...]:
+    """Returns the same groups, in the same order, with the limits that the rules set.
+
+    A frozen group stays in the list, with its dense width as its only legal width, so that cost models keep their
+    indices.
+
+    Raises:
+        ConfigError: a pattern matches no group.
+    """
+    for pattern in (*rules.frozen, *(rule.match for rule in rules.rules)):
+        if groups and not any(fnmatchcase(group.name, pattern) for group in groups):
+            hint = nearest(pattern, [group.name for group in groups])
+            raise ConfigError(f"{rules.source}: the pattern {pattern!r} matches no prunable group.{hint}")
+    return tuple(_limited(group, rules) for group in groups)
+
+
+def _limited(group: PrunableGroup, rules: SearchSpaceRules) -> PrunableGroup:
+    if any(fnmatchcase(group.name, pattern) for pattern in rules.frozen):
+        return dataclasses.replace(group, min_width=group.width)
+    least, multiple = group.min_width, group.multiple_of
+    for rule in rules.rules:
+        if not fnmatchcase(group.name, rule.match):
+            continue
+        if rule.min_width is not None or rule.min_retain is not None:
+            # 1e-9: 0.07 of 100 channels are 7, though the product is 7.000000000000001.
+            share = math.ceil(group.width * (rule.min_retain or 0.0) - 1e-9)
+            least = min(group.width, max(rule.min_width or 1, share, 1))
+        multiple = rule.multiple_of or multiple
+    return dataclasses.replace(group, min_width=least, multiple_of=multiple)
+
+
+def _rules(tables: Any, path: Path) -> tuple[GroupRule, ...]:
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        raise ConfigError(f"{path}: rule is {type_name(tables)}, but must be one or more [[rule]] tables.")
+    rules = []
+    for number, table in enumerate(tables, start=1):
+        where = f"{path}: rule {number}"
+        require_keys(table, ("match", *_LIMIT_KEYS), where=where)
+        match = table.get("match")
+        if not isinstance(match, str) or not match:
+            raise ConfigError(f'{where} needs a match, for example match = "layer1.*".')
+        rules.append(_rule({key: table[key] for key in table if key != "match"}, match=match, where=where))
+    return tuple(rules)
+
+
+def _rule(limits: dict[str, Any], *, match: str, where: str) -> GroupRule:
+    for key, value in limits.items():
+        numeric = isinstance(value, int | float) if key == "min_retain" else isinstance(value, int)
+        if not numeric or isinstance(value, bool):
+            wanted = "a number in (0, 1]" if key == "min_retain" else "an integer"
+            raise ConfigError(f"{where}: {key} is {type_name(value)}, but must be {wanted}.")
+    try:
+        return GroupRule(match, **limits)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def _patterns(value: Any, path: Path) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(pattern, str) for pattern in value):
+        raise ConfigError(f'{path}: frozen must be a list of patterns, for example frozen = ["layer1.*"].')
+    return tuple(value)
