@@ -1,0 +1,162 @@
+"""The commands and their options. The work is in `autoprune.cli.commands`, which imports what is heavy late.
+
+Each function returns the work to do instead of doing it: inside typer a Ctrl-C would end the process without a word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from autoprune.cli import commands
+from autoprune.cli import parameters as p
+
+Work = Callable[[], int]
+
+app = typer.Typer(
+    name="autoprune",
+    help="Finds how many channels each layer of a trained convolutional network should keep under a budget.",
+    epilog="Start with: autoprune search --budget 50%flops",
+    add_completion=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        commands.print_version(as_json=False)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Finds how many channels each layer of a trained convolutional network should keep under a budget."""
+
+
+@app.command()
+def search(
+    *,
+    budgets: p.Budgets = None,
+    front: p.Front = None,
+    finetune_epochs: p.FinetuneEpochs = None,
+    model: p.Model = None,
+    weights: p.Weights = None,
+    data: p.Data = None,
+    data_root: p.DataRoot = None,
+    scope: p.Scope = None,
+    search_space: p.SearchSpace = None,
+    strategy: p.Strategy = None,
+    candidates: p.Candidates = None,
+    time_limit: p.TimeLimit = None,
+    seed: p.Seed = None,
+    calibration_images: p.CalibrationImages = None,
+    holdout_images: p.HoldoutImages = None,
+    backend: p.Backend = None,
+    workers: p.Workers = None,
+    gpus_per_worker: p.GpusPerWorker = None,
+    ray_address: p.RayAddress = None,
+    device: p.Device = None,
+    out: p.Out = None,
+    resume: p.Resume = None,
+    experiment: p.Experiment = None,
+    tracking_uri: p.TrackingUri = None,
+    no_mlflow: p.NoMlflow = False,
+    as_json: p.Json = False,
+) -> Work:
+    """Search for the best widths within a budget, and save the network that has them."""
+    given = _given(locals(), besides=("resume", "experiment", "as_json"))
+    if resume is not None:
+        return partial(commands.resume, resume, given=given, experiment=experiment, as_json=as_json)
+    return partial(commands.search, given, experiment=experiment, as_json=as_json)
+
+
+@app.command()
+def trace(
+    model: p.ModelArgument,
+    *,
+    budgets: p.Budgets = None,
+    weights: p.Weights = None,
+    data: p.Data = None,
+    data_root: p.DataRoot = None,
+    scope: p.Scope = None,
+    search_space: p.SearchSpace = None,
+    verify: Annotated[
+        bool,
+        typer.Option("--verify", help="Check that cutting equals masking, and that counted costs equal computed ones."),
+    ] = False,
+    as_json: p.PlainJson = False,
+) -> Work:
+    """Show what can be cut: groups, layers, their costs, and what each heuristic would keep."""
+    return partial(commands.trace, _given(locals(), besides=("verify", "as_json")), verify=verify, as_json=as_json)
+
+
+@app.command()
+def cost(
+    model: p.ModelArgument,
+    *,
+    widths: Annotated[
+        Path,
+        typer.Option(
+            metavar="FILE", show_default=False, help="JSON: a list of widths, a mapping by group, or a structure.json."
+        ),
+    ],
+    as_json: p.PlainJson = False,
+) -> Work:
+    """Count the MACs, FLOPs and parameters of a network with other widths."""
+    return partial(commands.cost, model, widths, as_json=as_json)
+
+
+@app.command()
+def evaluate(
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIR", show_default=False, help="A run folder, or the incumbent/ folder in it.")
+    ],
+    *,
+    data: p.Data = None,
+    data_root: p.DataRoot = None,
+    split: Annotated[str, typer.Option(metavar="NAME", help="test, holdout or train.")] = "test",
+    as_json: p.PlainJson = False,
+) -> Work:
+    """Measure a saved network on a data split."""
+    given = _given(locals(), besides=("directory", "split", "as_json"))
+    return partial(commands.evaluate, directory, given=given, split=split, as_json=as_json)
+
+
+@app.command()
+def ui(
+    run: Annotated[
+        Path, typer.Argument(metavar="[DIR]", show_default=False, help="A run folder, or the folder of runs.")
+    ] = Path("runs"),
+    *,
+    port: Annotated[int, typer.Option(metavar="N", help="Port on 127.0.0.1.")] = 5000,
+    tracking_uri: Annotated[
+        str | None, typer.Option(metavar="URI", help="MLflow store. (default: mlflow.db in or beside DIR)")
+    ] = None,
+) -> Work:
+    """Open the searches in MLflow's web page, on this machine only."""
+    return partial(commands.ui, run, port=port, tracking_uri=tracking_uri)
+
+
+@app.command()
+def version(*, as_json: p.PlainJson = False) -> Work:
+    """Print the versions of autoprune and of what it stands on."""
+    return partial(commands.print_version, as_json=as_json)
+
+
+def _given(options: dict[str, Any], *, besides: tuple[str, ...]) -> dict[str, Any]:
+    """Returns the options the user wrote: one that was left out is None, False or an empty list, but 0 is a value."""
+    left_out = (None, False)
+    return {
+        name: value
+        for name, value in options.items()
+        if name not in besides and not any(value is nothing for nothing in left_out) and value != []
+    }

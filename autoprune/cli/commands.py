@@ -1,0 +1,249 @@
+"""What each command does: check, import what is heavy, call, show."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autoprune.errors import AutopruneError, ConfigError, RunError, nearest
+
+if TYPE_CHECKING:
+    from autoprune.report.observer import Observer
+    from autoprune.search.api import SearchResult
+
+SPLITS = ("test", "holdout", "train")
+#: Verified cuts may differ from masks by this much: float32 sums in another order.
+MASK_TOLERANCE = 1e-3
+
+_LEDGER, _SUMMARY, _STRUCTURE = "ledger.jsonl", "summary.json", "structure.json"
+_STACK = ("torch", "torchvision", "numpy", "ray", "optuna", "pymoo", "mlflow", "scikit-learn")
+
+
+def search(given: Mapping[str, Any], *, experiment: str | None, as_json: bool) -> int:
+    """Searches, shows the result and returns the exit code."""
+    from autoprune.config.experiment import load_experiment
+    from autoprune.config.options import default_run_folder
+
+    settings = _checked(given, from_file=load_experiment(experiment) if experiment is not None else None)
+    settings.setdefault("out", default_run_folder(settings.get("model"), datetime.now()))
+
+    def start(observer: Observer) -> SearchResult:
+        from autoprune.search.api import run_search
+
+        return run_search(options, observer=observer)
+
+    from autoprune.report.live import LiveProgress
+    from autoprune.search.options import SearchOptions
+
+    options = SearchOptions(**settings)
+    display = partial(LiveProgress, candidates=options.candidates, time_limit=options.time_limit)
+    return _drive(start, display, out=settings["out"], as_json=as_json)
+
+
+def resume(out: Path, *, given: Mapping[str, Any], experiment: str | None, as_json: bool) -> int:
+    """Continues the search in a run folder, shows the result and returns the exit code."""
+    from autoprune.config.options import OPTIONS
+
+    extra = [OPTIONS[name].flag for name in given] + (["--experiment"] if experiment is not None else [])
+    if extra:
+        raise ConfigError(f"--resume takes every option from the folder. Leave out {', '.join(extra)}.")
+    if not (out / _LEDGER).is_file():
+        raise RunError(f"{str(out)!r} holds no search to continue: {_LEDGER} is missing. Name a folder under runs/.")
+
+    def start(observer: Observer) -> SearchResult:
+        from autoprune.search.api import resume_search
+
+        return resume_search(out, observer=observer)
+
+    from autoprune.report.live import LiveProgress
+
+    display = partial(LiveProgress, candidates=_recorded_candidates(out))
+    return _drive(start, display, out=out, as_json=as_json)
+
+
+def trace(given: Mapping[str, Any], *, verify: bool, as_json: bool) -> int:
+    """Shows what can be cut; returns 1 where `verify` finds the tracing wrong."""
+    settings = _checked(given)
+    from autoprune.cli.render import show_trace
+    from autoprune.search.inspect import trace_report
+    from autoprune.search.options import SearchOptions
+
+    report = trace_report(SearchOptions(**settings), verify=verify)
+    _show(report, show_trace, as_json=as_json)
+    verified = report.get("verified") or {}
+    deviation, equal = verified.get("mask_equivalence"), verified.get("cost_equality")
+    wrong = equal is False or (deviation is not None and not deviation <= MASK_TOLERANCE)
+    return 1 if wrong else 0
+
+
+def cost(model: str, widths: Path, *, as_json: bool) -> int:
+    """Shows what a network with other widths costs."""
+    _checked({"model": model})
+    if not widths.is_file():
+        raise ConfigError(f"The widths file {str(widths)!r} does not exist. Name a JSON file with --widths.")
+    from autoprune.cli.render import show_cost
+    from autoprune.search.inspect import cost_report
+
+    _show(cost_report(model, widths), show_cost, as_json=as_json)
+    return 0
+
+
+def evaluate(directory: Path, *, given: Mapping[str, Any], split: str, as_json: bool) -> int:
+    """Measures a saved network and shows the scores."""
+    if split not in SPLITS:
+        raise ConfigError(f"Unknown split {split!r}.{nearest(split, SPLITS)}")
+    saved = directory if (directory / _STRUCTURE).is_file() else directory / "incumbent"
+    if not (saved / _STRUCTURE).is_file():
+        raise RunError(f"{str(directory)!r} holds no saved network: neither {_STRUCTURE} nor incumbent/{_STRUCTURE}.")
+    settings = _checked(given)
+    from autoprune.cli.render import show_evaluation
+    from autoprune.search.inspect import evaluate_saved
+
+    report = evaluate_saved(saved, data=settings.get("data"), data_root=settings.get("data_root"), split=split)
+    _show({"split": split, **report}, show_evaluation, as_json=as_json)
+    return 0
+
+
+def ui(run: Path, *, port: int, tracking_uri: str | None) -> int:
+    """Serves MLflow's web page on 127.0.0.1 until Ctrl-C."""
+    from autoprune.tracking.ui import ui_command, ui_environment
+    from autoprune.tracking.uris import is_server, mask_uri
+
+    store = tracking_uri or _recorded_store(run) or _default_store(run)
+    if is_server(store):
+        print(f"The searches are on a server: {mask_uri(store)}")
+        return 0
+    command = ui_command(store, host="127.0.0.1", port=port)
+    _require_free(port)
+    print(f"MLflow: {_page(run, f'http://127.0.0.1:{port}')} (in a few seconds; Ctrl-C stops it)", flush=True)
+    try:
+        return subprocess.run(command, env={**os.environ, **ui_environment(store)}, check=False).returncode
+    except KeyboardInterrupt:
+        return 0
+
+
+def print_version(*, as_json: bool) -> int:
+    """Prints the version; as JSON with the versions of what autoprune stands on."""
+    versions = {name: _version(name) for name in ("autoprune", *_STACK)}
+    if as_json:
+        print(json.dumps({"python": platform.python_version(), **versions}, indent=2))
+    else:
+        print(f"autoprune {versions['autoprune'] or 'unknown'} (Python {platform.python_version()})")
+    return 0
+
+
+def _checked(given: Mapping[str, Any], *, from_file: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    from autoprune.config.options import check_options
+    from autoprune.strategies import strategy_names
+
+    return check_options(given, strategies=strategy_names(), from_file=from_file)
+
+
+def _drive(
+    start: Callable[[Observer], SearchResult], display: Callable[[], Observer], *, out: Path, as_json: bool
+) -> int:
+    """Runs a search to its end or interruption, and shows what it found or how to go on."""
+    from autoprune.cli.quiet import hush_libraries
+
+    hush_libraries()
+    observer = display()
+    try:
+        result = start(observer)
+    except (KeyboardInterrupt, Exception) as error:
+        observer.close()
+        # Whatever was evaluated is in the ledger, also after a bug.
+        if (out / _LEDGER).is_file():
+            error.add_note(_how_to_resume(out))
+        raise
+    observer.close()
+    from autoprune.cli.render import show_summary
+
+    _show(result.summary, show_summary, as_json=as_json)
+    if result.summary.get("interrupted"):
+        print(f"autoprune: stopped. {_how_to_resume(result.out)}", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _recorded_candidates(out: Path) -> int:
+    """Returns how many candidates the search in a folder set out to evaluate, 0 where its ledger does not say."""
+    try:
+        with (out / _LEDGER).open(encoding="utf-8") as lines:
+            count = json.loads(next(lines))["run"]["candidates"]
+    except (OSError, ValueError, LookupError, TypeError, StopIteration):
+        return 0  # whether the ledger is sound is for the resumed search to say
+    return count if isinstance(count, int) else 0
+
+
+def _how_to_resume(out: Path) -> str:
+    return f"What was evaluated is kept; continue with: autoprune search --resume {out}"
+
+
+def _show(report: Mapping[str, Any], show: Callable[[Mapping[str, Any]], None], *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(report, indent=2, default=str))
+    else:
+        show(report)
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _tracking(run: Path) -> Mapping[str, Any]:
+    try:
+        tracking = json.loads((run / _SUMMARY).read_text(encoding="utf-8")).get("tracking")
+    except (OSError, ValueError, AttributeError):
+        return {}
+    return tracking if isinstance(tracking, dict) else {}
+
+
+def _recorded_store(run: Path) -> str | None:
+    uri = _tracking(run).get("uri")
+    return uri if isinstance(uri, str) else None
+
+
+def _default_store(run: Path) -> str:
+    from autoprune.tracking.uris import default_store, store_file
+
+    for folder in (run, run.resolve().parent):
+        store = default_store(folder)
+        file = store_file(store)
+        if file is not None and file.is_file():
+            return store
+    raise ConfigError(
+        f"There is no MLflow store in or beside {str(run)!r}. Search first, or name the store with --tracking-uri."
+    )
+
+
+def _page(run: Path, base: str) -> str:
+    """Returns the address of the search's charts, or of the whole store where the run does not say where it is."""
+    from autoprune.tracking.ui import RunLocation
+
+    recorded = _tracking(run)
+    if "experiment_id" not in recorded or "run_id" not in recorded:
+        return base
+    location = RunLocation(str(recorded["experiment_id"]), str(recorded["run_id"]), recorded.get("view_id"))
+    return location.view_link(base)
+
+
+def _require_free(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise AutopruneError(f"Port {port} on 127.0.0.1 is taken. Give another one with --port.") from error

@@ -1,0 +1,88 @@
+"""The edge between commands and the shell: exceptions become one line on stderr and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from autoprune.errors import AutopruneError, nearest
+
+DONE, BUG, WRONG, STOPPED = 0, 1, 2, 130
+DEBUG_VARIABLE = "AUTOPRUNE_DEBUG"
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Returns the exit code of a command line; everything that may go wrong has been said on stderr by then."""
+    from autoprune.cli.app import app
+
+    return guarded(lambda: _invoke(app, list(arguments) or ["--help"]))
+
+
+def guarded(command: Callable[[], int]) -> int:
+    """Returns what a command returns, or the exit code of what it raised."""
+    try:
+        return command()
+    except KeyboardInterrupt as error:
+        _say("stopped.", error)
+        return STOPPED
+    except BrokenPipeError:
+        # The reader of a pipe (`| head`) has left. Python would complain again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BUG
+    except (AutopruneError, OSError) as error:
+        _say("error: " + (_system_message(error) if isinstance(error, OSError) else str(error)), error)
+        return WRONG
+    except Exception as error:
+        if hasattr(error, "format_message"):  # a usage error of typer, whose class differs between its versions
+            _say("error: " + _usage_message(error), error)
+            return WRONG
+        hint = "" if _debugging() else f" Set {DEBUG_VARIABLE}=1 to see where."
+        _say(f"internal error: {type(error).__name__}: {error}.{hint}", error)
+        return BUG
+
+
+def _invoke(app: Any, arguments: list[str]) -> int:
+    import typer
+
+    try:
+        parsed = typer.main.get_command(app).main(args=arguments, prog_name="autoprune", standalone_mode=False)
+    except typer.Abort as error:
+        raise KeyboardInterrupt from error
+    if callable(parsed):
+        return int(parsed())
+    return parsed if isinstance(parsed, int) else DONE  # a number after --help and --version
+
+
+def _debugging() -> bool:
+    return os.environ.get(DEBUG_VARIABLE, "") not in ("", "0")
+
+
+def _say(message: str, error: BaseException) -> None:
+    if _debugging():
+        traceback.print_exception(error)
+    # Notes carry what a command knows beyond the error itself: how to go on.
+    text = " ".join(" ".join([message, *getattr(error, "__notes__", ())]).split())
+    print(f"autoprune: {text}", file=sys.stderr, flush=True)
+
+
+def _system_message(error: OSError) -> str:
+    reason = error.strerror or str(error) or type(error).__name__
+    return f"{reason}: {error.filename!r}." if error.filename is not None else f"{reason}."
+
+
+def _usage_message(error: Any) -> str:
+    name = getattr(error, "option_name", None)
+    context = getattr(error, "ctx", None)
+    if name is not None and hasattr(error, "possibilities"):
+        known = [flag for parameter in context.command.params for flag in parameter.opts] if context else []
+        long_flags = [flag for flag in known if flag.startswith("--")]
+        hint = nearest(str(name), long_flags)
+        return f"Unknown option {str(name)!r}.{hint if hint.startswith(' Did') else ''} {_help_hint(context)}"
+    return f"{str(error.format_message()).rstrip('.')}. {_help_hint(context)}"
+
+
+def _help_hint(context: Any) -> str:
+    return f"Try `{context.command_path if context else 'autoprune'} --help`."

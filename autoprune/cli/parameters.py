@@ -1,0 +1,167 @@
+"""How each option is spelled and explained on the command line; `--help` shows the panels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+_GOAL, _NETWORK, _SEARCH, _WORKERS, _RUN = "Goal", "Network and data", "Search", "Workers", "Run"
+
+Budgets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--budget",
+        metavar="LIMIT",
+        rich_help_panel=_GOAL,
+        help="What may remain of the dense network: 50%flops, 40%params, 60Mmacs, 1.2Gflops, 1.5Mparams. "
+        "Repeat it for several limits; all must hold. (default: 50%flops)",
+    ),
+]
+Front = Annotated[
+    str | None,
+    typer.Option(metavar="RANGE", rich_help_panel=_GOAL, help="Search a whole range instead, such as 20..80%flops."),
+]
+FinetuneEpochs = Annotated[
+    float | None,
+    typer.Option(
+        metavar="N", rich_help_panel=_GOAL, help="Epochs of finetuning with distillation at the end; 0 for none."
+    ),
+]
+
+Model = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        rich_help_panel=_NETWORK,
+        help="cifar/resnet20-b, torchvision/resnet50, package.module:factory, ... "
+        "(default: digits/resnet, trained on first use)",
+    ),
+]
+Weights = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", rich_help_panel=_NETWORK, help="State dict of the trained network: .pt, .pth or .safetensors."
+    ),
+]
+Data = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        rich_help_panel=_NETWORK,
+        help="digits, mnist, fashion-mnist, cifar10, cifar100, imagefolder:DIR or package.module:factory. "
+        "(default: the data of the model's family)",
+    ),
+]
+DataRoot = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", rich_help_panel=_NETWORK, help="Folder of the data. (default: $AUTOPRUNE_DATA_ROOT)"),
+]
+Scope = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SCOPE",
+        rich_help_panel=_NETWORK,
+        help="What may be cut: internal (channels inside residual blocks) or coupled (stage outputs, too). "
+        "(default: coupled)",
+    ),
+]
+SearchSpace = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE",
+        rich_help_panel=_NETWORK,
+        help="Limits per group, a TOML file or a shipped name. (default: default)",
+    ),
+]
+
+Strategy = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        rich_help_panel=_SEARCH,
+        help="Who proposes: auto, uniform, sensitivity, pso, tpe, ..., or package.module:Class. (default: auto)",
+    ),
+]
+Candidates = Annotated[
+    int | None, typer.Option(metavar="N", rich_help_panel=_SEARCH, help="How many structures to evaluate.")
+]
+TimeLimit = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TIME", rich_help_panel=_SEARCH, help="Stop proposing after 90s, 5m, 1h or 1h30m. (default: none)"
+    ),
+]
+Seed = Annotated[
+    int | None,
+    typer.Option(metavar="N", rich_help_panel=_SEARCH, help="The same seed gives the same proposals. (default: 0)"),
+]
+CalibrationImages = Annotated[
+    int | None,
+    typer.Option(metavar="N", rich_help_panel=_SEARCH, help="Training images that cut networks are reconstructed on."),
+]
+HoldoutImages = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N", rich_help_panel=_SEARCH, help="Training images held out to score candidates; never the test set."
+    ),
+]
+
+Backend = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", rich_help_panel=_WORKERS, help="ray (Ray Tune workers) or serial (this process). (default: ray)"
+    ),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(metavar="N", rich_help_panel=_WORKERS, help="Candidates evaluated at a time. (default: what fits)"),
+]
+GpusPerWorker = Annotated[
+    float | None,
+    typer.Option(metavar="SHARE", rich_help_panel=_WORKERS, help="Share of a GPU for each worker, such as 0.25."),
+]
+RayAddress = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        rich_help_panel=_WORKERS,
+        help="A running Ray cluster: auto or HOST:PORT. (default: start one here)",
+    ),
+]
+Device = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", rich_help_panel=_WORKERS, help="cpu, cuda or cuda:N. (default: the best at hand)"),
+]
+
+Out = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", rich_help_panel=_RUN, help="Folder for the results. (default: runs/TIME-MODEL)"),
+]
+Resume = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", rich_help_panel=_RUN, help="Continue the search in this folder, with its own options."),
+]
+Experiment = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE",
+        rich_help_panel=_RUN,
+        help="Options from a TOML file or a shipped name; options given here win over it.",
+    ),
+]
+TrackingUri = Annotated[
+    str | None,
+    typer.Option(metavar="URI", rich_help_panel=_RUN, help="MLflow store. (default: mlflow.db beside the run folder)"),
+]
+NoMlflow = Annotated[bool, typer.Option("--no-mlflow", rich_help_panel=_RUN, help="Do not track the search in MLflow.")]
+Json = Annotated[
+    bool,
+    typer.Option("--json", rich_help_panel=_RUN, help="Print the result as JSON on stdout; progress goes to stderr."),
+]
+PlainJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+ModelArgument = Annotated[
+    str, typer.Argument(metavar="MODEL", show_default=False, help="Such as cifar/resnet20-b or package.module:factory.")
+]

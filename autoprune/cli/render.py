@@ -1,0 +1,133 @@
+"""Reports as tables on a terminal, and as plain aligned lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Report = Mapping[str, Any]
+Rows = Sequence[Sequence[str]]
+
+
+def show_summary(summary: Report) -> None:
+    """Prints the result of a search."""
+    from autoprune.report.terminal import plain_summary, render_summary
+
+    if sys.stdout.isatty():
+        from rich.console import Console
+
+        Console().print(render_summary(dict(summary)))
+    else:
+        print(plain_summary(dict(summary)))
+
+
+def show_trace(report: Report) -> None:
+    """Prints the groups, layers and frozen layers of a traced network."""
+    _print_cost("dense network", report["dense"])
+    groups = report["groups"]
+    show_table(
+        f"{len(groups)} prunable groups",
+        ("group", "width", "least", "coupled", "layers"),
+        [
+            (
+                group["name"],
+                str(group["width"]),
+                str(group["min_width"]),
+                "yes" if group["coupled"] else "",
+                _layers(group.get("layers", ())),
+            )
+            for group in groups
+        ],
+    )
+    _show_layers(report.get("layers", ()))
+    heuristics = report.get("heuristics") or {}
+    if heuristics:
+        show_table(
+            "widths that each heuristic would keep within the budget",
+            ("group", "dense", *heuristics),
+            [
+                (
+                    group["name"],
+                    str(group["width"]),
+                    *(str(kept.get(group["name"], "")) for kept in heuristics.values()),
+                )
+                for group in groups
+            ],
+        )
+    frozen = report.get("frozen") or {}
+    if frozen:
+        show_table("never cut", ("layer", "why"), list(frozen.items()))
+    _print_verified(report.get("verified") or {})
+
+
+def show_cost(report: Report) -> None:
+    """Prints what a network with other widths costs."""
+    _print_cost("network", report)
+    for resource in ("flops", "params"):
+        share = report.get(f"retained_{resource}")
+        if share is not None:
+            print(f"  {100 * share:.2f} % of the dense {resource}")
+    show_table("widths", ("group", "width"), [(name, str(width)) for name, width in report["widths"].items()])
+    _show_layers(report.get("layers", ()))
+
+
+def show_evaluation(report: Report) -> None:
+    """Prints the scores of a saved network."""
+    print(f"{report['split']} accuracy {100 * report['accuracy']:.2f} % on {report['images']:,} images")
+    print(f"  loss {report['loss']:.4f}")
+    _print_cost("network", report)
+
+
+def show_table(title: str, headers: Sequence[str], rows: Rows) -> None:
+    """Prints a table: drawn on a terminal, aligned lines elsewhere. Columns of numbers are flushed right."""
+    right = [all(_is_number(row[column]) for row in rows) for column in range(len(headers))]
+    if not sys.stdout.isatty():
+        print(f"\n{title}")
+        widths = [max(len(row[column]) for row in (headers, *rows)) for column in range(len(headers))]
+        for row in (headers, *rows):
+            cells = zip(row, widths, right, strict=True)
+            print(
+                "  "
+                + "  ".join(f"{text:>{width}}" if end else f"{text:<{width}}" for text, width, end in cells).rstrip()
+            )
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    for header, end in zip(headers, right, strict=True):
+        table.add_column(header, justify="right" if end else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))  # Text: a layer may be called `[bold]`
+    Console().print(table)
+
+
+def _print_cost(title: str, cost: Report) -> None:
+    flops = cost.get("flops", 2 * cost["macs"])
+    print(f"{title}: {cost['macs']:,} MACs, {flops:,} FLOPs, {cost['params']:,} parameters")
+
+
+def _show_layers(layers: Sequence[Report]) -> None:
+    if layers:
+        rows = [(layer["name"], f"{layer['macs']:,}", f"{layer['params']:,}") for layer in layers]
+        show_table("cost of each layer", ("layer", "MACs", "parameters"), rows)
+
+
+def _layers(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:4])
+    return f"{shown} and {len(names) - 4} more" if len(names) > 4 else shown
+
+
+def _print_verified(verified: Report) -> None:
+    deviation, equal = verified.get("mask_equivalence"), verified.get("cost_equality")
+    if deviation is not None:
+        print(f"\ncutting equals masking: largest difference of the outputs {deviation:.2g}")
+    if equal is not None:
+        print(f"computed costs equal counted costs: {'yes' if equal else 'NO'}")
+
+
+def _is_number(text: str) -> bool:
+    return not text or text.replace(",", "").isdigit()

@@ -1,0 +1,93 @@
+"""A search that takes no time: the command line is tested against the names it calls, not against a real search."""
+
+from __future__ import annotations
+
+import sys
+import types
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+SUMMARY = {"format": 1, "model": "digits/resnet", "interrupted": False, "incumbent": {"accuracy": 0.97}}
+
+
+@dataclass
+class FakeSearch:
+    """Stands for `autoprune.search`: records the calls; `raises` is raised, `report` is what inspections return."""
+
+    calls: list = field(default_factory=list)
+    displays: list = field(default_factory=list)
+    raises: BaseException | None = None
+    summary: dict = field(default_factory=lambda: dict(SUMMARY))
+    report: dict = field(default_factory=dict)
+    out: Path = Path("runs/somewhere")
+
+    def call(self, name, *args, **kwargs):
+        self.calls.append((name, args, kwargs))
+        if self.raises is not None:
+            raise self.raises
+
+    def live_progress(self, *, candidates, time_limit=None):
+        self.displays.append(types.SimpleNamespace(candidates=candidates, closed=False))
+        display = self.displays[-1]
+        display.close = lambda: setattr(display, "closed", True)
+        return display
+
+    def run_search(self, options, *, observer):
+        self.call("run_search", options, observer=observer)
+        return types.SimpleNamespace(summary=self.summary, out=self.out)
+
+    def resume_search(self, out, *, observer):
+        self.call("resume_search", out, observer=observer)
+        return types.SimpleNamespace(summary=self.summary, out=self.out)
+
+    def trace_report(self, options, *, verify):
+        self.call("trace_report", options, verify=verify)
+        return self.report
+
+    def cost_report(self, model, widths):
+        self.call("cost_report", model, widths)
+        return self.report
+
+    def evaluate_saved(self, directory, *, data, data_root, split):
+        self.call("evaluate_saved", directory, data=data, data_root=data_root, split=split)
+        return self.report
+
+
+class _Options(types.SimpleNamespace):
+    """Stands for `SearchOptions`."""
+
+    candidates = 60
+    time_limit = None
+
+
+def _module(name, **attributes):
+    module = types.ModuleType(name)
+    vars(module).update(attributes)
+    return module
+
+
+@pytest.fixture
+def fake_search(monkeypatch, tmp_path):
+    """Replaces the search, the display and the summary; the working directory is empty."""
+    fake = FakeSearch()
+    modules = [
+        _module("autoprune.search.api", run_search=fake.run_search, resume_search=fake.resume_search),
+        _module("autoprune.search.options", SearchOptions=_Options),
+        _module(
+            "autoprune.search.inspect",
+            trace_report=fake.trace_report,
+            cost_report=fake.cost_report,
+            evaluate_saved=fake.evaluate_saved,
+        ),
+        _module("autoprune.report.live", LiveProgress=fake.live_progress),
+        _module("autoprune.report.terminal", render_summary=repr, plain_summary=lambda summary: "the table"),
+    ]
+    for module in modules:
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr("autoprune.cli.quiet.hush_libraries", lambda: None)
+    monkeypatch.delenv("AUTOPRUNE_DEBUG", raising=False)
+    monkeypatch.delenv("AUTOPRUNE_DATA_ROOT", raising=False)
+    monkeypatch.chdir(tmp_path)
+    return fake

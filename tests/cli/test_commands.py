@@ -1,0 +1,248 @@
+from __future__ import annotations
+
+import errno
+import json
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from autoprune.cli.edge import run
+from autoprune.errors import ModelError
+
+TRACE = {
+    "groups": [{"name": "conv1", "width": 16, "min_width": 1, "coupled": True, "layers": ["conv1", "conv2"]}],
+    "layers": [{"name": "conv1", "macs": 1234567, "params": 432}],
+    "frozen": {"fc": "the outputs are the classes"},
+    "dense": {"macs": 1234567, "flops": 2469134, "params": 432},
+    "heuristics": {"pca": {"conv1": 9}},
+    "verified": {"mask_equivalence": 1e-6, "cost_equality": True},
+}
+COST = {
+    "macs": 10,
+    "flops": 20,
+    "params": 5,
+    "retained_flops": 0.5,
+    "retained_params": 0.25,
+    "widths": {"conv1": 8},
+    "layers": [],
+}
+
+
+def test_a_search_passes_only_what_was_given(fake_search):
+    assert run(["search", "--budget", "50%flops", "--budget", "1Mparams", "--seed", "0", "--finetune-epochs", "0"]) == 0
+    [(name, (options,), _)] = fake_search.calls
+    assert name == "run_search"
+    given = dict(vars(options))
+    assert given.pop("out").parts[0] == "runs"
+    assert given == {"budgets": ("50%flops", "1Mparams"), "seed": 0, "finetune_epochs": 0.0}
+
+
+def test_every_option_of_a_search_arrives(fake_search, tmp_path):
+    (tmp_path / "w.pt").touch()
+    text = (
+        "--front 20..80%flops --model cifar/resnet20-b --weights w.pt --data cifar10 --data-root . --scope internal "
+        "--search-space cifar-resnet --strategy random --candidates 7 --time-limit 5m --calibration-images 8 "
+        "--holdout-images 9 --backend ray --workers 2 --gpus-per-worker 0.25 --ray-address auto --device cpu --out o "
+        "--tracking-uri sqlite:///x.db --no-mlflow"
+    )
+    assert run(["search", *text.split()]) == 0
+    [(_, (options,), _)] = fake_search.calls
+    given = dict(vars(options))
+    assert given.pop("search_space").endswith("cifar-resnet.toml")
+    assert given == {
+        "front": "20..80%flops",
+        "budgets": (),
+        "model": "cifar/resnet20-b",
+        "weights": Path("w.pt"),
+        "data": "cifar10",
+        "data_root": Path("."),
+        "scope": "internal",
+        "strategy": "random",
+        "candidates": 7,
+        "time_limit": 300.0,
+        "calibration_images": 8,
+        "holdout_images": 9,
+        "backend": "ray",
+        "workers": 2,
+        "gpus_per_worker": 0.25,
+        "ray_address": "auto",
+        "device": "cpu",
+        "out": Path("o"),
+        "tracking_uri": "sqlite:///x.db",
+        "no_mlflow": True,
+    }
+
+
+def test_options_win_over_the_experiment_file(fake_search, tmp_path):
+    (tmp_path / "e.toml").write_text('budget = "40%flops"\nseed = 3\n')
+    run(["search", "--experiment", "e.toml", "--seed", "4"])
+    [(_, (options,), _)] = fake_search.calls
+    assert (options.seed, options.budgets) == (4, ("40%flops",))
+
+
+def test_json_is_all_that_stdout_holds(fake_search, capsys):
+    assert run(["search", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == fake_search.summary
+
+
+def test_away_from_a_terminal_the_result_is_plain(fake_search, capsys):
+    run(["search"])
+    assert capsys.readouterr().out == "the table\n"
+    assert [display.closed for display in fake_search.displays] == [True]
+
+
+def test_a_search_stopped_by_ctrl_c_exits_130_and_says_how_to_resume(fake_search, capsys):
+    fake_search.summary["interrupted"] = True
+    assert run(["search"]) == 130
+    assert "autoprune search --resume runs/somewhere" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (KeyboardInterrupt(), 130, "autoprune: stopped. "),
+        (OSError(errno.ENOSPC, "No space left on device"), 2, "autoprune: error: No space left on device. "),
+        (RuntimeError("boom"), 1, "autoprune: internal error: RuntimeError: boom. "),
+    ],
+)
+def test_whatever_stops_a_search_what_was_evaluated_is_named(fake_search, capsys, tmp_path, error, code, line):
+    def fail(name, options, *, observer):
+        options.out.mkdir()
+        (options.out / "ledger.jsonl").touch()
+        raise error
+
+    fake_search.call = fail
+    assert run(["search", "--out", "o"]) == code
+    message = capsys.readouterr().err
+    assert message.startswith(line)
+    assert message.endswith("continue with: autoprune search --resume o\n")
+    assert [display.closed for display in fake_search.displays] == [True]
+
+
+def test_a_search_that_never_began_offers_nothing_to_resume(fake_search, capsys):
+    fake_search.raises = ModelError("No such network.")
+    assert run(["search"]) == 2
+    assert capsys.readouterr().err == "autoprune: error: No such network.\n"
+
+
+def test_resume_takes_its_options_from_the_folder(fake_search, capsys, tmp_path):
+    (tmp_path / "o").mkdir()
+    (tmp_path / "o" / "ledger.jsonl").write_text('{"event": "header", "run": {"candidates": 33}}\n')
+    assert run(["search", "--resume", "o"]) == 0
+    assert fake_search.displays[0].candidates == 33
+    assert fake_search.calls[0][:2] == ("resume_search", (Path("o"),))
+    assert run(["search", "--resume", "o", "--seed", "3", "--experiment", "x"]) == 2
+    assert "Leave out --seed, --experiment" in capsys.readouterr().err
+
+
+def test_trace_shows_groups_layers_frozen_and_checks(fake_search, capsys):
+    fake_search.report = TRACE
+    assert run(["trace", "cifar/resnet20-b", "--verify"]) == 0
+    shown = capsys.readouterr().out
+    for text in ("1,234,567 MACs", "conv1, conv2", "the outputs are the classes", "pca", "1e-06", "counted costs: yes"):
+        assert text in shown
+
+
+@pytest.mark.parametrize(
+    "verified", [{"mask_equivalence": 0.3}, {"cost_equality": False}, {"mask_equivalence": float("nan")}]
+)
+def test_a_trace_that_does_not_hold_exits_1(fake_search, verified):
+    fake_search.report = {**TRACE, "verified": verified}
+    assert run(["trace", "cifar/resnet20-b", "--verify"]) == 1
+
+
+def test_trace_prints_json(fake_search, capsys):
+    fake_search.report = TRACE
+    run(["trace", "cifar/resnet20-b", "--json"])
+    assert json.loads(capsys.readouterr().out) == TRACE
+
+
+def test_cost_shows_shares_of_the_dense_network(fake_search, capsys, tmp_path):
+    (tmp_path / "w.json").write_text("[8]")
+    fake_search.report = COST
+    assert run(["cost", "cifar/resnet20-b", "--widths", "w.json"]) == 0
+    shown = capsys.readouterr().out
+    assert "50.00 % of the dense flops" in shown
+    assert "25.00 % of the dense params" in shown
+
+
+@pytest.mark.parametrize("argument", ["run", "run/incumbent"])
+def test_evaluate_takes_a_run_folder_or_a_saved_network(fake_search, capsys, tmp_path, argument):
+    (tmp_path / "run" / "incumbent").mkdir(parents=True)
+    (tmp_path / "run" / "incumbent" / "structure.json").touch()
+    fake_search.report = {"accuracy": 0.926, "loss": 0.3, "images": 10000, "macs": 5, "params": 6}
+    assert run(["evaluate", argument, "--split", "holdout"]) == 0
+    assert fake_search.calls == [
+        (
+            "evaluate_saved",
+            (Path("run/incumbent"),),
+            {"data": None, "data_root": None, "split": "holdout"},
+        )
+    ]
+    assert "holdout accuracy 92.60 % on 10,000 images" in capsys.readouterr().out
+
+
+def test_version_as_json_names_the_stack(capsys):
+    assert run(["version", "--json"]) == 0
+    assert {"autoprune", "python", "torch", "ray", "mlflow"} <= set(json.loads(capsys.readouterr().out))
+
+
+class TestUi:
+    @pytest.fixture
+    def port(self):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            return probe.getsockname()[1]
+
+    @pytest.fixture
+    def served(self, monkeypatch):
+        commands = []
+
+        def serve(command, *, env, check):
+            commands.append((command, env))
+            return subprocess.CompletedProcess(command, 0)
+
+        monkeypatch.setattr(subprocess, "run", serve)
+        return commands
+
+    def test_the_store_beside_the_run_is_served_on_this_machine_only(self, tmp_path, served, port, capsys):
+        (tmp_path / "run").mkdir()
+        (tmp_path / "mlflow.db").touch()
+        assert run(["ui", str(tmp_path / "run"), "--port", str(port)]) == 0
+        [(command, environment)] = served
+        assert command[command.index("--host") + 1] == "127.0.0.1"
+        assert environment["MLFLOW_BACKEND_STORE_URI"] == f"sqlite:///{tmp_path / 'mlflow.db'}"
+        assert f"http://127.0.0.1:{port}" in capsys.readouterr().out
+
+    def test_the_recorded_store_and_page_of_the_run_are_opened(self, tmp_path, served, port, capsys):
+        tracking = {"uri": "sqlite:///elsewhere.db", "experiment_id": "7", "run_id": "abc", "view_id": "v"}
+        (tmp_path / "summary.json").write_text(json.dumps({"tracking": tracking}))
+        assert run(["ui", str(tmp_path), "--port", str(port)]) == 0
+        assert served[0][1]["MLFLOW_BACKEND_STORE_URI"] == "sqlite:///elsewhere.db"
+        assert "experiments/7" in capsys.readouterr().out
+
+    def test_a_taken_port_is_one_clear_line(self, tmp_path, served, capsys):
+        (tmp_path / "mlflow.db").touch()
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            assert run(["ui", str(tmp_path), "--port", str(taken.getsockname()[1])]) == 2
+        assert "is taken" in capsys.readouterr().err
+        assert served == []
+
+    def test_a_server_is_only_named_without_its_secrets(self, served, capsys):
+        assert run(["ui", "--tracking-uri", "https://me:secret@host"]) == 0
+        shown = capsys.readouterr().out
+        assert "secret" not in shown
+        assert "host" in shown
+        assert served == []
+
+    def test_ctrl_c_ends_the_page_and_is_no_error(self, tmp_path, monkeypatch, port):
+        def interrupted(command, *, env, check):
+            raise KeyboardInterrupt
+
+        (tmp_path / "mlflow.db").touch()
+        monkeypatch.setattr(subprocess, "run", interrupted)
+        assert run(["ui", str(tmp_path), "--port", str(port)]) == 0

@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import errno
+
+import pytest
+
+from autoprune.cli import main
+from autoprune.cli.edge import guarded, run
+from autoprune.errors import BudgetError, DataError
+
+
+def raising(error):
+    def command():
+        raise error
+
+    return command
+
+
+@pytest.fixture(autouse=True)
+def _no_debug(monkeypatch):
+    monkeypatch.delenv("AUTOPRUNE_DEBUG", raising=False)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (BudgetError("Too small."), 2, "autoprune: error: Too small.\n"),
+        (DataError("First\n  second."), 2, "autoprune: error: First second.\n"),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "runs/ledger.jsonl"),
+            2,
+            "autoprune: error: No space left on device: 'runs/ledger.jsonl'.\n",
+        ),
+        (PermissionError(errno.EACCES, "Permission denied"), 2, "autoprune: error: Permission denied.\n"),
+        (OSError("odd"), 2, "autoprune: error: odd.\n"),
+        (
+            ZeroDivisionError("by zero"),
+            1,
+            "autoprune: internal error: ZeroDivisionError: by zero. Set AUTOPRUNE_DEBUG=1 to see where.\n",
+        ),
+        (KeyboardInterrupt(), 130, "autoprune: stopped.\n"),
+    ],
+)
+def test_whatever_is_raised_becomes_one_line_and_an_exit_code(capsys, error, code, line):
+    assert guarded(raising(error)) == code
+    captured = capsys.readouterr()
+    assert captured.err == line
+    assert captured.out == ""
+
+
+def test_notes_say_how_to_go_on(capsys):
+    error = DataError("Unreadable.")
+    error.add_note("Resume like this.")
+    guarded(raising(error))
+    assert capsys.readouterr().err == "autoprune: error: Unreadable. Resume like this.\n"
+
+
+def test_debugging_shows_the_traceback_and_keeps_the_exit_code(capsys, monkeypatch):
+    monkeypatch.setenv("AUTOPRUNE_DEBUG", "1")
+    assert guarded(raising(BudgetError("Too small."))) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["serch"], "search"),
+        (["search", "--budgett", "50%flops"], "Unknown option '--budgett'. Did you mean '--budget'?"),
+        (["search", "--wokers=2"], "Did you mean '--workers'?"),
+        (["search", "--workers", "two"], "--workers"),
+        (["search", "--workers"], "--workers"),
+        (["search", "stray"], "stray"),
+        (["trace"], "MODEL"),
+        (["cost", "cifar/resnet20-b"], "--widths"),
+        (["search", "--workers", "0"], "--workers is 0, but must be at least 1."),
+        (["search", "--candidates", "-1"], "--candidates is -1"),
+        (["search", "--time-limit", "-5"], "--time-limit"),
+        (["search", "--finetune-epochs", "-1"], "--finetune-epochs"),
+        (["search", "--budget", "50%"], "Cannot read the budget '50%'"),
+        (["search", "--experiment", "nowhere.toml"], "nowhere.toml"),
+        (["search", "--resume", "nowhere"], "nowhere"),
+        (["evaluate", "nowhere"], "nowhere"),
+        (["evaluate", "nowhere", "--split", "tset"], "Did you mean 'test'?"),
+        (["ui", "nowhere"], "nowhere"),
+    ],
+)
+def test_a_mistake_is_one_line_on_stderr_with_exit_code_2(capsys, arguments, message):
+    assert run(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("autoprune: error: ")
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
+
+
+def test_without_a_command_the_help_is_shown(capsys):
+    assert run([]) == 0
+    assert "search" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["search", "trace", "cost", "evaluate", "ui", "version"])
+def test_every_command_has_a_help_text(capsys, command):
+    assert run([command, "--help"]) == 0
+    assert f"autoprune {command}" in capsys.readouterr().out
+
+
+def test_the_entry_point_ends_the_process_with_the_code():
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
