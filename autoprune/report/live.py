@@ -1,0 +1,211 @@
+"""Progress of a running search: a display that redraws itself in a terminal, plain lines anywhere else."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from types import TracebackType
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from autoprune.core.candidate import Candidate, Evaluation, Outcome
+from autoprune.report import formats
+from autoprune.tracking.standings import Standing, Standings
+
+_BAR = 32
+
+
+class LiveProgress:
+    """An `Observer` for people. Use it as a context manager, so that the terminal is restored whatever happens."""
+
+    def __init__(
+        self,
+        *,
+        candidates: int,
+        dense_macs: int = 1,
+        console: Console | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        line_seconds: float = 10.0,
+        time_limit: float | None = None,
+    ) -> None:
+        """Shows nothing before the first call.
+
+        Args:
+            candidates: how many the search will evaluate.
+            dense_macs: of the dense network.
+            console: where to; standard error by default, so that standard output can be read by a program.
+            clock: seconds that only grow.
+            line_seconds: between two plain lines, at least.
+            time_limit: seconds that the search may take, from the first candidate on.
+        """
+        self._console = console or Console(stderr=True)
+        self._candidates = candidates
+        self._clock = clock
+        self._line_seconds = line_seconds
+        self._time_limit = time_limit
+        self._standings = Standings(dense_macs=dense_macs)
+        self._best: Standing | None = None
+        self._front_size = 0
+        self._stage = ""
+        self._stage_progress: tuple[float, float] | None = None
+        self._opened = clock()
+        self._searching_since: float | None = None
+        self._taken_over = 0
+        self._finished = 0
+        self._failures = 0
+        self._last_line = float("-inf")
+        self._last_text = ""
+        self._live: Live | None = None
+        self._closed = False
+
+    def __enter__(self) -> LiveProgress:
+        """Returns itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Closes the display."""
+        self.close()
+
+    def stage(self, text: str) -> None:
+        """Shows what the search does now."""
+        self._stage = formats.one_line(text)
+        self._stage_progress = None
+        if self._console.is_terminal:
+            self._redraw()
+        else:
+            self._print(self._stage)
+
+    def progress(self, done: float, total: float) -> None:
+        """Shows how much of the present stage is done."""
+        self._stage_progress = (done, total) if total > 0 else None
+        self._update()
+
+    def asked(self, candidate: Candidate) -> None:  # noqa: ARG002 - the seam's signature
+        """Starts the clock of the search with its first candidate."""
+        if self._searching_since is None:
+            self._searching_since = self._clock()
+            # A resumed search is not that fast: what was finished before must not count into the time left.
+            self._taken_over = self._finished
+        self._update()
+
+    def told(self, outcome: Outcome, *, finished: bool) -> None:
+        """Takes an outcome into the figures."""
+        if isinstance(outcome, Evaluation):
+            self._standings.add(Standing.of(outcome))
+            # Settled here, because the redrawing thread must not walk over standings that change.
+            self._best, self._front_size = self._standings.best, len(self._standings.front)
+        else:
+            self._failures += 1
+        self._finished += int(finished)
+        self._update()
+
+    def warning(self, text: str) -> None:
+        """Prints a line that stays."""
+        line = Text("warning: ", style="yellow") + Text(formats.one_line(text, limit=1000))
+        self._console.print(line, soft_wrap=True)
+
+    def close(self) -> None:
+        """Ends the display; its last picture stays in a terminal."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._live is not None:
+            self._live.update(self.render(), refresh=True)
+            self._live.stop()
+        elif self._finished and self._counts() != self._last_text:
+            self._print(self._counts())
+
+    def render(self) -> RenderableType:
+        """Returns the present picture: the stage, a bar and the figures."""
+        if self._searching_since is None:
+            return Group(self._stage_line(), *([self._stage_bar()] if self._stage_progress else []))
+        figures = Table.grid(padding=(0, 3))
+        names = ("candidates", "best so far", "front", "failures", "elapsed", "time left")
+        for name in names:
+            figures.add_column(name, no_wrap=True)
+        figures.add_row(*(Text(name, style="dim") for name in names))
+        figures.add_row(*self._figures())
+        bar: RenderableType = self._stage_bar() if self._stage_progress else self._search_bar()
+        return Group(self._stage_line(), bar, figures)
+
+    def _figures(self) -> tuple[Text, ...]:
+        best = self._best
+        return (
+            Text(f"{self._finished}/{self._candidates}"),
+            Text(f"{formats.accuracy(best.accuracy)} #{best.id}" if best else "-", style="bold green"),
+            Text(str(self._front_size)),
+            Text(str(self._failures), style="red" if self._failures else ""),
+            Text(formats.duration(self._clock() - self._opened)),
+            Text(self._left()),
+        )
+
+    def _counts(self) -> str:
+        best = self._best
+        left = self._left()
+        parts = [
+            f"{self._finished}/{self._candidates} candidates",
+            f"best {formats.accuracy(best.accuracy)} (hold-out, candidate {best.id})" if best else "no result yet",
+            f"front {self._front_size}",
+            f"failures {self._failures}",
+            f"elapsed {formats.duration(self._clock() - self._opened)}",
+            f"left about {left}" if left != "-" else "",
+        ]
+        return ", ".join(part for part in parts if part)
+
+    def _left(self) -> str:
+        """Returns the time left as text, `-` while nothing can be said."""
+        fresh = self._finished - self._taken_over
+        if self._searching_since is None or self._finished >= self._candidates:
+            return "-"
+        spent = self._clock() - self._searching_since
+        left = [spent / fresh * (self._candidates - self._finished)] if fresh > 0 else []
+        if self._time_limit is not None:
+            left.append(max(0.0, self._time_limit - spent))
+        return formats.duration(min(left)) if left else "-"
+
+    def _stage_line(self) -> Text:
+        text = Text(self._stage, no_wrap=True, overflow="ellipsis")
+        if self._stage_progress is not None:
+            done, total = self._stage_progress
+            text.append(f"  {100 * min(1.0, done / total):.0f} %", style="dim")
+        return text
+
+    def _stage_bar(self) -> ProgressBar:
+        done, total = self._stage_progress or (0.0, 1.0)
+        return ProgressBar(total=total, completed=min(done, total), width=_BAR)
+
+    def _search_bar(self) -> ProgressBar:
+        return ProgressBar(total=max(1, self._candidates), completed=self._finished, width=_BAR)
+
+    def _update(self) -> None:
+        if self._console.is_terminal:
+            self._redraw()
+            return
+        now = self._clock()
+        if now - self._last_line < self._line_seconds:
+            return
+        if self._stage_progress is not None:
+            done, total = self._stage_progress
+            self._print(f"{self._stage}: {100 * min(1.0, done / total):.0f} %")
+        elif self._finished:
+            self._print(self._counts())
+
+    def _redraw(self) -> None:
+        if self._closed:
+            return
+        if self._live is None:
+            # Redrawn by its own thread, so that the clock runs on while the driver waits for workers.
+            self._live = Live(
+                get_renderable=self.render, console=self._console, refresh_per_second=4, redirect_stdout=False
+            )
+            self._live.start()
+
+    def _print(self, line: str) -> None:
+        self._last_line, self._last_text = self._clock(), line
+        self._console.print(Text(line), soft_wrap=True)

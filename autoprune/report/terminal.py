@@ -1,0 +1,161 @@
+"""The end of a search as a person reads it: what was reached, what was kept of each layer, what to do next."""
+
+from __future__ import annotations
+
+import io
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from autoprune.report import formats
+from autoprune.report.widths import width_lines
+
+Summary = Mapping[str, Any]
+Commands = Sequence[tuple[str, str]]
+
+_NETWORKS = (("dense", ""), ("uniform", ""), ("incumbent", "bold green"))
+
+
+def render_summary(summary: Summary, *, folder: Path | None = None, commands: Commands | None = None) -> Group:
+    """Returns the final report of a search for a terminal.
+
+    Args:
+        summary: the content of `summary.json`.
+        folder: the run folder, named as the place of the results.
+        commands: (command, what it does) pairs to show; the usual ones if None.
+    """
+    return _report(summary, folder=folder, commands=commands, plain=False)
+
+
+def plain_summary(summary: Summary, *, folder: Path | None = None, commands: Commands | None = None) -> str:
+    """Returns the same report as lines of text, in ASCII as far as the names allow, for log files and pipes."""
+    buffer = io.StringIO()
+    console = Console(
+        file=buffer, width=110, no_color=True, force_terminal=False, highlight=False, legacy_windows=False
+    )
+    console.print(_report(summary, folder=folder, commands=commands, plain=True))
+    lines = [line.rstrip() for line in buffer.getvalue().splitlines()]
+    return "\n".join(lines).strip("\n") + "\n"
+
+
+def next_commands(folder: Path, incumbent_id: int | None) -> list[tuple[str, str]]:
+    """Returns the usual (command, what it does) pairs after a search."""
+    run = shlex.quote(str(folder))
+    number = "N" if incumbent_id is None else str(incumbent_id)
+    return [
+        (f"autoprune ui {run}", "all candidates in MLflow"),
+        (f"autoprune pick {run} --id {number}", "another model of the front"),
+        (f'model = autoprune.load("{folder / "incumbent"}")', "the incumbent, in Python"),
+    ]
+
+
+def _report(summary: Summary, *, folder: Path | None, commands: Commands | None, plain: bool) -> Group:
+    parts: list[RenderableType] = [_title(summary), _comparison(summary, plain=plain), _verdict(summary), Text()]
+    incumbent = summary.get("incumbent") or {}
+    if incumbent.get("widths"):
+        parts += [Text(f"Channels kept of each group (scope {summary.get('scope', '-')})", style="bold")]
+        lines = width_lines(summary.get("groups", ()), incumbent["widths"], plain=plain)
+        parts += [Padding(line, (0, 0, 0, 2)) for line in lines]
+        parts += [_frozen(summary), Text()]
+    parts.append(_facts(summary))
+    parts += [_note(note) for note in summary.get("notes", ())]
+    if folder is not None:
+        pairs = next_commands(folder, incumbent.get("id")) if commands is None else list(commands)
+        parts += [Text(), Text.assemble("Results: ", (str(folder), "bold")), *_next(pairs)]
+    return Group(*parts)
+
+
+def _title(summary: Summary) -> Text:
+    budget = " and ".join(summary.get("budget", ())) or "-"
+    model, data = (formats.one_line(str(summary.get(name, "-"))) for name in ("model", "data"))
+    text = Text.assemble((model, "bold"), f" on {data}, budget {budget}")
+    if summary.get("interrupted"):
+        text.append("  (interrupted)", style="yellow")
+    return text
+
+
+def _comparison(summary: Summary, *, plain: bool) -> Table:
+    rows = [(name, style, summary[name]) for name, style in _NETWORKS if summary.get(name)]
+    tested = any(row.get("accuracy") is not None for _, _, row in rows)
+    before = tested and any(row.get("accuracy_before_finetune") is not None for _, _, row in rows)
+    # Without the test set there is nothing but the hold-out to show.
+    heading, key = ("test\naccuracy", "accuracy") if tested else ("hold-out\naccuracy", "holdout_accuracy")
+    table = Table(box=None if plain else SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("")
+    # Headings of two lines keep the table within 80 columns.
+    for name in (*(["before\nfinetuning"] if before else []), heading, "MACs", "FLOPs", "kept", "params", "kept"):
+        table.add_column(name, justify="right", no_wrap=True, vertical="bottom")
+    dense = summary.get("dense") or {}
+    for name, style, row in rows:
+        cells = [formats.accuracy(row.get("accuracy_before_finetune"))] if before else []
+        cells += [formats.accuracy(row.get(key)), formats.count(row.get("macs"))]
+        for resource in ("flops", "params"):
+            cells += [formats.count(row.get(resource)), _kept(row.get(resource), dense.get(resource))]
+        table.add_row(name, *cells, style=style)
+    return table
+
+
+def _kept(value: int | None, dense: int | None) -> str:
+    return formats.share(value / dense if value is not None and dense else None)
+
+
+def _verdict(summary: Summary) -> Text:
+    """Says in a sentence what the search gained over uniform widths, and lost against the dense network."""
+    incumbent, uniform, dense = (summary.get(name) or {} for name in ("incumbent", "uniform", "dense"))
+    reached = incumbent.get("accuracy")
+    if reached is None:
+        return Text("The test set has not been touched yet: it is used once, at the end of a whole search.")
+    text = Text("The incumbent")
+    if incumbent.get("proposed_by"):
+        text.append(f" (candidate {incumbent.get('id', '-')}, {incumbent['proposed_by']})")
+    clauses = []
+    if uniform.get("accuracy") is not None:
+        clauses.append(f"{formats.points(reached - uniform['accuracy'])} points against uniform widths")
+    if dense.get("accuracy") is not None:
+        clauses.append(f"{formats.points(reached - dense['accuracy'])} points against the dense network")
+    text.append(f": {', '.join(clauses)}." if clauses else f" reaches {formats.accuracy(reached)}.")
+    return text
+
+
+def _frozen(summary: Summary) -> Text:
+    frozen = list(summary.get("frozen") or {})
+    if not frozen:
+        return Text("  No layer is frozen.", style="dim")
+    names = ", ".join(frozen[:4]) + (f" and {len(frozen) - 4} more" if len(frozen) > 4 else "")
+    whole = "1 layer stays" if len(frozen) == 1 else f"{len(frozen)} layers stay"
+    return Text(f"  {whole} whole: {names} (`autoprune trace {summary.get('model', 'MODEL')}` says why).", style="dim")
+
+
+def _facts(summary: Summary) -> Text:
+    failures = summary.get("failures", 0)
+    workers = summary.get("workers")
+    parts = [f"{summary.get('candidates', 0)} candidates by {summary.get('strategy', '-')}"]
+    parts.append(f"{failures} failed" if failures else "none failed")
+    parts.append(f"{formats.duration(summary.get('seconds'))} in all")
+    if workers:
+        busy = summary.get("utilisation")
+        parts.append(f"{workers} worker{'s' if workers > 1 else ''}" + (f" {100 * busy:.0f} % busy" if busy else ""))
+    if summary.get("hypervolume") is not None:
+        parts.append(f"hypervolume {summary['hypervolume']:.4f}")
+    parts.append(f"seed {summary.get('seed', '-')}")
+    return Text(", ".join(parts) + ".", style="dim")
+
+
+def _note(note: str) -> Text:
+    return Text.assemble(("Note: ", "yellow"), formats.one_line(note, limit=1000))
+
+
+def _next(pairs: Commands) -> list[RenderableType]:
+    if not pairs:
+        return []
+    table = Table.grid(padding=(0, 3, 0, 0))
+    for command, purpose in pairs:
+        table.add_row(Text(f"  {command}", style="cyan", overflow="fold"), Text(purpose, style="dim"))
+    return [Text("Next:"), table]

@@ -1,0 +1,311 @@
+"""What the background thread writes to MLflow: runs, parameters, metrics, tags, files.
+
+Handed the imported module by `mlflow_tracker`. Every public method may be run again after it failed half-way.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import re
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from autoprune.core.candidate import Candidate, Evaluation, Failure, Outcome
+from autoprune.core.cost import Cost
+from autoprune.core.structure import PrunableGroup
+from autoprune.tracking import view
+from autoprune.tracking.standings import Standing, Standings
+from autoprune.tracking.ui import RunLocation
+from autoprune.tracking.uris import artifact_root, mask_secrets
+
+_ILLEGAL = re.compile(r"[^\w\-. :/]")
+_CHILD_PAGE = 1000
+_TEST_NAMES = {"accuracy": "test_accuracy", "accuracy_before_finetune": "test_accuracy_before_finetune"}
+
+
+def now_ms() -> int:
+    """Returns milliseconds since 1970."""
+    return time.time_ns() // 1_000_000
+
+
+@dataclass(frozen=True)
+class Search:
+    """What the thread knows of the search; `uri` is the store's address, `run_uuid` names the search for good."""
+
+    uri: str
+    experiment: str
+    run_name: str
+    run_uuid: str
+    params: Mapping[str, str]
+    tags: Mapping[str, str]
+    dense: Cost
+    groups: tuple[PrunableGroup, ...]
+
+
+@dataclass
+class Told:
+    """An outcome with the time at which it was told, and whether the candidate climbs no further."""
+
+    outcome: Outcome
+    finished: bool
+    at: int = field(default_factory=now_ms)
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What `close` was given."""
+
+    summary: dict[str, Any]
+    files: dict[str, Path]
+    front_ids: set[int] | None
+    interrupted: bool
+
+
+class Scribe:
+    """The thread's side: every method may be run again after it failed half-way."""
+
+    def __init__(self, mlflow: ModuleType, search: Search) -> None:
+        self.location: RunLocation | None = None
+        self._mlflow = mlflow
+        self._search = search
+        self._client: Any = None
+        self._experiment_id = ""
+        self._parent = ""
+        self._known: set[str] = set()
+        self._standings = Standings(dense_macs=search.dense.macs)
+        self._rungs: dict[int, list[Evaluation]] = {}
+        self._children: dict[int, str] = {}
+        self._ended: set[int] = set()
+        self._failures: set[int] = set()
+        self._tagged: set[int] = set()
+
+    def open(self) -> None:
+        """Finds or makes the experiment and the parent run."""
+        search = self._search
+        self._client = self._client or self._mlflow.MlflowClient(tracking_uri=search.uri)
+        self._experiment_id = self._find_experiment()
+        self._parent = self._parent or self._find_parent() or self._make_parent()
+        # A parameter is written once for good: those of an earlier part of the search stay as they are.
+        self._log_params(self._parent, {k: v for k, v in self._search.params.items() if k not in self._known})
+        tried = view.is_tried(self._mlflow.__version__)
+        if tried:
+            ratios = [_ratio_key(group) for group in search.groups]
+            tag = view.view_tag(self._parent, name=search.run_name, ratios=ratios, now=now_ms())
+            tried = tag is not None
+            if tag is not None:
+                self._client.set_experiment_tag(self._experiment_id, *tag)
+        location = RunLocation(self._experiment_id, self._parent, view.view_id(self._parent) if tried else None)
+        self._client.set_experiment_tag(self._experiment_id, "mlflow.note.content", self._note(location))
+        self._client.set_experiment_tag(self._experiment_id, "mlflow.experimentKind", "custom_model_development")
+        self.location = location
+
+    def write(self, told: Told) -> None:
+        """Writes one outcome."""
+        outcome = told.outcome
+        number = outcome.candidate.id
+        if isinstance(outcome, Evaluation):
+            rungs = self._rungs.setdefault(number, [])
+            if outcome not in rungs:
+                rungs.append(outcome)
+            self._standings.add(Standing.of(outcome))
+        if told.finished and number not in self._ended:
+            if isinstance(outcome, Failure):
+                self._failures.add(number)
+            self._write_child(told)
+            self._ended.add(number)
+            self._rungs.pop(number, None)
+        self._write_progress(told.at)
+        self._tag_front({one.id for one in self._standings.front})
+
+    def end(self, ending: Ending) -> None:
+        """Writes the final figures and files and ends the parent run."""
+        front = {one.id for one in self._standings.front} if ending.front_ids is None else ending.front_ids
+        self._tag_front(front)
+        self._log(self._parent, _final_metrics(ending.summary), at=now_ms(), step=len(self._ended))
+        for name, path in ending.files.items():
+            if path.is_dir():
+                self._client.log_artifacts(self._parent, str(path), name)
+            elif path.is_file():
+                parent = str(Path(name).parent)
+                self._client.log_artifact(self._parent, str(path), None if parent == "." else parent)
+        self._client.set_terminated(self._parent, "KILLED" if ending.interrupted else "FINISHED")
+
+    def _find_experiment(self) -> str:
+        found = self._client.get_experiment_by_name(self._search.experiment)
+        if found is None:
+            root = artifact_root(self._search.uri)
+            return str(self._client.create_experiment(self._search.experiment, artifact_location=root))
+        if found.lifecycle_stage == "deleted":
+            self._client.restore_experiment(found.experiment_id)
+        return str(found.experiment_id)
+
+    def _find_parent(self) -> str:
+        query = f"tags.`autoprune.run` = '{self._search.run_uuid}' AND tags.`autoprune.role` = 'search'"
+        runs = self._client.search_runs([self._experiment_id], query, max_results=1)
+        if not runs:
+            return ""
+        parent = str(runs[0].info.run_id)
+        self._client.update_run(parent, status="RUNNING")
+        self._known = set(runs[0].data.params)
+        for child in self._children_of(parent):
+            self._take_up(child)
+        return parent
+
+    def _children_of(self, parent: str) -> Iterator[Any]:
+        query = f"tags.`mlflow.parentRunId` = '{parent}' AND tags.`autoprune.role` = 'candidate'"
+        token = None
+        while True:
+            page = self._client.search_runs([self._experiment_id], query, max_results=_CHILD_PAGE, page_token=token)
+            yield from page
+            token = page.token
+            if not token:
+                return
+
+    def _take_up(self, child: Any) -> None:
+        """Takes over a child run of an earlier part of the search."""
+        number = int(child.data.tags["autoprune.candidate"])
+        self._children[number] = str(child.info.run_id)
+        if child.data.tags.get("front") == "true":
+            self._tagged.add(number)
+        if child.info.status == "FAILED":
+            self._failures.add(number)
+        if child.info.status in {"FAILED", "FINISHED"}:
+            self._ended.add(number)
+        values = child.data.metrics
+        if {"score", "accuracy", "macs", "level"} <= values.keys():
+            self._standings.add(
+                Standing(number, int(values["level"]), values["score"], values["accuracy"], int(values["macs"]))
+            )
+
+    def _make_parent(self) -> str:
+        search = self._search
+        tags = {
+            **search.tags,
+            "autoprune.role": "search",
+            "autoprune.run": search.run_uuid,
+            "mlflow.user": _user(),
+            "mlflow.source.name": "autoprune",
+        }
+        run = self._client.create_run(self._experiment_id, run_name=search.run_name, tags=tags)
+        return str(run.info.run_id)
+
+    def _write_child(self, told: Told) -> None:
+        outcome = told.outcome
+        candidate = outcome.candidate
+        rungs = self._rungs.get(candidate.id, [])
+        seconds = sum(one.seconds for one in rungs) + (outcome.seconds if isinstance(outcome, Failure) else 0.0)
+        run_id = self._children.get(candidate.id) or self._make_child(told, seconds)
+        for rung in rungs:
+            self._log(run_id, _rung_metrics(rung), at=told.at, step=rung.candidate.fidelity.level)
+        metrics = {**_cost_metrics(candidate.cost, self._search.dense), "seconds": seconds}
+        self._log(run_id, metrics, at=told.at, step=candidate.fidelity.level)
+        self._log_params(run_id, self._child_params(candidate))
+        status = "FAILED" if isinstance(outcome, Failure) else "FINISHED"
+        self._client.set_terminated(run_id, status, end_time=told.at)
+
+    def _make_child(self, told: Told, seconds: float) -> str:
+        outcome = told.outcome
+        candidate = outcome.candidate
+        tags = {
+            "mlflow.parentRunId": self._parent,
+            "mlflow.user": _user(),
+            "mlflow.source.name": "autoprune",
+            "autoprune.role": "candidate",
+            "autoprune.candidate": str(candidate.id),
+            "strategy": candidate.proposed_by,
+            "fidelity": candidate.fidelity.name,
+            "front": "false",
+        }
+        if isinstance(outcome, Failure):
+            tags["autoprune.failure"] = mask_secrets(outcome.reason)
+        run = self._client.create_run(
+            self._experiment_id,
+            run_name=f"{candidate.id:03d} {candidate.proposed_by}",
+            start_time=told.at - int(1000 * seconds),
+            tags=tags,
+        )
+        self._children[candidate.id] = str(run.info.run_id)
+        return self._children[candidate.id]
+
+    def _child_params(self, candidate: Candidate) -> dict[str, str]:
+        pairs = list(zip(self._search.groups, candidate.structure.widths, strict=True))
+        ratios = {_ratio_key(group): f"{width / group.width:.4g}" for group, width in pairs}
+        return {**ratios, "widths": json.dumps([width for _, width in pairs]), "strategy": candidate.proposed_by}
+
+    def _write_progress(self, at: int) -> None:
+        metrics = {"candidates": float(len(self._ended)), "failures": float(len(self._failures))}
+        best = self._standings.best
+        if best is not None:
+            metrics["incumbent.holdout_accuracy"] = best.accuracy
+            metrics["incumbent.score"] = best.score
+            metrics["hypervolume"] = self._standings.hypervolume
+            metrics["front_size"] = float(len(self._standings.front))
+        self._log(self._parent, metrics, at=at, step=len(self._ended))
+
+    def _tag_front(self, front: set[int]) -> None:
+        """Makes the children's `front` tags say what `front` says, touching only those that change."""
+        for number in sorted(self._tagged ^ front):
+            if number in self._children:
+                self._client.set_tag(self._children[number], "front", str(number in front).lower())
+                self._tagged ^= {number}
+
+    def _log(self, run_id: str, metrics: Mapping[str, float], *, at: int, step: int) -> None:
+        entities = [self._mlflow.entities.Metric(legal_key(k), float(v), at, step) for k, v in metrics.items()]
+        self._client.log_batch(run_id, metrics=entities)
+
+    def _log_params(self, run_id: str, params: Mapping[str, str]) -> None:
+        self._client.log_batch(run_id, params=[self._mlflow.entities.Param(k, v) for k, v in params.items()])
+
+    def _note(self, location: RunLocation) -> str:
+        return (
+            f"autoprune searches. Charts of the latest one, **{self._search.run_name}**: "
+            f"[hold-out accuracy against FLOPs]({location.view_link('')}). Its "
+            f"[parent run]({location.run_link('')}) draws the progress of the search and holds `front.html`, "
+            "`front.csv` and the incumbent among its artifacts."
+        )
+
+
+def _rung_metrics(evaluation: Evaluation) -> dict[str, float]:
+    level = float(evaluation.candidate.fidelity.level)
+    return {**evaluation.metrics, "accuracy": evaluation.accuracy, "score": evaluation.score, "level": level}
+
+
+def _cost_metrics(cost: Cost, dense: Cost) -> dict[str, float]:
+    return {
+        "macs": float(cost.macs),
+        "flops": float(cost.flops),
+        "params": float(cost.params),
+        "retained_flops": cost.macs / dense.macs,
+        "retained_params": cost.params / dense.params,
+    }
+
+
+def _final_metrics(summary: Mapping[str, Any]) -> dict[str, float]:
+    figures = {name: summary.get(name) for name in ("seconds", "utilisation", "hypervolume")}
+    for part in ("dense", "uniform", "incumbent"):
+        values = summary.get(part) or {}
+        # The page also shows hold-out accuracies: say which is which.
+        figures |= {f"{part}.{_TEST_NAMES.get(key, key)}": value for key, value in values.items() if key != "id"}
+    numbers = {k: v for k, v in figures.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+    return {k: float(v) for k, v in numbers.items()}
+
+
+def _ratio_key(group: PrunableGroup) -> str:
+    return legal_key(f"ratio.{group.name}")
+
+
+def legal_key(name: str) -> str:
+    """Returns a name that MLflow takes: letters, digits and `_-. :/`, at most 250 of them."""
+    return _ILLEGAL.sub("_", name)[:250]
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's numeric user has no name
+        return "unknown"

@@ -1,0 +1,87 @@
+"""Where a search stands: its best candidate, its front and their hypervolume, kept up as outcomes come in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from autoprune.core.candidate import Evaluation
+from autoprune.core.front import hypervolume
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What one rung said of a candidate, without its widths: enough to rank it.
+
+    Attributes:
+        id: the candidate's.
+        level: the rung.
+        score: in [0, 1].
+        accuracy: hold-out top-1, in [0, 1].
+        macs: of the cut network.
+    """
+
+    id: int
+    level: int
+    score: float
+    accuracy: float
+    macs: int
+
+    @classmethod
+    def of(cls, evaluation: Evaluation) -> Standing:
+        """Returns the standing that an evaluation gives its candidate."""
+        candidate = evaluation.candidate
+        return cls(
+            candidate.id, candidate.fidelity.level, evaluation.score, evaluation.accuracy, int(candidate.cost.macs)
+        )
+
+    @property
+    def rank(self) -> tuple[float, int]:
+        """Ascending order of candidates: those that climbed higher were better below; first come, first served."""
+        return (self.level + self.score, -self.id)
+
+
+class Standings:
+    """The latest standing of every candidate. Adding the same one twice changes nothing."""
+
+    def __init__(self, *, dense_macs: int, reference: tuple[float, float] = (0.0, 1.0)) -> None:
+        """Starts empty.
+
+        Args:
+            dense_macs: of the dense network.
+            reference: (score, share of dense MACs) of the hypervolume's reference point.
+        """
+        self._dense_macs = dense_macs
+        self._reference = reference
+        self._latest: dict[int, Standing] = {}
+
+    def __len__(self) -> int:
+        return len(self._latest)
+
+    def add(self, standing: Standing) -> None:
+        """Takes a standing in; one of a lower rung than is known of the candidate is ignored."""
+        known = self._latest.get(standing.id)
+        if known is None or standing.level >= known.level:
+            self._latest[standing.id] = standing
+
+    @property
+    def best(self) -> Standing | None:
+        """The incumbent, if there is any candidate."""
+        return max(self._latest.values(), key=lambda one: one.rank, default=None)
+
+    @property
+    def front(self) -> tuple[Standing, ...]:
+        """Those on the highest rung reached that no other of that rung dominates, cheapest first."""
+        best = self.best
+        if best is None:
+            return ()
+        peers = [one for one in self._latest.values() if one.level == best.level]
+        kept: list[Standing] = []
+        for one in sorted(peers, key=lambda one: (one.macs, -one.score, one.id)):
+            if not kept or one.score > kept[-1].score:
+                kept.append(one)
+        return tuple(kept)
+
+    @property
+    def hypervolume(self) -> float:
+        """The area that the front dominates over (score, share of dense MACs)."""
+        return hypervolume([(one.score, one.macs / self._dense_macs) for one in self.front], self._reference)
