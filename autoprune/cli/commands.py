@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shlex
 import socket
 import subprocess
 import sys
@@ -161,8 +162,8 @@ def _drive(
         result = start(observer)
     except (KeyboardInterrupt, Exception) as error:
         observer.close()
-        # Whatever was evaluated is in the ledger, also after a bug.
-        if (out / _LEDGER).is_file():
+        # Whatever was evaluated is in the ledger, also after a bug; a `RunError` says itself what is wrong with it.
+        if (out / _LEDGER).is_file() and not isinstance(error, RunError):
             error.add_note(_how_to_resume(out))
         raise
     observer.close()
@@ -186,7 +187,7 @@ def _recorded_candidates(out: Path) -> int:
 
 
 def _how_to_resume(out: Path) -> str:
-    return f"What was evaluated is kept; continue with: autoprune search --resume {out}"
+    return f"What was evaluated is kept; continue with: autoprune search --resume {shlex.quote(str(out))}"
 
 
 def _show(report: Mapping[str, Any], show: Callable[[Mapping[str, Any]], None], *, as_json: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -81,7 +82,12 @@ def _usage_message(error: Any) -> str:
         long_flags = [flag for flag in known if flag.startswith("--")]
         hint = nearest(str(name), long_flags)
         return f"Unknown option {str(name)!r}.{hint if hint.startswith(' Did') else ''} {_help_hint(context)}"
-    return f"{str(error.format_message()).rstrip('.')}. {_help_hint(context)}"
+    message = str(error.format_message()).strip()
+    command = re.match(r"No such command '(.*?)'", message)
+    if command is not None and context is not None:
+        # Both typer and click add a hint of their own, depending on their versions.
+        message = f"Unknown command {command[1]!r}.{nearest(command[1], context.command.commands)}"
+    return f"{message if message.endswith(('.', '?', '!')) else message + '.'} {_help_hint(context)}"
 
 
 def _help_hint(context: Any) -> str:

@@ -64,7 +64,7 @@ def test_debugging_shows_the_traceback_and_keeps_the_exit_code(capsys, monkeypat
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["serch"], "search"),
+        (["serch"], "'search'? Try `autoprune --help`."),
         (["search", "--budgett", "50%flops"], "Unknown option '--budgett'. Did you mean '--budget'?"),
         (["search", "--wokers=2"], "Did you mean '--workers'?"),
         (["search", "--workers", "two"], "--workers"),

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from autoprune.cli.app import app
+from autoprune.cli.edge import run
+from autoprune.config.experiment import load_experiment
+from autoprune.config.options import OPTIONS
+from autoprune.config.spaces import load_search_space
+
+README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"(<!-- needs a finished search -->\n)?```(\w+)\n(.*?)```", README, flags=re.DOTALL)
+COMMANDS = [
+    match[1]
+    for _, language, text in BLOCKS
+    if language == "bash"
+    for match in re.finditer(r"(?:^|&& )(autoprune .*)$", text, flags=re.MULTILINE)
+]
+PYTHON = [(text, not needs) for needs, language, text in BLOCKS if language == "python"]
+TOML = [text for _, language, text in BLOCKS if language == "toml"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_is_accepted_as_written(command, fake_search, tmp_path):
+    arguments = shlex.split(command)[1:]
+    for name in ("resnet20_b.pt", "resnet50.pt", "mine.safetensors", "widths.json", "mine.toml", "mlflow.db"):
+        (tmp_path / name).touch()
+    for folder in ("data", "images", "runs/first/incumbent"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "runs/first/ledger.jsonl").touch()
+    (tmp_path / "runs/first/incumbent/structure.json").touch()
+    if arguments[0] == "ui":
+        pytest.skip("starts a server: see tests/cli/test_commands.py")
+    fake_search.report = {
+        "groups": [],
+        "dense": {"macs": 1, "params": 1},
+        "widths": {},
+        "macs": 1,
+        "params": 1,
+        "accuracy": 0.5,
+        "loss": 1.0,
+        "images": 3,
+    }
+    assert run(arguments) == 0
+
+
+@pytest.mark.parametrize(("text", "runs"), PYTHON)
+def test_every_python_block_compiles(text, runs):
+    compile(text, "README.md", "exec")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("text", [text for text, runs in PYTHON if runs])
+def test_python_blocks_run(text, tmp_path, monkeypatch):
+    pytest.importorskip("autoprune.search.api")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(text, "README.md", "exec"), {})
+
+
+@pytest.mark.parametrize("text", TOML)
+def test_every_toml_block_loads(text, tmp_path):
+    path = tmp_path / "block.toml"
+    path.write_text(text)
+    load = {"# experiment": load_experiment, "# search space": load_search_space}[text.splitlines()[0]]
+    assert load(path)
+
+
+def test_the_table_of_options_is_complete():
+    missing = [option.flag for option in OPTIONS.values() if f"| `{option.flag}" not in README]
+    assert missing == []
+
+
+def test_the_table_of_commands_is_complete():
+    names = [command.callback.__name__ for command in app.registered_commands]
+    assert [name for name in names if f"| `autoprune {name}" not in README] == []
