@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -91,7 +92,7 @@ def state_fingerprint(model: nn.Module) -> str:
 
 def _refusal(path: Path, error: Exception) -> str:
     # torch answers a truncated or foreign file and a forbidden pickle with the same exception type.
-    if "weights_only" in str(error) and ("Unsupported" in str(error) or "GLOBAL" in str(error)):
+    if re.search(r"Unsupported (global|class)|GLOBAL|REDUCE", str(error)):
         return (
             f"{path} holds more than tensors, and loading it would run code. Save its `state_dict()` with torch.save "
             "or as .safetensors, and give that file."

@@ -195,7 +195,7 @@ class _Run:
     def _require_finite(self, loss: Tensor) -> None:
         if not torch.isfinite(loss):
             raise DivergenceError(
-                f"Training diverged: the loss is {float(loss)} after {self.done} of {self.total} steps. "
+                f"Training diverged: the loss is {float(loss.detach())} after {self.done} of {self.total} steps. "
                 f"Lower the learning rate ({self._recipe.learning_rate:g})."
             )
 

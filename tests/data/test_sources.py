@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+
+from autoprune.data import ArrayImages, DataBundle, FolderImages, Preprocessing, bundle_from, load_data
+from autoprune.data.preprocessing import RAW
+from autoprune.errors import DataError, PluginError
+
+
+def tensors(count: int = 6, classes: int = 3) -> TensorDataset:
+    return TensorDataset(torch.randn(count, 1, 4, 4), torch.arange(count) % classes)
+
+
+def test_digits_have_one_stratified_test_image_in_five() -> None:
+    data = load_data("digits")
+    assert (len(data.train), len(data.test)) == (1438, 359)
+    assert data.input_shape == (1, 8, 8)
+    assert np.bincount(data.test.labels).min() >= 34
+    everything = data.train.take(range(len(data.train)))
+    assert abs(float(everything.mean())) < 0.01
+    assert abs(float(everything.std()) - 1) < 0.01
+    assert np.array_equal(load_data("digits").test.labels, data.test.labels)
+
+
+@pytest.mark.data
+def test_cifar10_is_read_from_its_folder_with_the_networks_preprocessing(data_root: Path) -> None:
+    data = load_data("cifar10", root=data_root, preprocessing=RAW)
+    assert (len(data.train), len(data.test), len(data.classes)) == (50_000, 10_000, 10)
+    assert data.preprocessing == RAW
+    assert isinstance(data.train, ArrayImages)
+    assert torch.allclose(data.train.take([0]), torch.from_numpy(data.train.pixels[:1]).float(), atol=1e-3)
+
+
+@pytest.mark.parametrize("spec", ["mnist", "fashion-mnist", "cifar10", "cifar100"])
+def test_a_missing_folder_says_which_file_was_expected_where(spec: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="Give --data-root DIR"):
+        load_data(spec)
+    with pytest.raises(DataError, match=f"{spec}.*expected the file {tmp_path}/"):
+        load_data(spec, root=tmp_path)
+
+
+def test_damaged_files_are_one_line(tmp_path: Path) -> None:
+    (tmp_path / "cifar-10-batches-py").mkdir()
+    (tmp_path / "cifar-10-batches-py" / "data_batch_1").write_bytes(b"damaged")
+    with pytest.raises(DataError, match="missing or corrupt") as caught:
+        load_data("cifar10", root=tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_name_names_the_nearest() -> None:
+    with pytest.raises(DataError, match="Did you mean 'cifar10'"):
+        load_data("cifar-10")
+
+
+def test_data_with_other_channels_than_the_network_expects_are_refused() -> None:
+    with pytest.raises(DataError, match="1 channels, but the network's preprocessing is for 3"):
+        load_data("digits", preprocessing=RAW)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for part, count in (("train", 4), ("val", 2)):
+        for value, name in enumerate(["ant", "bee"]):
+            (tmp_path / part / name).mkdir(parents=True)
+            for number in range(count):
+                Image.new("RGB", (20, 16), (100 * value,) * 3).save(tmp_path / part / name / f"{number}.png")
+    return tmp_path
+
+
+def test_an_image_folder_is_read_lazily_with_one_class_per_folder(folder: Path) -> None:
+    data = load_data(f"imagefolder:{folder}", preprocessing=Preprocessing((0.0,) * 3, (1 / 255,) * 3, (8, 8)))
+    assert data.classes == ("ant", "bee")
+    assert data.input_shape == (3, 8, 8)
+    assert isinstance(data.train, FolderImages)
+    assert data.train.labels.tolist() == [0] * 4 + [1] * 4
+    assert data.test.take([0, 3]).mean(dim=(1, 2, 3)).round().tolist() == [0, 100]
+
+
+def test_an_image_folder_without_a_size_is_cropped_to_224(folder: Path) -> None:
+    assert load_data(f"imagefolder:{folder}").input_shape == (3, 224, 224)
+
+
+def test_image_folders_that_are_none_say_what_was_expected(folder: Path, tmp_path_factory) -> None:
+    empty = tmp_path_factory.mktemp("empty")
+    with pytest.raises(DataError, match=r"is not an image folder: expected .*train"):
+        load_data(f"imagefolder:{empty}")
+    (folder / "val" / "cow").mkdir()
+    with pytest.raises(DataError, match="the class 'cow' that the training folder lacks"):
+        load_data(f"imagefolder:{folder}")
+    for part in ("train", "val"):
+        (empty / part).mkdir()
+    with pytest.raises(DataError, match="No image lies in"):
+        load_data(f"imagefolder:{empty}")
+
+
+def make_pair() -> tuple[TensorDataset, TensorDataset]:
+    return tensors(), tensors(3)
+
+
+def make_bundle() -> DataBundle:
+    return bundle_from(tensors(), tensors(), name="mine", classes=["a", "b", "c"])
+
+
+def make_number() -> int:
+    return 1
+
+
+def test_a_factory_gives_a_pair_or_a_bundle(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    pair = load_data("test_sources:make_pair")
+    assert (len(pair.train), len(pair.test), pair.name) == (6, 3, "test_sources:make_pair")
+    assert load_data("test_sources:make_bundle").classes == ("a", "b", "c")
+    with pytest.raises(PluginError, match="returned a int, not a"):
+        load_data("test_sources:make_number")
+
+
+def test_bundles_are_made_of_data_sets_loaders_pairs_and_images() -> None:
+    dataset = tensors()
+    sources = [dataset, DataLoader(dataset, batch_size=2, shuffle=True), tuple(dataset.tensors)]
+    bundles = [bundle_from(source, source) for source in sources]
+    bundles.append(bundle_from(bundles[0].train, bundles[0].test))
+    for data in bundles:
+        assert data.classes == ("0", "1", "2")
+        assert data.input_shape == (1, 4, 4)
+        assert data.preprocessing is None
+        assert torch.equal(data.train.take([4, 1]), dataset.tensors[0][[4, 1]])
+        assert data.test.labels.tolist() == [0, 1, 2, 0, 1, 2]
+
+
+class Endless(IterableDataset):
+    def __iter__(self):
+        yield torch.zeros(1, 4, 4), 0
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (DataLoader(Endless()), "IterableDataset cannot be indexed"),
+        (3, "Cannot read images from a int"),
+        (TensorDataset(torch.zeros(0, 1, 4, 4), torch.zeros(0)), "is empty"),
+        ((torch.zeros(3, 1, 4, 4), torch.zeros(2)), "as many labels as images"),
+    ],
+)
+def test_sources_that_cannot_be_indexed_are_refused(source: object, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        bundle_from(source, source)
+
+
+def test_a_label_beyond_the_classes_is_refused() -> None:
+    with pytest.raises(DataError, match="label 2 but only 2 classes"):
+        bundle_from(tensors(), tensors(), classes=["a", "b"])

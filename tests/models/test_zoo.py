@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from autoprune.data import ArrayImages, load_data
+from autoprune.errors import ModelError, PluginError, WeightsError
+from autoprune.models.families.cifar_vgg import CifarVgg
+from autoprune.models.zoo import build_model, family_names, model_info
+from autoprune.training import measure
+
+
+def macs_of(model: nn.Module, shape: tuple[int, ...]) -> int:
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.eval()(torch.zeros(1, *shape))
+    return counter.get_total_flops() // 2
+
+
+def params_of(model: nn.Module) -> int:
+    return sum(value.numel() for value in model.parameters())
+
+
+# Parameters and convolution-and-linear MACs as published for these networks.
+PUBLISHED = {
+    "cifar/resnet20-a": (269_722, 40_551_040),
+    "cifar/resnet56-a": (853_018, 125_485_696),
+    "cifar/resnet110-a": (1_727_962, 252_887_680),
+    "cifar/vgg16-512head": (14_991_946, 313_463_808),
+    "cifar/resnet20-b": (272_474, 40_813_184),
+    "cifar/densenet40-nobn": (1_002_586, None),
+    "cifar/resnet8": (78_186, 12_501_632),
+}
+
+
+@pytest.mark.parametrize("spec", PUBLISHED)
+def test_a_family_has_the_published_cost(spec: str) -> None:
+    params, macs = PUBLISHED[spec]
+    model = build_model(spec)
+    assert params_of(model) == params
+    assert macs is None or macs_of(model, (3, 32, 32)) == macs
+
+
+def test_a_vgg_of_the_published_pruned_widths_has_the_published_parameters() -> None:
+    a, b, c, d, e, f, g, h, i, j, k, m, n = [11, 32, 68, 66, 125, 113, 113, 218, 121, 94, 60, 27, 512]
+    widths = [a, b, None, c, d, None, e, f, g, None, h, i, j, None, k, m, n]
+    assert params_of(CifarVgg(hidden=512, widths=widths)) == 1_404_457
+
+
+@pytest.mark.parametrize("spec", family_names())
+def test_every_family_classifies_images_of_its_shape(spec: str) -> None:
+    info = model_info(spec)
+    model = build_model(spec, classes=7)
+    assert not model.training
+    assert info.input_shape is not None
+    assert info.preprocessing is not None
+    assert info.preprocessing.channels == info.input_shape[0]
+    with torch.no_grad():
+        assert model(torch.rand(2, *info.input_shape)).shape == (2, 7)
+
+
+@pytest.fixture(scope="module")
+def cifar_test(data_root: Path) -> ArrayImages:
+    test = load_data("cifar10", root=data_root).test
+    assert isinstance(test, ArrayImages)
+    return test
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(
+    ("spec", "file"),
+    [
+        ("cifar/resnet20-a", "resnet20_a_cifar10.pt"),
+        ("cifar/resnet56-a", "resnet56_a_cifar10.pt"),
+        ("cifar/resnet20-b", "resnet20_b_cifar10.pt"),
+        ("cifar/resnet56-b", "resnet56_b_cifar10.pt"),
+        ("cifar/densenet40-nobn", "densenet40_k12_nobn_cifar10.pt"),
+        ("cifar/resnet8", "resnet8_cifar10.pt"),
+    ],
+)
+def test_public_weights_load_and_reach_their_accuracy(
+    spec: str, file: str, weights_root: Path, cifar_test: ArrayImages
+) -> None:
+    model = build_model(spec, weights=weights_root / file)
+    preprocessing = model_info(spec).preprocessing
+    assert preprocessing is not None
+    images = replace(cifar_test, preprocessing=preprocessing)
+    # All of them are above 87 % on the whole test set; another preprocessing or padding costs far more than that.
+    assert measure(model, images, range(100)).accuracy > 0.8
+
+
+def test_option_a_shortcuts_pad_a_quarter_of_the_new_width_on_each_side() -> None:
+    model = build_model("cifar/resnet20-a")
+    x = torch.randn(1, 16, 4, 4)
+    y = model.get_submodule("layer2.0.downsample")(x)
+    assert torch.equal(y[:, 8:24], x[:, :, ::2, ::2])
+    assert not y[:, :8].any()
+    assert not y[:, 24:].any()
+
+
+def test_torchvision_networks_are_built_without_weights_for_any_number_of_classes() -> None:
+    model = build_model("torchvision/squeezenet1_1", classes=3)
+    with torch.no_grad():
+        assert model(torch.zeros(1, 3, 64, 64)).shape == (1, 3)
+    assert model_info("torchvision/squeezenet1_1").input_shape == (3, 224, 224)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("cifar/resnet20-c", "Unknown model 'cifar/resnet20-c'. Did you mean 'cifar/resnet20-"),
+        ("resnet20", "Unknown model"),
+        ("torchvision/resnet5O", "Did you mean 'torchvision/resnet50'"),
+        ("torchvision/zzzz", "no classifier 'zzzz'"),
+    ],
+)
+def test_an_unknown_name_is_one_line_with_the_nearest(spec: str, message: str) -> None:
+    with pytest.raises(ModelError, match=message) as caught:
+        build_model(spec)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_class_at_all_is_refused() -> None:
+    with pytest.raises(ModelError, match="0 classes"):
+        build_model("cifar/resnet20-a", classes=0)
+
+
+def make_tiny(num_classes: int = 4) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(12, num_classes))
+
+
+def make_text() -> str:
+    return "not a network"
+
+
+def make_trouble() -> nn.Module:
+    raise RuntimeError("out of luck")
+
+
+def test_a_factory_is_called_with_the_classes_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    model = build_model("test_zoo:make_tiny", classes=6)
+    assert model(torch.zeros(1, 3, 2, 2)).shape == (1, 6)
+    assert not model.training
+    assert build_model("test_zoo:make_tiny")(torch.zeros(1, 12)).shape == (1, 4)
+
+
+def test_a_factory_that_fails_or_gives_no_network_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    with pytest.raises(PluginError, match=r"returned a str, not a torch\.nn\.Module"):
+        build_model("test_zoo:make_text")
+    with pytest.raises(PluginError, match="RuntimeError: out of luck"):
+        build_model("test_zoo:make_trouble")
+
+
+def test_weights_of_another_network_are_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "b.pt"
+    torch.save(build_model("cifar/resnet20-b").state_dict(), path)
+    with pytest.raises(WeightsError, match=r"missing: linear\.weight.*unexpected: .*downsample"):
+        build_model("cifar/resnet20-a", weights=path)

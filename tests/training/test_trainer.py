@@ -1,0 +1,237 @@
+from __future__ import annotations
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+
+from autoprune.data import ArrayImages, Augmentation, DatasetImages, Preprocessing, load_data
+from autoprune.errors import ConfigError, DataError, DivergenceError, ModelError
+from autoprune.models.families.cifar_resnet import CifarResNet
+from autoprune.models.weights import state_fingerprint
+from autoprune.training import Recipe, finetune_recipe, measure, train
+from autoprune.training.feed import make_feed
+from autoprune.training.trainer import divergence
+
+FAST = Recipe(epochs=2, learning_rate=0.05, batch_size=32)
+CPU = torch.device("cpu")
+
+
+def network(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return CifarResNet(blocks=1, option="b", widths=(4, 8, 8), in_channels=1).eval()
+
+
+@pytest.fixture(scope="module")
+def digits() -> ArrayImages:
+    images = load_data("digits").train
+    assert isinstance(images, ArrayImages)
+    return images
+
+
+def test_training_learns(digits: ArrayImages) -> None:
+    model = network()
+    before = measure(model, digits)
+    report = train(model, digits, range(1000), FAST, seed=0)
+    after = measure(model, digits, range(1000, 1400))
+    assert not model.training
+    assert after.accuracy > before.accuracy + 0.2
+    assert math.isfinite(report.loss)
+    assert report.steps == round(2 * 1000 / 32)
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(digits: ArrayImages) -> None:
+    prints = []
+    for seed in (1, 1, 2):
+        model = network()
+        train(model, digits, range(200), FAST, seed=seed, augmentation=Augmentation(1), teacher=network(5))
+        prints.append(state_fingerprint(model))
+    assert prints[0] == prints[1] != prints[2]
+
+
+def test_the_global_random_state_neither_matters_nor_changes(digits: ArrayImages) -> None:
+    prints = []
+    for global_seed in (7, 8):
+        model = network()
+        torch.manual_seed(global_seed)
+        before = torch.get_rng_state()
+        train(model, digits, range(64), FAST, seed=1, augmentation=Augmentation(1, flip=True))
+        assert torch.equal(torch.get_rng_state(), before)
+        prints.append(state_fingerprint(model))
+    assert prints[0] == prints[1]
+
+
+def test_arrays_and_data_sets_train_to_the_same_network(digits: ArrayImages) -> None:
+    part = np.arange(100)
+    dataset = DatasetImages(TensorDataset(digits.take(part), torch.from_numpy(digits.labels[part])))
+    models = []
+    for images in (digits, dataset):
+        models.append(network())
+        train(models[-1], images, part, FAST, seed=3)
+    assert state_fingerprint(models[0]) == state_fingerprint(models[1])
+
+
+def test_only_the_images_at_the_indices_are_seen(digits: ArrayImages) -> None:
+    seen: set[int] = set()
+
+    class Watching(DatasetImages):
+        def take(self, indices):
+            seen.update(np.asarray(indices).tolist())
+            return super().take(indices)
+
+    dataset = TensorDataset(digits.take(range(50)), torch.from_numpy(digits.labels[:50]))
+    train(network(), Watching(dataset), [3, 8, 21, 40], Recipe(epochs=2, learning_rate=0.01, batch_size=2), seed=0)
+    assert seen == {3, 8, 21, 40}
+
+
+@pytest.mark.parametrize(("epochs", "images", "steps"), [(0, 100, 0), (0.5, 128, 2), (1, 100, 3), (0.001, 100, 1)])
+def test_epochs_may_be_fractions(epochs: float, images: int, steps: int, digits: ArrayImages) -> None:
+    recipe = Recipe(epochs=epochs, learning_rate=0.01, batch_size=32)
+    assert recipe.steps(images) == steps
+    told: list[tuple[int, int]] = []
+    report = train(network(), digits, range(images), recipe, seed=0, on_step=lambda *step: told.append(step))
+    assert report.steps == steps
+    assert told == [(number, steps) for number in range(1, steps + 1)]
+
+
+def test_no_epoch_changes_nothing(digits: ArrayImages) -> None:
+    model = network()
+    before = state_fingerprint(model)
+    assert train(model, digits, range(10), Recipe(epochs=0, learning_rate=0.1), seed=0).loss == 0
+    assert state_fingerprint(model) == before
+
+
+def test_every_epoch_is_reported_with_its_loss(digits: ArrayImages) -> None:
+    told: list[tuple[int, float]] = []
+    train(network(), digits, range(96), FAST, seed=0, on_epoch=lambda *epoch: told.append(epoch))
+    assert [number for number, _ in told] == [1, 2]
+    assert all(math.isfinite(loss) for _, loss in told)
+
+
+def test_the_learning_rate_warms_up_and_falls_to_zero() -> None:
+    recipe = Recipe(epochs=10, learning_rate=1.0, batch_size=10, warmup_epochs=2)
+    rates = [recipe.rate(step, images=100) for step in range(100)]
+    assert rates[:20] == sorted(rates[:20])
+    assert rates[20:] == sorted(rates[20:], reverse=True)
+    assert max(rates) == 1.0
+    assert 0 < rates[-1] < 0.01
+    assert Recipe(epochs=1, learning_rate=0.3, schedule="constant").rate(5, images=1000) == 0.3
+
+
+def test_a_student_that_equals_its_teacher_does_not_diverge_from_it() -> None:
+    logits = torch.randn(5, 3)
+    assert float(divergence(logits, logits, temperature=4)) == pytest.approx(0, abs=1e-6)
+    assert float(divergence(logits, logits.flip(0), temperature=4)) > 0
+
+
+def test_distillation_alone_pulls_towards_the_teacher_and_leaves_it_alone(digits: ArrayImages) -> None:
+    teacher, student = network(1), network(2)
+    before = state_fingerprint(teacher)
+    inputs = digits.take(range(200))
+    gap = divergence(student(inputs), teacher(inputs), temperature=1).item()
+    recipe = Recipe(epochs=3, learning_rate=0.05, batch_size=32, distillation=1.0)
+    train(student, digits, range(200), recipe, seed=0, teacher=teacher)
+    assert divergence(student(inputs), teacher(inputs), temperature=1).item() < 0.7 * gap
+    assert state_fingerprint(teacher) == before
+
+
+def test_a_loss_that_is_not_finite_is_an_error(digits: ArrayImages) -> None:
+    with pytest.raises(DivergenceError, match="Lower the learning rate"):
+        train(network(), digits, range(200), Recipe(epochs=3, learning_rate=1e12), seed=0)
+
+
+def test_weights_that_are_not_finite_are_an_error(digits: ArrayImages) -> None:
+    model = network()
+    with torch.no_grad():
+        model.fc.bias[0] = float("-inf")
+    with pytest.raises(DivergenceError, match="diverged"):
+        train(model, digits, range(32), Recipe(epochs=1, learning_rate=0.01, distillation=0.0), seed=0)
+
+
+def test_clipping_bounds_the_step(digits: ArrayImages) -> None:
+    model = network()
+    before = copy.deepcopy(model)
+    recipe = Recipe(epochs=0.001, learning_rate=1.0, momentum=0.0, weight_decay=0.0, gradient_clip=0.01)
+    train(model, digits, range(64), recipe, seed=0)
+    moved = sum(float((a - b).square().sum()) for a, b in zip(model.parameters(), before.parameters(), strict=True))
+    assert moved**0.5 == pytest.approx(0.01, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"epochs": -1},
+        {"epochs": math.nan},
+        {"learning_rate": 0},
+        {"batch_size": 0},
+        {"momentum": 1},
+        {"schedule": "step"},
+        {"distillation": 1.5},
+        {"temperature": 0},
+        {"gradient_clip": 0},
+    ],
+)
+def test_impossible_recipes_are_refused_by_the_name_of_the_field(wrong: dict) -> None:
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        Recipe(**{"epochs": 1, "learning_rate": 0.1, **wrong})
+
+
+def test_the_finetune_recipe_distils() -> None:
+    recipe = finetune_recipe(0.25)
+    assert recipe.epochs == 0.25
+    assert recipe.distillation > 0
+
+
+def test_nothing_to_train_or_measure_on_is_an_error(digits: ArrayImages) -> None:
+    with pytest.raises(DataError, match="no image to train"):
+        train(network(), digits, [], FAST, seed=0)
+    with pytest.raises(DataError, match="no image to measure"):
+        measure(network(), digits, [])
+
+
+def test_measuring_counts_restores_the_mode_and_changes_nothing(digits: ArrayImages) -> None:
+    model = network().train()
+    before = state_fingerprint(model)
+    scores = measure(model, digits, range(70), batch_size=32)
+    assert model.training
+    assert state_fingerprint(model) == before
+    with torch.no_grad():
+        logits = model.eval()(digits.take(range(70)))
+    labels = torch.from_numpy(digits.labels[:70])
+    assert scores.accuracy == pytest.approx((logits.argmax(1) == labels).float().mean().item())
+    assert scores.loss == pytest.approx(nn.functional.cross_entropy(logits, labels).item(), rel=1e-5)
+    assert scores.images == 70
+
+
+def test_a_model_with_too_few_outputs_or_no_logits_says_so(digits: ArrayImages) -> None:
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    with pytest.raises(ModelError, match="model has 3 outputs"):
+        measure(flat, digits)
+    with pytest.raises(ModelError, match=r"not \(images, classes\)"):
+        measure(nn.Identity(), digits)
+
+
+def test_batches_come_in_the_asked_order_from_every_kind_of_feed() -> None:
+    pixels = np.arange(6, dtype=np.uint8).reshape(6, 1, 1, 1)
+    arrays = ArrayImages(pixels, np.arange(6), Preprocessing((0.0,), (1 / 255,)))
+    dataset = DatasetImages(TensorDataset(torch.arange(6.0).reshape(6, 1, 1, 1), torch.arange(6)))
+    order = [np.asarray([2, 0]), np.asarray([1])]
+    for images in (arrays, dataset):
+        batches = list(make_feed(images, np.asarray([5, 3, 1]), CPU).batches(order))
+        assert [labels.tolist() for _, labels in batches] == [[1, 5], [3]]
+        assert [inputs.round().flatten().tolist() for inputs, _ in batches] == [[1, 5], [3]]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("mixed", [True, False])
+def test_a_gpu_learns_in_place_and_leaves_contiguous_weights(mixed: bool, digits: ArrayImages) -> None:
+    model = network()
+    recipe = Recipe(epochs=4, learning_rate=0.05, batch_size=32, distillation=0.5, mixed_precision=mixed)
+    train(model, digits, range(1000), recipe, seed=0, teacher=network(), augmentation=Augmentation(1), device="cuda")
+    assert all(value.is_contiguous() for value in model.state_dict().values())
+    assert measure(model, digits, range(1000), device="cuda").accuracy > 0.3
