@@ -134,7 +134,8 @@ def evaluate(
 @app.command()
 def ui(
     run: Annotated[
-        Path, typer.Argument(metavar="[DIR]", show_default=False, help="A run folder, or the folder of runs.")
+        Path,
+        typer.Argument(metavar="DIR", show_default=False, help="A run folder, or the folder of runs. (default: runs)"),
     ] = Path("runs"),
     *,
     port: Annotated[int, typer.Option(metavar="N", help="Port on 127.0.0.1.")] = 5000,
