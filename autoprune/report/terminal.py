@@ -28,7 +28,7 @@ def render_summary(summary: Summary, *, folder: Path | None = None, commands: Co
 
     Args:
         summary: the content of `summary.json`.
-        folder: the run folder, named as the place of the results.
+        folder: the run folder, named as the place of the results; the summary's own `folder`, if any, when None.
         commands: (command, what it does) pairs to show; the usual ones if None.
     """
     return _report(summary, folder=folder, commands=commands, plain=False)
@@ -45,14 +45,12 @@ def plain_summary(summary: Summary, *, folder: Path | None = None, commands: Com
     return "\n".join(lines).strip("\n") + "\n"
 
 
-def next_commands(folder: Path, incumbent_id: int | None) -> list[tuple[str, str]]:
-    """Returns the usual (command, what it does) pairs after a search."""
-    run = shlex.quote(str(folder))
-    number = "N" if incumbent_id is None else str(incumbent_id)
+def next_commands(folder: Path) -> list[tuple[str, str]]:
+    """Returns the usual (what to type or open, what it shows) pairs after a search."""
     return [
-        (f"autoprune ui {run}", "all candidates in MLflow"),
-        (f"autoprune pick {run} --id {number}", "another model of the front"),
-        (f'model = autoprune.load("{folder / "incumbent"}")', "the incumbent, in Python"),
+        (f"autoprune ui {shlex.quote(str(folder))}", "all candidates in MLflow"),
+        (str(folder / "front.html"), "all candidates in one page, for a browser"),
+        (f'autoprune.load("{folder / "incumbent"}")', "the incumbent, in Python"),
     ]
 
 
@@ -66,19 +64,24 @@ def _report(summary: Summary, *, folder: Path | None, commands: Commands | None,
         parts += [_frozen(summary), Text()]
     parts.append(_facts(summary))
     parts += [_note(note) for note in summary.get("notes", ())]
+    if folder is None and summary.get("folder"):
+        folder = Path(summary["folder"])
     if folder is not None:
-        pairs = next_commands(folder, incumbent.get("id")) if commands is None else list(commands)
+        pairs = next_commands(folder) if commands is None else list(commands)
         parts += [Text(), Text.assemble("Results: ", (str(folder), "bold")), *_next(pairs)]
     return Group(*parts)
 
 
 def _title(summary: Summary) -> Text:
     budget = " and ".join(summary.get("budget", ())) or "-"
-    model, data = (formats.one_line(str(summary.get(name, "-"))) for name in ("model", "data"))
-    text = Text.assemble((model, "bold"), f" on {data}, budget {budget}")
+    text = Text.assemble((_shown(summary, "model"), "bold"), f" on {_shown(summary, 'data')}, budget {budget}")
     if summary.get("interrupted"):
         text.append("  (interrupted)", style="yellow")
     return text
+
+
+def _shown(summary: Summary, name: str) -> str:
+    return formats.one_line(str(summary.get(name, "-")))
 
 
 def _comparison(summary: Summary, *, plain: bool) -> Table:
@@ -87,8 +90,10 @@ def _comparison(summary: Summary, *, plain: bool) -> Table:
     before = tested and any(row.get("accuracy_before_finetune") is not None for _, _, row in rows)
     # Without the test set there is nothing but the hold-out to show.
     heading, key = ("test\naccuracy", "accuracy") if tested else ("hold-out\naccuracy", "holdout_accuracy")
-    table = Table(box=None if plain else SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column("")
+    # The box draws a column of its own between two cells.
+    padding = (0, 2 if plain else 1, 0, 0)
+    table = Table(box=None if plain else SIMPLE_HEAD, pad_edge=False, padding=padding, header_style="bold")
+    table.add_column("", no_wrap=True)
     # Headings of two lines keep the table within 80 columns.
     for name in (*(["before\nfinetuning"] if before else []), heading, "MACs", "FLOPs", "kept", "params", "kept"):
         table.add_column(name, justify="right", no_wrap=True, vertical="bottom")
@@ -128,9 +133,11 @@ def _frozen(summary: Summary) -> Text:
     frozen = list(summary.get("frozen") or {})
     if not frozen:
         return Text("  No layer is frozen.", style="dim")
-    names = ", ".join(frozen[:4]) + (f" and {len(frozen) - 4} more" if len(frozen) > 4 else "")
+    names = ", ".join(formats.one_line(str(name)) for name in frozen[:4]) + (
+        f" and {len(frozen) - 4} more" if len(frozen) > 4 else ""
+    )
     whole = "1 layer stays" if len(frozen) == 1 else f"{len(frozen)} layers stay"
-    return Text(f"  {whole} whole: {names} (`autoprune trace {summary.get('model', 'MODEL')}` says why).", style="dim")
+    return Text(f"  {whole} whole: {names} (`autoprune trace {_shown(summary, 'model')}` says why).", style="dim")
 
 
 def _facts(summary: Summary) -> Text:

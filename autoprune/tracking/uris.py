@@ -10,8 +10,8 @@ _MASK = "***"
 #: The user part of an address ends at the last `@` before the host: passwords may hold an unescaped `@`.
 _USER = re.compile(r"(?P<scheme>[a-zA-Z][\w+.-]*)://(?P<user>[^/?#\s]*)@")
 _SECRET_KEY = re.compile(
-    r"(?P<key>[?&;](?:[\w.-]*(?:password|passwd|pwd|secret|token|signature|credential|api[_-]?key|access[_-]?key)[\w.-]*"
-    r"|sig|auth|key))=[^&;#\s]+",
+    r"(?P<key>[?&;](?:[\w.-]*(?:password|passwd|pwd|secret|token|signature|credential)[\w.-]*|[\w.-]*key"
+    r"|sig|auth))=[^&;#\s]+",
     re.IGNORECASE,
 )
 

@@ -1,0 +1,134 @@
+"""The page of the front: one file that needs neither network nor server and shows every candidate of a search."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from autoprune.core.budget import Budget
+from autoprune.core.cost import Cost
+from autoprune.errors import BudgetError
+from autoprune.report.files import atomic_write_text
+from autoprune.report.front_script import SCRIPT
+from autoprune.report.front_style import SKELETON, STYLE
+
+_COLUMNS = (
+    "id",
+    "score",
+    "accuracy",
+    "macs",
+    "params",
+    "retained_flops",
+    "retained_params",
+    "fidelity",
+    "level",
+    "proposed_by",
+    "front",
+    "seconds",
+)
+
+
+def write_front_html(
+    path: Path,
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    marks: Mapping[str, Mapping[str, Any]],
+    budget: Sequence[str],
+    dense_widths: Mapping[str, int],
+    title: str = "",
+    run: str = "RUN",
+) -> None:
+    """Writes the interactive page of a search's candidates.
+
+    Args:
+        path: of the file.
+        rows: of `rows.candidate_rows`.
+        marks: `dense`, `uniform`, `incumbent` as in `summary.json` (`marks_of`); any may be missing.
+        budget: as the user wrote it.
+        dense_widths: {group: dense width}, in the order of the network.
+        title: of the page, for example the model and the data.
+        run: run folder to name in the pick command.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
+    heading = title or "Hold-out accuracy against FLOPs"
+    on_front = sum(bool(row["front"]) for row in rows)
+    budgets = " and ".join(budget)
+    data = {
+        "title": heading,
+        "subtitle": f"{len(rows)} candidates, {on_front} on the front" + (f", budget {budgets}" if budgets else ""),
+        "run": shlex.quote(run),
+        "groups": list(dense_widths.items()),
+        "columns": [*_COLUMNS, "widths"],
+        "rows": [_compact(row, dense_widths) for row in rows],
+        "marks": _marks(marks),
+        "budgets": _budgets(budget, marks.get("dense")),
+    }
+    parts = {"TITLE": html.escape(heading), "STYLE": STYLE, "SCRIPT": SCRIPT, "DATA": embed(data)}
+    # In one pass, so that what is put in is never searched for placeholders itself.
+    atomic_write_text(path, re.sub("@(TITLE|STYLE|SCRIPT|DATA)@", lambda match: parts[match[1]], SKELETON))
+
+
+def marks_of(summary: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Returns the networks of a `summary.json` that the page marks."""
+    return {name: summary[name] for name in ("dense", "uniform", "incumbent") if summary.get(name)}
+
+
+def embed(data: object) -> str:
+    """Returns JSON that may stand inside a `script` element, whatever strings it holds."""
+    text = json.dumps(data, separators=(",", ":"), allow_nan=False)
+    # `</script>` would end the element and `<!--` change how it is read; ASCII output has no U+2028 either.
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _compact(row: Mapping[str, Any], dense_widths: Mapping[str, int]) -> list[Any]:
+    values = [_short(row[name]) for name in _COLUMNS]
+    return [*values, [row["widths"].get(group, width) for group, width in dense_widths.items()]]
+
+
+def _short(value: Any) -> Any:
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+def _marks(marks: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    dense = marks.get("dense") or {}
+    found = []
+    for name, network in marks.items():
+        held_out = network.get("holdout_accuracy")
+        shares = {
+            f"retained_{label}": network[key] / dense[key] if network.get(key) and dense.get(key) else None
+            for label, key in (("flops", "macs"), ("params", "params"))
+        }
+        found.append(
+            {
+                "name": name,
+                "id": network.get("id"),
+                "accuracy": network.get("accuracy") if held_out is None else held_out,
+                # Only dense may lack a hold-out accuracy; then say that its figure is another.
+                "source": "test set" if held_out is None else "",
+                **shares,
+            }
+        )
+    return found
+
+
+def _budgets(texts: Sequence[str], dense: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    if not dense or not dense.get("macs") or not dense.get("params"):
+        return []
+    cost = Cost(macs=int(dense["macs"]), params=int(dense["params"]))
+    found = []
+    for text in texts:
+        try:
+            limit = Budget.parse(text).resolve(cost)
+        except BudgetError:  # a summary of another version: the page is worth having without its line
+            continue
+        whole = getattr(cost, limit.resource)
+        low, high = limit.floor / whole, limit.ceiling / whole
+        found.append({"text": limit.text, "resource": limit.resource, "low": low, "high": high})
+    return found

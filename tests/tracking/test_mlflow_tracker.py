@@ -1,0 +1,138 @@
+"""Invariants: one child a finished candidate, resumed or not; the search never fails or waits for the store."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from autoprune.tracking.mlflow_tracker import MlflowTracker
+from autoprune.tracking.uris import default_store
+from tests.tracking.tracked_candidates import DENSE, GROUPS, candidate, evaluation, failure
+
+
+@pytest.fixture(scope="module")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Returns a migrated database: migrating takes seconds, copying it nothing."""
+    from mlflow import MlflowClient
+
+    folder = tmp_path_factory.mktemp("store")
+    MlflowClient(default_store(folder)).search_experiments()
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def store(empty_store: Path, tmp_path: Path) -> str:
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    return default_store(tmp_path)
+
+
+def tracker(uri: str, **options) -> MlflowTracker:
+    given = {"params": {"seed": 0}, "run_name": "a search", **options}
+    return MlflowTracker(
+        tracking_uri=uri, experiment="autoprune", run_uuid="abc", dense_cost=DENSE, groups=GROUPS, **given
+    )
+
+
+def runs(uri: str, role: str) -> list:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name("autoprune")
+    assert experiment is not None
+    return list(client.search_runs([experiment.experiment_id], f"tags.`autoprune.role` = '{role}'"))
+
+
+def test_a_search_becomes_a_parent_with_a_child_a_finished_candidate(
+    store: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    subject = tracker(store)
+    subject.asked(candidate(0))
+    subject.told(evaluation(0, 0.5, seconds=1.0), finished=False)
+    subject.told(evaluation(0, 0.6, level=1, seconds=2.0), finished=True)
+    subject.told(failure(1), finished=True)
+    subject.told(evaluation(2, 0.4, widths=(4, 8, 16), by="pca"), finished=True)
+    page = tmp_path / "front.html"
+    page.write_text("<p>front</p>")
+    (tmp_path / "incumbent").mkdir()
+    (tmp_path / "incumbent" / "structure.json").write_text("{}")
+    summary = {"dense": {"accuracy": 0.9, "macs": 1}, "incumbent": {"accuracy": None, "id": 0, "widths": {}}}
+    files = {"front.html": page, "incumbent": tmp_path / "incumbent", "gone": tmp_path / "gone"}
+    assert subject.close(summary, files, {0, 2}) is None
+
+    (parent,) = runs(store, "search")
+    children = {int(run.data.tags["autoprune.candidate"]): run for run in runs(store, "candidate")}
+    assert sorted(children) == [0, 1, 2]
+    assert parent.info.status == "FINISHED"
+    assert parent.data.metrics["dense.test_accuracy"] == 0.9
+    assert parent.data.metrics["incumbent.holdout_accuracy"] == 0.6
+    assert parent.data.metrics["failures"] == 1
+    first = children[0].data
+    assert first.metrics["accuracy"] == 0.6
+    assert first.metrics["level"] == 1
+    assert first.metrics["seconds"] == 3.0
+    assert first.metrics["retained_flops"] == pytest.approx(0.5)
+    assert first.params["ratio.layer1.0.conv1"] == "0.5"
+    assert {"ratio.conv1", "ratio.odd_name_", "widths"} <= first.params.keys()
+    assert first.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert (first.tags["strategy"], first.tags["fidelity"], first.tags["front"]) == ("pso", "sequential", "true")
+    assert children[1].info.status == "FAILED"
+    assert children[1].data.tags["autoprune.failure"] == "out of memory"
+    assert children[2].data.tags["front"] == "true"
+    artifacts = tmp_path / "mlartifacts" / parent.info.run_id / "artifacts"
+    assert (artifacts / "front.html").is_file()
+    assert (artifacts / "incumbent" / "structure.json").is_file()
+    captured = capfd.readouterr()
+    assert (captured.out, captured.err) == ("", "")
+    assert subject.close() is None
+
+
+def test_a_resumed_search_continues_its_parent_and_repeats_no_child(store: str) -> None:
+    first = tracker(store)
+    for number in range(3):
+        first.told(evaluation(number, 0.1 * (number + 1)), finished=True)
+    assert first.close(interrupted=True) is None
+    assert runs(store, "search")[0].info.status == "KILLED"
+
+    second = tracker(store, params={"seed": 1, "late": "x"}, run_name="another name")
+    for number in (1, 2, 3):
+        second.told(evaluation(number, 0.1 * (number + 1)), finished=True)
+    assert second.close() is None
+
+    (parent,) = runs(store, "search")
+    children = runs(store, "candidate")
+    assert sorted(int(run.data.tags["autoprune.candidate"]) for run in children) == [0, 1, 2, 3]
+    assert [run.data.tags["autoprune.candidate"] for run in children if run.data.tags["front"] == "true"] == ["3"]
+    assert parent.data.params == {"seed": "0", "late": "x"}
+    assert parent.data.metrics["candidates"] == 4
+
+
+def test_the_experiment_carries_the_charts_of_the_search(store: str) -> None:
+    from mlflow import MlflowClient
+
+    subject = tracker(store)
+    location = subject.location(seconds=30)
+    assert location is not None
+    assert subject.close() is None
+    tags = MlflowClient(store).get_experiment(location.experiment_id).tags
+    if location.view_id is not None:
+        assert location.run_id in tags[f"mlflow.sharedViewState.{location.view_id}"]
+        assert location.view_id in (subject.link("localhost", 1234) or "")
+    assert "hold-out accuracy against FLOPs" in tags["mlflow.note.content"]
+    assert (subject.link(port=1234) or "").startswith("http://127.0.0.1:1234/#/experiments/")
+
+
+def test_an_unusable_store_costs_a_warning_and_no_more(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    blocked = tmp_path / "blocked"
+    blocked.write_text("no folder")
+    subject = tracker(default_store(blocked))
+    for number in range(3):
+        subject.told(evaluation(number), finished=True)
+    warning = subject.close(seconds=60)
+    assert warning is not None
+    assert warning.startswith("4 entries of this search could not be written to MLflow at sqlite:///")
+    assert "\n" not in warning
+    assert subject.location() is None
+    assert subject.link() is None
+    assert capfd.readouterr().out == ""

@@ -1,0 +1,42 @@
+"""Invariants: the view filters on its own search, is valid JSON within JSON and fits into a tag."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from autoprune.tracking.view import is_tried, view_id, view_tag
+
+
+def state_of(ratios: list[str]) -> dict:
+    tag = view_tag("0123456789abcdef", name="a search", ratios=ratios, now=5)
+    assert tag is not None
+    key, value = tag
+    assert key == f"mlflow.sharedViewState.{view_id('0123456789abcdef')}"
+    return json.loads(json.loads(value)["state"])
+
+
+@pytest.mark.parametrize("count", [1, 9, 54, 120])
+def test_the_view_shows_the_children_of_its_search_and_at_most_thirty_axes(count: int) -> None:
+    names = [f"ratio.layer{i}" for i in range(count)]
+    state = state_of(names)
+    assert "'0123456789abcdef'" in state["searchFilter"]
+    axes = state["compareRunCharts"][2]["selectedParams"]
+    assert len(axes) == min(count, 30)
+    assert axes[0] == names[0]
+    assert axes[-1] == names[-1]
+
+
+def test_a_view_too_long_for_a_tag_is_left_out() -> None:
+    assert view_tag("0" * 32, name="s", ratios=[f"{i}{'x' * 1000}" for i in range(30)], now=0) is None
+
+
+@pytest.mark.parametrize(("version", "tried"), [("3.17.2", True), ("3.17.0rc1", True), ("3.9", False), ("4", False)])
+def test_only_tried_versions_get_the_view(version: str, tried: bool) -> None:
+    assert is_tried(version) is tried
+
+
+@pytest.mark.parametrize("version", ["", "x.y", "3.x"])
+def test_a_version_that_cannot_be_read_is_not_tried(version: str) -> None:
+    assert not is_tried(version)
