@@ -105,8 +105,13 @@ def test_the_picture_shows_the_figures(searching: bool) -> None:
 
 def test_the_display_ends_when_the_search_raises() -> None:
     subject, stream = display(Clock(), terminal=True)
-    with pytest.raises(KeyboardInterrupt), subject:
-        subject.stage("Searching")
-        raise KeyboardInterrupt
+
+    def search() -> None:
+        with subject:
+            subject.stage("Searching")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        search()
     # The cursor is shown again.
     assert stream.getvalue().rstrip("\n").endswith("\x1b[?25h")
