@@ -1,0 +1,135 @@
+"""Starting or joining a Ray cluster, quietly."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+from ray._private import worker as ray_worker
+from ray.exceptions import RayError
+
+from autoprune.backends.evaluating import one_line
+from autoprune.errors import BackendError
+
+_MIB = 2**20
+_STORE_LIMIT, _STORE_LEAST = 2048 * _MIB, 128 * _MIB
+_SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",  # With the new output engine, verbose=0 still prints.
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # CSV, JSON and TensorBoard files take 30 ms a trial.
+    "TUNE_DISABLE_AUTO_CALLBACK_SYNCER": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+}
+
+
+@contextmanager
+def settings() -> Iterator[None]:
+    """Sets, and on exit restores, the environment that makes Ray and Tune silent and write next to nothing."""
+    before = {name: os.environ.get(name) for name in _SETTINGS}
+    os.environ.update(_SETTINGS)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silences what Ray logs, and what it prints to stdout of every worker that dies and that it restarts."""
+    loggers = [logging.getLogger(name) for name in ("ray", "ray.tune")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    # Ray has no switch for these lines, which would spoil the output of --json.
+    printing = getattr(ray_worker, "print_to_stdstream", None)
+    if printing is not None:
+        ray_worker.print_to_stdstream = _print_nothing
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+        if printing is not None:
+            ray_worker.print_to_stdstream = printing
+
+
+def _print_nothing(*_arguments: Any, **_options: Any) -> None:
+    pass
+
+
+@contextmanager
+def cluster(address: str | None, cpus: int, array_bytes: int) -> Iterator[None]:
+    """Connects to a cluster, or starts Ray on this machine; ends on exit what it began."""
+    if ray.is_initialized():
+        yield
+        return
+    if address is not None:
+        with _connection_errors(address):
+            _require_listener(address)
+            ray.init(address=address, log_to_driver=False, logging_level="CRITICAL")
+        try:
+            yield
+        finally:
+            ray.shutdown()
+        return
+    _give_token()
+    try:
+        with _connection_errors("this machine"):
+            ray.init(
+                num_cpus=cpus,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level="CRITICAL",
+                object_store_memory=min(_STORE_LIMIT, _STORE_LEAST + array_bytes * 5 // 4),
+            )
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _give_token() -> None:
+    """Lets a Ray that this process starts take connections from this user alone, by a token that is in no file.
+
+    Left to itself, Ray writes a token to the home folder, readable to all, that later clusters of the user stumble
+    over: a head node asks for it because it is there, and the other nodes do not send it. The token stays as long as
+    the process: Ray reads it once.
+    """
+    if not any(name in os.environ for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")):
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+
+
+@contextmanager
+def _connection_errors(address: str) -> Iterator[None]:
+    try:
+        yield
+    except (ConnectionError, RuntimeError, ValueError, OSError, RayError) as error:
+        hint = (
+            "Is it running, and are RAY_AUTH_MODE and RAY_AUTH_TOKEN_PATH the same on all its nodes and here?"
+            if address != "this machine"
+            else "Try --backend serial."
+        )
+        raise BackendError(f"Cannot reach Ray at {address}: {one_line(error)} {hint}") from error
+
+
+def _require_listener(address: str) -> None:
+    """Fails within seconds where nothing listens: Ray itself would try for a minute."""
+    host, found, port = address.rpartition(":")
+    if not found or "//" in address:
+        return
+    if not port.isdigit():
+        raise ValueError(f"{address!r} has no port. Write auto or HOST:PORT.")
+    with socket.create_connection((host, int(port)), timeout=5):
+        return

@@ -1,0 +1,249 @@
+"""The ledger: every ask and tell of a search, one JSON object a line, on the disk before the search goes on.
+
+The first line says what must match on resume. Every line carries a CRC-32 of the rest of itself. A last line that is
+not whole is what a crash leaves: it is dropped. Any other damage is an error, since what follows would not replay.
+
+Events:
+    header  {"format", "run"}: written once
+    asked   {"id", "level", "widths", "proposed_by", "seed", "macs", "params"}: a proposal, or a late promotion
+    waited  {}: the strategy had nothing to propose
+    told    {"id", "level", "next", "worker", "seconds"} with either {"score", "accuracy", "metrics", "reused"} or
+            {"failed"}; `next` is the rung that the candidate climbs to, or null
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from autoprune.core.candidate import Candidate, Evaluation, Failure, Outcome
+from autoprune.errors import RunError
+
+Event = Mapping[str, Any]
+
+#: Version of the format; a reader refuses every other.
+FORMAT = 1
+
+
+def read_ledger(path: Path) -> tuple[Event, ...]:
+    """Returns the events of a ledger, the header first, without changing the file.
+
+    Raises:
+        RunError: the file is missing, damaged before its last line, or of another format.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise RunError(f"Cannot read the ledger {path}: {error.strerror}. Name the folder of a search.") from error
+    events, _ = _parse(data, path)
+    if not events:
+        raise RunError(f"The ledger {path} is empty: nothing was computed. Start the search anew.")
+    return events
+
+
+def run_of(events: Sequence[Event]) -> Mapping[str, Any]:
+    """Returns what the header says of the run: whatever must match on resume."""
+    run: Mapping[str, Any] = events[0]["run"]
+    return run
+
+
+class Ledger:
+    """A tracker that writes the ledger, alone: a second one for the same file is refused.
+
+    Attributes:
+        path: the file.
+        events: what it held when it was opened, the header first; replay them into a fresh study.
+    """
+
+    def __init__(self, path: Path, *, run: Mapping[str, Any]) -> None:
+        """Starts a ledger, or opens it to go on with a search.
+
+        Args:
+            path: the file; its folder exists.
+            run: whatever must match on resume, as JSON values.
+
+        Raises:
+            RunError: the file cannot be written, is damaged, is open elsewhere, or belongs to another search.
+        """
+        self.path = path
+        self._broken = False
+        try:
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise RunError(f"Cannot open the ledger {path}: {error.strerror}. Choose a folder to write to.") from error
+        try:
+            self._lock()
+            self.events = self._open(json.loads(json.dumps(run)))
+        except BaseException:
+            os.close(self._file)
+            raise
+
+    def asked(self, candidate: Candidate) -> None:
+        """Writes that a candidate was proposed, or promoted late."""
+        self._append(encode_asked(candidate))
+
+    def told(self, outcome: Outcome, *, finished: bool) -> None:
+        """Writes what a rung said."""
+        self._append(encode_told(outcome, finished=finished))
+
+    def waited(self) -> None:
+        """Writes that the strategy had nothing to propose."""
+        self._append({"event": "waited"})
+
+    def close(self) -> None:
+        """Closes the file, so that another driver may open it. Closing twice is fine."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _lock(self) -> None:
+        try:
+            # The kernel drops this lock with the process, however it dies: there is no stale lock to clean up.
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunError(
+                f"Another process is searching in {self.path.parent}. Wait until it ends, stop it, or choose another "
+                "folder with --out."
+            ) from error
+        except OSError:
+            # Some network file systems have no locks. A search there is worth more than the guard.
+            return
+
+    def _open(self, run: Mapping[str, Any]) -> tuple[Event, ...]:
+        events, whole = _parse(self.path.read_bytes(), self.path)
+        os.ftruncate(self._file, whole)
+        if not events:
+            header = {"event": "header", "format": FORMAT, "run": run}
+            self._append(header)
+            return (header,)
+        changed = [key for key in sorted({*run, *run_of(events)}) if run.get(key) != run_of(events).get(key)]
+        if changed:
+            pairs = ", ".join(f"{key}={run_of(events).get(key)!r} (now {run.get(key)!r})" for key in changed)
+            raise RunError(
+                f"The search in {self.path.parent} was started with {pairs}. Resume it with the same options, or "
+                "choose another folder with --out."
+            )
+        return events
+
+    def _append(self, event: Event) -> None:
+        if self._broken:
+            raise RunError(f"The ledger {self.path} is closed to writing after an error. Resume the search.")
+        line = _line(event)
+        try:
+            while line:
+                line = line[os.write(self._file, line) :]
+            os.fsync(self._file)
+        except OSError as error:
+            # Half a line may be on the disk. Another one after it would turn it into damage.
+            self._broken = True
+            raise RunError(
+                f"Cannot write the ledger {self.path}: {error.strerror}. Everything before is kept; make room and "
+                f"resume with --resume {self.path.parent}."
+            ) from error
+
+
+def encode_asked(candidate: Candidate) -> Event:
+    """Returns the event of a proposal."""
+    return {
+        "event": "asked",
+        "id": candidate.id,
+        "level": candidate.fidelity.level,
+        "widths": list(candidate.structure.widths),
+        "proposed_by": candidate.proposed_by,
+        "seed": candidate.seed,
+        "macs": candidate.cost.macs,
+        "params": candidate.cost.params,
+    }
+
+
+def encode_told(outcome: Outcome, *, finished: bool) -> Event:
+    """Returns the event of an outcome."""
+    level = outcome.candidate.fidelity.level
+    event: dict[str, Any] = {
+        "event": "told",
+        "id": outcome.candidate.id,
+        "level": level,
+        "next": None if finished else level + 1,
+        "worker": outcome.worker,
+        "seconds": float(outcome.seconds),
+    }
+    if isinstance(outcome, Failure):
+        return {**event, "failed": outcome.reason}
+    metrics = {name: float(value) for name, value in outcome.metrics.items()}
+    scores = {"score": float(outcome.score), "accuracy": float(outcome.accuracy)}
+    return {**event, **scores, "metrics": metrics, "reused": bool(outcome.reused)}
+
+
+def decode_told(event: Event, candidate: Candidate) -> Outcome:
+    """Returns the outcome of a candidate that an event tells."""
+    seconds, worker = event["seconds"], event["worker"]
+    if "failed" in event:
+        return Failure(candidate, event["failed"], seconds=seconds, worker=worker)
+    return Evaluation(
+        candidate,
+        event["score"],
+        event["accuracy"],
+        metrics=event["metrics"],
+        seconds=seconds,
+        worker=worker,
+        reused=event["reused"],
+    )
+
+
+def _line(event: Event) -> bytes:
+    text = json.dumps(event, allow_nan=False, separators=(",", ":"))
+    return f'{text[:-1]},"check":"{_check(text)}"}}\n'.encode()
+
+
+def _check(text: str) -> str:
+    return f"{zlib.crc32(text.encode()):08x}"
+
+
+def _parse(data: bytes, path: Path) -> tuple[tuple[Event, ...], int]:
+    """Returns the events of a ledger and how many bytes their lines take."""
+    events: list[Event] = []
+    whole = 0
+    lines = data.splitlines(keepends=True)
+    for number, line in enumerate(lines, start=1):
+        event = _event(line)
+        if event is None and number == len(lines):
+            break
+        if event is None:
+            raise RunError(
+                f"Line {number} of the ledger {path} is damaged. The {number - 1} lines before it are whole: cut the "
+                "file after them to resume from there, or start the search anew."
+            )
+        if number == 1 and event.get("event") != "header":
+            raise RunError(f"{path} is no ledger: its first line is no header. Name the folder of a search.")
+        if number == 1 and event.get("format") != FORMAT:
+            raise RunError(f"The ledger {path} has format {event.get('format')!r}; this version reads {FORMAT}.")
+        events.append(event)
+        whole += len(line)
+    return tuple(events), whole
+
+
+def _event(line: bytes) -> dict[str, Any] | None:
+    """Returns the event of one line, or None when the line is not whole."""
+    body, found, check = line.rpartition(b',"check":"')
+    if not found or not line.endswith(b"\n"):
+        return None
+    try:
+        text = body.decode() + "}"
+        event = json.loads(text)
+    except ValueError:
+        return None
+    return event if isinstance(event, dict) and check == f'{_check(text)}"}}\n'.encode() else None

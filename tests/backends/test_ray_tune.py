@@ -1,0 +1,113 @@
+"""The Ray Tune backend. One cluster serves the tests that do not start their own."""
+
+import os
+import signal
+import time
+
+import pytest
+from toy_search import Events, GenerationStrategy, ToyFactory, build_space, build_study
+
+from autoprune.backends import RayBackend, SerialBackend
+from autoprune.errors import BackendError
+from autoprune.study import Ledger, read_ledger, replay
+
+
+def never():
+    return False
+
+
+@pytest.mark.ray
+def test_a_cluster_that_is_not_there_is_an_error_of_one_line_within_seconds():
+    started = time.monotonic()
+    with pytest.raises(BackendError, match=r"Cannot reach Ray at 127\.0\.0\.1:1: ConnectionRefusedError") as caught:
+        RayBackend(1, address="127.0.0.1:1").run(build_study(), ToyFactory(), should_stop=never)
+    assert "\n" not in str(caught.value)
+    assert time.monotonic() - started < 60
+    with pytest.raises(BackendError, match="Write auto or HOST:PORT"):
+        RayBackend(1, address="somewhere:x").run(build_study(), ToyFactory(), should_stop=never)
+
+
+@pytest.fixture(scope="module")
+def ray_cluster():
+    from autoprune.backends.ray_tune.cluster import cluster, settings
+
+    with settings(), cluster(None, 2, 0):
+        yield
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+class TestOnOneCluster:
+    def test_one_worker_writes_the_ledger_that_the_serial_backend_writes(self, tmp_path, capfd):
+        def ledger_of(backend, name):
+            space = build_space()
+            study_options = {"space": space, "strategy": GenerationStrategy(space), "candidates": 15}
+            with Ledger(tmp_path / name, run={}) as ledger:
+                report = backend.run(
+                    build_study(trackers=[ledger], **study_options), ToyFactory({"raises": (5,)}), should_stop=never
+                )
+            assert not report.interrupted
+            return [
+                {key: value for key, value in event.items() if key not in ("seconds", "worker")}
+                for event in read_ledger(tmp_path / name)
+            ]
+
+        capfd.readouterr()
+        assert ledger_of(RayBackend(1), "ray") == ledger_of(SerialBackend(), "serial")
+        assert capfd.readouterr().out == ""
+
+    def test_a_worker_that_dies_costs_nothing_and_a_candidate_that_kills_workers_fails(self, tmp_path, capfd):
+        events = Events()
+        study = build_study(candidates=12, trackers=[events])
+        options = {"seconds": 0.1, "dies": ((3, 1), (6, 99)), "folder": str(tmp_path)}
+        report = RayBackend(2).run(study, ToyFactory(options), should_stop=never)
+        assert study.done
+        assert not report.interrupted
+        assert [failure.candidate.id for failure in study.failures] == [6]
+        assert "worker died 4 times" in study.failures[0].reason
+        assert len(list(tmp_path.glob("3-*"))) == 1
+        assert len(list(tmp_path.glob("6-*"))) == 4
+        assert capfd.readouterr().out == ""
+
+    def test_exceptions_and_endless_evaluations_are_failures(self):
+        study = build_study(candidates=10)
+        RayBackend(2, evaluation_timeout=3).run(study, ToyFactory({"raises": (2,), "hangs": (4,)}), should_stop=never)
+        assert study.done
+        reasons = {failure.candidate.id: failure.reason for failure in study.failures}
+        assert reasons == {2: "ArithmeticError: candidate 2 diverged", 4: "took longer than 3 s"}
+
+    def test_an_evaluator_that_cannot_be_built_ends_the_search(self):
+        with pytest.raises(BackendError, match="cannot build its evaluator: RuntimeError: no such images") as caught:
+            RayBackend(1).run(build_study(), ToyFactory(broken=True), should_stop=never)
+        assert "\n" not in str(caught.value)
+
+    def test_ctrl_c_keeps_what_was_told_and_the_search_resumes(self, tmp_path):
+        class Interrupter(Events):
+            def told(self, outcome, *, finished):
+                super().told(outcome, finished=finished)
+                if len(self.events) == 12:
+                    os.kill(os.getpid(), signal.SIGINT)
+
+        path = tmp_path / "ledger.jsonl"
+        with Ledger(path, run={}) as ledger:
+            left = build_study(trackers=[ledger, Interrupter()])
+            report = RayBackend(2).run(left, ToyFactory({"hangs": (9,)}), should_stop=never)
+        assert report.interrupted
+        assert left.evaluations
+        study = build_study()
+        replay(read_ledger(path), study)
+        assert study.evaluations == left.evaluations
+        SerialBackend().run(study, ToyFactory(), should_stop=never)
+        assert study.done
+
+    def test_an_error_of_the_study_is_raised_and_not_taken_for_a_failed_trial(self):
+        class Broken(Events):
+            def told(self, outcome, *, finished):
+                raise ZeroDivisionError("tracker")
+
+        with pytest.raises(ZeroDivisionError, match="tracker"):
+            RayBackend(1).run(build_study(trackers=[Broken()]), ToyFactory(), should_stop=never)
+
+    def test_more_workers_than_the_cluster_has_room_for_are_refused(self):
+        with pytest.raises(BackendError, match="3 workers need 3 CPUs, Ray has 2"):
+            RayBackend(3).run(build_study(), ToyFactory(), should_stop=never)

@@ -1,0 +1,132 @@
+"""The serial backend, and what every backend does around one evaluation."""
+
+import os
+import signal
+
+import pytest
+from toy_search import Events, ToyFactory, build_study, run_by_hand
+
+from autoprune.backends import RayBackend, SerialBackend
+from autoprune.backends.evaluating import evaluate, one_line
+from autoprune.core.candidate import Evaluation, Failure
+from autoprune.errors import BackendError
+from autoprune.study import Ledger, read_ledger, replay
+
+
+def never():
+    return False
+
+
+class Interrupter(Events):
+    """Presses Ctrl-C at a tell."""
+
+    def __init__(self, at):
+        super().__init__()
+        self.at = at
+
+    def told(self, outcome, *, finished):
+        super().told(outcome, finished=finished)
+        if sum(kind == "told" for kind, *_ in self.events) == self.at:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_it_drives_a_study_to_its_end():
+    study = build_study()
+    report = SerialBackend().run(study, ToyFactory(), should_stop=never)
+    assert study.done
+    assert not report.interrupted
+    assert report.workers == 1
+    assert 0 <= report.busy_seconds <= report.seconds + 1e-6
+
+
+def test_it_asks_and_tells_as_a_loop_by_hand_does():
+    by_backend, by_hand = Events(), Events()
+    SerialBackend().run(build_study(trackers=[by_backend]), ToyFactory(), should_stop=never)
+    run_by_hand(build_study(trackers=[by_hand]))
+
+    def scores(events):
+        return [(event[1], event[2][0] if event[0] == "told" else None) for event in events]
+
+    assert scores(by_backend.events) == scores(by_hand.events)
+
+
+def test_an_exception_costs_one_candidate():
+    study = build_study()
+    SerialBackend().run(study, ToyFactory({"raises": (3,)}), should_stop=never)
+    assert study.done
+    assert [failure.reason for failure in study.failures] == ["ArithmeticError: candidate 3 diverged"]
+
+
+def test_it_stops_between_evaluations_when_told_to():
+    study = build_study()
+    report = SerialBackend().run(study, ToyFactory(), should_stop=lambda: len(study.evaluations) >= 4)
+    assert report.interrupted
+    assert len(study.evaluations) == 4
+
+
+def test_ctrl_c_keeps_what_was_told_and_the_search_resumes(tmp_path):
+    path = tmp_path / "ledger.jsonl"
+    whole = Events()
+    SerialBackend().run(build_study(trackers=[whole]), ToyFactory(), should_stop=never)
+    with Ledger(path, run={}) as ledger:
+        report = SerialBackend().run(build_study(trackers=[ledger, Interrupter(7)]), ToyFactory(), should_stop=never)
+    assert report.interrupted
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    rest = Events()
+    study = build_study(trackers=[rest])
+    with_past = Events()
+    assert replay(read_ledger(path), study, heard_by=[with_past]).outcomes == 7
+    SerialBackend().run(study, ToyFactory(), should_stop=never)
+    assert with_past.events + rest.events == whole.events
+
+
+def test_ctrl_c_cuts_an_evaluation_short():
+    class Pressing:
+        def __init__(self):
+            self.arrays = {}
+
+        def build(self, arrays, *, worker):
+            return self
+
+        def evaluate(self, candidate):
+            os.kill(os.getpid(), signal.SIGINT)
+            return Evaluation(candidate, 0.5, 0.5)
+
+    study = build_study()
+    report = SerialBackend().run(study, Pressing(), should_stop=never)
+    assert report.interrupted
+    assert (study.evaluations, len(study.pending)) == ([], 1)
+
+
+@pytest.mark.parametrize("answer", [None, 0.5])
+def test_an_answer_that_is_no_outcome_is_a_failure(answer):
+    class Wrong:
+        def evaluate(self, candidate):
+            return answer
+
+    timed = evaluate(Wrong(), build_study().ask(), worker="w")
+    assert isinstance(timed.outcome, Failure)
+    assert f"returned {answer!r}" in timed.outcome.reason
+
+
+def test_an_answer_for_another_candidate_is_a_failure():
+    study = build_study()
+    first, second = study.ask(), study.ask()
+
+    class Wrong:
+        def evaluate(self, candidate):
+            return Evaluation(second, 0.5, 0.5)
+
+    outcome = evaluate(Wrong(), first, worker="w").outcome
+    assert isinstance(outcome, Failure)
+    assert outcome.candidate == first
+
+
+def test_an_exception_is_told_in_one_line():
+    assert one_line(ValueError("first\nsecond")) == "ValueError: first"
+    assert one_line(KeyError()) == "KeyError"
+
+
+def test_impossible_workers_are_refused():
+    with pytest.raises(BackendError, match="0 workers"):
+        RayBackend(0)
