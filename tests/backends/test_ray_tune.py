@@ -73,6 +73,7 @@ class TestOnOneCluster:
         study = build_study(candidates=10)
         RayBackend(2, evaluation_timeout=3).run(study, ToyFactory({"raises": (2,), "hangs": (4,)}), should_stop=never)
         assert study.done
+        assert {evaluation.worker for evaluation in study.evaluations} == {"worker-0", "worker-1"}
         reasons = {failure.candidate.id: failure.reason for failure in study.failures}
         assert reasons == {2: "ArithmeticError: candidate 2 diverged", 4: "took longer than 3 s"}
 

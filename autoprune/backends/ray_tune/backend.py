@@ -39,7 +39,7 @@ class RayBackend:
         Args:
             workers: evaluators at a time.
             cpus_per_worker: CPUs and computing threads of each.
-            gpus_per_worker: GPUs of each; a fraction lets several share one.
+            gpus_per_worker: GPUs of each; a fraction lets several share one, 0 hides them.
             address: of a running cluster, `auto` or HOST:PORT; None starts Ray on this machine, or uses what runs in
                 this process.
             evaluation_timeout: seconds after which one rung of one candidate counts as failed.
