@@ -92,7 +92,8 @@ class BackgroundWriter:
         self._thread.join(patience)
         if self._thread.is_alive():
             self._abandoned.set()
-            self._dropped += self._waiting() + 1
+            # The job at hand is lost too, if there is one.
+            self._dropped += self._waiting() + int(self.ready)
         return not self._thread.is_alive() and self.lost == 0
 
     def _put_last(self, job: Job | None) -> None:

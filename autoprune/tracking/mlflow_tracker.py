@@ -25,6 +25,9 @@ from autoprune.tracking.uris import is_server, mask_secrets, mask_uri, server_ba
 
 _LOGGERS = ("mlflow", "alembic", "sqlalchemy", "urllib3.connectionpool")
 
+#: How long a search that is over waits for a server that has not answered once.
+_UNANSWERED_SECONDS = 10.0
+
 
 class MlflowTracker:
     """A `Tracker` that writes to MLflow; `close` it at the end of the search, however it ended."""
@@ -117,6 +120,8 @@ class MlflowTracker:
         if self._closed:
             return None
         self._closed = True
+        if is_server(self._search.uri) and not self._writer.ready:
+            seconds = min(seconds, _UNANSWERED_SECONDS)
         last = Ending(dict(summary or {}), dict(files or {}), front_ids, interrupted)
         complete = self._writer.finish(seconds=seconds, last=lambda: self._scribe.end(last))
         if complete:

@@ -200,11 +200,12 @@ class Scribe:
         rungs = self._rungs.get(candidate.id, [])
         seconds = sum(one.seconds for one in rungs) + (outcome.seconds if isinstance(outcome, Failure) else 0.0)
         run_id = self._children.get(candidate.id) or self._make_child(told, seconds)
+        costs = {**_cost_metrics(candidate.cost, self._search.dense), "seconds": seconds}
+        metrics = self._metrics(costs, at=told.at, step=candidate.fidelity.level)
         for rung in rungs:
-            self._log(run_id, _rung_metrics(rung), at=told.at, step=rung.candidate.fidelity.level)
-        metrics = {**_cost_metrics(candidate.cost, self._search.dense), "seconds": seconds}
-        self._log(run_id, metrics, at=told.at, step=candidate.fidelity.level)
-        self._log_params(run_id, self._child_params(candidate))
+            metrics += self._metrics(_rung_metrics(rung), at=told.at, step=rung.candidate.fidelity.level)
+        # In one call: every call is a transaction, and a round trip to a server.
+        self._client.log_batch(run_id, metrics=metrics, params=self._params(self._child_params(candidate)))
         status = "FAILED" if isinstance(outcome, Failure) else "FINISHED"
         self._client.set_terminated(run_id, status, end_time=told.at)
 
@@ -255,11 +256,16 @@ class Scribe:
                 self._tagged ^= {number}
 
     def _log(self, run_id: str, metrics: Mapping[str, float], *, at: int, step: int) -> None:
-        entities = [self._mlflow.entities.Metric(legal_key(k), float(v), at, step) for k, v in metrics.items()]
-        self._client.log_batch(run_id, metrics=entities)
+        self._client.log_batch(run_id, metrics=self._metrics(metrics, at=at, step=step))
 
     def _log_params(self, run_id: str, params: Mapping[str, str]) -> None:
-        self._client.log_batch(run_id, params=[self._mlflow.entities.Param(k, v) for k, v in params.items()])
+        self._client.log_batch(run_id, params=self._params(params))
+
+    def _metrics(self, metrics: Mapping[str, float], *, at: int, step: int) -> list[Any]:
+        return [self._mlflow.entities.Metric(legal_key(k), float(v), at, step) for k, v in metrics.items()]
+
+    def _params(self, params: Mapping[str, str]) -> list[Any]:
+        return [self._mlflow.entities.Param(k, v) for k, v in params.items()]
 
     def _note(self, location: RunLocation) -> str:
         return (
