@@ -8,7 +8,6 @@ from types import TracebackType
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
@@ -16,7 +15,7 @@ from autoprune.core.candidate import Candidate, Evaluation, Outcome
 from autoprune.report import formats
 from autoprune.tracking.standings import Standing, Standings
 
-_BAR = 32
+_BAR = 64
 
 
 class LiveProgress:
@@ -124,15 +123,14 @@ class LiveProgress:
     def render(self) -> RenderableType:
         """Returns the present picture: the stage, a bar and the figures."""
         if self._searching_since is None:
-            return Group(self._stage_line(), *([self._stage_bar()] if self._stage_progress else []))
+            return Group(self._stage_line(), *([self._bar()] if self._stage_progress else []))
         figures = Table.grid(padding=(0, 3))
         names = ("candidates", "best so far", "front", "failures", "elapsed", "time left")
         for name in names:
             figures.add_column(name, no_wrap=True)
         figures.add_row(*(Text(name, style="dim") for name in names))
         figures.add_row(*self._figures())
-        bar: RenderableType = self._stage_bar() if self._stage_progress else self._search_bar()
-        return Group(self._stage_line(), bar, figures)
+        return Group(self._stage_line(), self._bar(), figures)
 
     def _figures(self) -> tuple[Text, ...]:
         best = self._best
@@ -176,12 +174,10 @@ class LiveProgress:
             text.append(f"  {100 * min(1.0, done / total):.0f} %", style="dim")
         return text
 
-    def _stage_bar(self) -> ProgressBar:
-        done, total = self._stage_progress or (0.0, 1.0)
-        return ProgressBar(total=total, completed=min(done, total), width=_BAR)
-
-    def _search_bar(self) -> ProgressBar:
-        return ProgressBar(total=max(1, self._candidates), completed=self._finished, width=_BAR)
+    def _bar(self) -> Text:
+        done, total = self._stage_progress or (self._finished, max(1, self._candidates))
+        full = round(_BAR * min(1.0, done / total))
+        return Text("━" * full, style="green").append("━" * (_BAR - full), style="grey30")
 
     def _update(self) -> None:
         if self._console.is_terminal:
