@@ -97,7 +97,8 @@ text.budget { fill: var(--budget); paint-order: stroke; stroke: var(--card); str
 .mark { fill: var(--card); stroke: var(--ink); stroke-width: 2; }
 .hint { margin: 8px 0 0; color: var(--soft); font-size: 12.5px; }
 #tip {
-  position: absolute; left: 0; top: 0; width: 310px; max-width: 100%; padding: 10px 12px; background: var(--card); z-index: 2;
+  position: absolute; left: 0; top: 0; width: 326px; max-width: 100%; padding: 10px 12px; z-index: 2;
+  background: var(--card);
   border: 1px solid var(--line); border-radius: 10px; box-shadow: 0 6px 24px rgba(0, 0, 0, .18); pointer-events: none;
 }
 .figures { display: grid; grid-template-columns: auto 1fr; gap: 2px 12px; margin: 6px 0 10px; }
