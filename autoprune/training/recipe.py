@@ -81,10 +81,20 @@ class Recipe:
 
 
 def finetune_recipe(epochs: float, *, batch_size: int = 128) -> Recipe:
-    """Returns the recipe that a cut network recovers with: distillation from the dense one."""
+    """Returns the recipe that a cut network recovers with: distillation from the dense one.
+
+    Measured on the CIFAR-10 ResNet-20 with projection shortcuts at 50 % of the MACs, sequentially reconstructed from
+    512 images (85.6 % of the first 4,000 test images), after 0.2 epochs at batch 128, one seed each:
+
+        rate      0.002  0.005  0.01   0.02   0.05
+        accuracy  87.3   87.5   87.8   86.0   82.9
+
+    A reconstructed network is near its optimum already, and a high rate first destroys what was solved for. The rise
+    of the rate with the square root of the epochs beyond one is a rule of thumb, not measured.
+    """
     return Recipe(
         epochs=epochs,
-        learning_rate=0.02,
+        learning_rate=0.01 * min(max(1.0, math.sqrt(epochs)), 5.0),
         batch_size=batch_size,
         weight_decay=5e-4,
         warmup_epochs=min(0.1 * epochs, 1.0),

@@ -157,7 +157,9 @@ def test_clipping_bounds_the_step(digits: ArrayImages) -> None:
     before = copy.deepcopy(model)
     recipe = Recipe(epochs=0.001, learning_rate=1.0, momentum=0.0, weight_decay=0.0, gradient_clip=0.01)
     train(model, digits, range(64), recipe, seed=0)
-    moved = sum(float((a - b).square().sum()) for a, b in zip(model.parameters(), before.parameters(), strict=True))
+    moved = sum(
+        (a - b).detach().square().sum().item() for a, b in zip(model.parameters(), before.parameters(), strict=True)
+    )
     assert moved**0.5 == pytest.approx(0.01, rel=1e-3)
 
 
