@@ -236,7 +236,8 @@ class SearchSpace:
             middle = (low + high) / 2
             fine = holds(self._round(wished * np.exp(middle)[:, None]))
             low, high = np.where(fine, middle, low), np.where(fine, high, middle)
-        return np.exp(low)
+        largest: FloatArray = np.exp(low)
+        return largest
 
     def _top_up(self, widths: FloatArray, target: FloatArray) -> IntArray:
         """Returns (P, G) widths grown a step at a time, the most wanting groups first, while the budget allows."""

@@ -1,0 +1,203 @@
+"""The default: heuristics first, then a model of the outcomes that proposes exchanges around the best.
+
+1. The heuristic structures of the profile: distinct, and the best of them is usually close.
+2. From then on a Gaussian process (`surrogate`) is conditioned on everything told, the pending proposals included at
+   their expected value, so that workers do not propose the same. A pool of structures on the budget is drawn: exchanges
+   of channels around the best, and exact solutions of the additive part of the model drawn from its posterior, within a
+   trust region. What promises the largest expected improvement is proposed.
+A front is searched the same way, every proposal at another cost of the band.
+
+The trust region follows TuRBO (Eriksson et al., 2019, section 2.2): it widens after successes and narrows after
+failures in a row. It departs in the restart, which a hundred candidates do not allow.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from autoprune.core.candidate import Evaluation, Outcome
+from autoprune.core.cost import FloatArray
+from autoprune.core.profile import ModelProfile
+from autoprune.core.space import SearchSpace
+from autoprune.core.structure import Structure
+from autoprune.strategies.base import ProposingStrategy, common_scale, with_ceiling
+from autoprune.strategies.seeding import seed_structures
+from autoprune.strategies.surrogate import Kernel, Surrogate, WidthFeatures
+from autoprune.strategies.tables import DamageTables, lagrangian_widths, level_widths
+
+#: At most this share of the candidates are first proposals.
+_SEED_SHARE = 0.25
+#: Told candidates before a model is trusted.
+_FEWEST_TOLD = 4
+#: Points a model is conditioned on: the best and the latest. Keeps a proposal under 50 ms.
+_MOST_POINTS = 192
+_LATEST_POINTS = 48
+_CENTRES = 4
+#: Solutions of the additive model a proposal, each for another draw of its effects.
+_SOLUTIONS = 2
+#: Largest relative change of a width: start, narrowest, widest.
+_REACH, _NARROWEST, _WIDEST = 0.5, 0.08, 1.0
+#: Golden ratio steps spread the costs of a band evenly however many proposals there are.
+_GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
+
+
+class AutoStrategy(ProposingStrategy):
+    """Heuristics, then model-based local search on the budget."""
+
+    def __init__(
+        self, space: SearchSpace, *, name: str, seed: int, candidates: int, profile: ModelProfile | None = None
+    ) -> None:
+        super().__init__(space, name=name, seed=seed, candidates=candidates)
+        self._first = seed_structures(space, profile)[: max(1, round(_SEED_SHARE * candidates))]
+        self._features = WidthFeatures(space, profile)
+        self._levels = level_widths(space, 32 if space.dimension <= 64 else 20)
+        self._kernel: Kernel | None = None
+        self._fitted_on = 0
+        self._reach = _REACH
+        self._wins = self._losses = 0
+        self._best_merit = -math.inf
+
+    def _next(self, candidate_id: int) -> Structure | None:
+        while self._first:
+            structure = self._first.pop(0)
+            if self._is_new(structure):
+                return structure
+        rng = self._rng(candidate_id)
+        evaluations = self.evaluations
+        if len(evaluations) < _FEWEST_TOLD:
+            return self._fresh(self.space.sample(1, rng)[0], rng)
+        target = with_ceiling(self.space, max(0.02, (candidate_id * _GOLDEN) % 1.0))
+        return self._improving(evaluations, target, rng)
+
+    def _learn(self, outcome: Outcome) -> None:
+        if isinstance(outcome, Evaluation) and outcome.merit > self._best_merit:
+            self._best_merit = outcome.merit
+            self._wins, self._losses = self._wins + 1, 0
+        else:
+            self._wins, self._losses = 0, self._losses + 1
+        if self._wins >= 2:
+            self._reach, self._wins = min(_WIDEST, 1.5 * self._reach), 0
+        elif self._losses >= max(4, self.space.dimension // 3):
+            self._reach, self._losses = max(_NARROWEST, 0.6 * self._reach), 0
+
+    def _improving(
+        self, evaluations: Sequence[Evaluation], target: SearchSpace, rng: np.random.Generator
+    ) -> Structure | None:
+        surrogate, widths = self._model(evaluations)
+        centres = self._centres(surrogate, widths, target)
+        pool = [one for one in self._pool(surrogate, centres, target, rng) if self._is_new(one)]
+        pool = list(dict.fromkeys(pool))
+        if not pool:
+            return self._fresh(centres[0], rng)
+        mean, covariance = surrogate.posterior(_array(pool))
+        deviation = np.sqrt(np.maximum(np.diag(covariance), 1e-12))
+        # The best expectation, not the best outcome: noise makes the latter unreachable.
+        known, _ = surrogate.posterior(_array(centres))
+        gain = _log_expected_improvement(mean - float(known.max()), deviation)
+        return pool[int(np.argmax(gain))]
+
+    def _model(self, evaluations: Sequence[Evaluation]) -> tuple[Surrogate, FloatArray]:
+        values = _compressed(common_scale(evaluations))
+        if len(values) > _MOST_POINTS:
+            best = np.argsort(-values, kind="stable")[: _MOST_POINTS - _LATEST_POINTS]
+            kept = np.union1d(best, np.arange(len(values) - _LATEST_POINTS, len(values)))
+            evaluations, values = [evaluations[index] for index in kept], values[kept]
+        widths = _array([evaluation.candidate.structure for evaluation in evaluations])
+        kernel = self._kernel if len(self.outcomes) < 1.15 * self._fitted_on + 2 else None
+        surrogate = Surrogate(self._features, widths=widths, values=values, kernel=kernel)
+        if kernel is None:
+            self._kernel, self._fitted_on = surrogate.kernel, len(self.outcomes)
+        pending = list(self._pending.values())
+        if pending:
+            expected = surrogate.restore(surrogate.posterior(_array(pending))[0])
+            surrogate = Surrogate(
+                self._features,
+                widths=np.concatenate([widths, _array(pending)]),
+                values=np.append(values, expected),
+                kernel=surrogate.kernel,
+            )
+        return surrogate, widths
+
+    def _centres(self, surrogate: Surrogate, widths: FloatArray, target: SearchSpace) -> list[Structure]:
+        """Returns the told structures of the best expected values, moved to the wanted cost in a band."""
+        if target.limits != self.space.limits:
+            widths = _array(list(dict.fromkeys(target.project(widths))))
+        mean, _ = surrogate.posterior(widths)
+        best = np.argsort(-mean, kind="stable")[:_CENTRES]
+        within = [Structure(tuple(int(width) for width in widths[index])) for index in best]
+        legal = [one for one in within if target.is_legal(one)]
+        return legal or [target.uniform()]
+
+    def _pool(
+        self, surrogate: Surrogate, centres: list[Structure], target: SearchSpace, rng: np.random.Generator
+    ) -> list[Structure]:
+        """Returns structures around the centres, most of them around the first."""
+        # Projecting is most of the time and grows with the number of groups.
+        count = max(12, min(64, 2400 // target.dimension))
+        shares = [2.0 * count] + [2.0 * count / len(centres)] * (len(centres) - 1)
+        wished = [
+            _exchanges(target, centre, rng, count=round(share), reach=self._reach)
+            for centre, share in zip(centres, shares, strict=True)
+        ]
+        solved = [self._solution(surrogate, centre, target, rng)[None] for centre in centres[:1] * _SOLUTIONS]
+        # Projected together: numpy's overhead is paid once.
+        return target.project(np.concatenate([*wished, *solved]))
+
+    def _solution(
+        self, surrogate: Surrogate, centre: Structure, target: SearchSpace, rng: np.random.Generator
+    ) -> FloatArray:
+        """Returns (G,) widths: the best within the trust region for one draw of the additive effects."""
+        by_energy, by_log = surrogate.additive_effects(rng)
+        factor = math.exp(self._reach)
+        rows, damage = [], []
+        for group, middle in enumerate(centre.widths):
+            levels = self._levels[group]
+            # One channel further: in narrow groups the region would else hold nothing but its centre.
+            near = levels[(levels >= middle / factor - 1) & (levels <= middle * factor + 1)]
+            near = np.union1d(near, [float(middle)])
+            rows.append(near)
+            effect = by_energy[group] * self._features.energy_of(group, near)
+            damage.append(-effect - by_log[group] * self._features.logarithm_of(group, near))
+        return lagrangian_widths(target, DamageTables.of(rows, damage), rounds=2)
+
+
+def _exchanges(
+    space: SearchSpace, centre: Structure, rng: np.random.Generator, *, count: int, reach: float
+) -> FloatArray:
+    """Returns (count, G) wished widths around a centre, a few to many groups moved at a time."""
+    widths = np.repeat(np.asarray([centre.widths], dtype=np.float64), count, axis=0)
+    steps = np.asarray([group.multiple_of for group in space.groups], dtype=np.float64)
+    dense = np.asarray(space.dense.widths, dtype=np.float64)
+    # From two groups to all of them: which is right depends on how good the model is by now.
+    share = np.exp(rng.uniform(math.log(min(1.0, 2.0 / space.dimension)), 0.0, (count, 1)))
+    moved = rng.random(widths.shape) < share
+    moved[np.arange(count), rng.integers(space.dimension, size=count)] = True
+    change = widths * np.exp(rng.normal(0.0, 0.6 * reach, widths.shape))
+    one_step = widths + np.where(change > widths, steps, -steps)
+    wished = np.where(np.abs(change - widths) >= steps, change, one_step)
+    return np.clip(np.where(moved, wished, widths), 1.0, dense)
+
+
+def _array(structures: Sequence[Structure]) -> FloatArray:
+    return np.asarray([structure.widths for structure in structures], dtype=np.float64)
+
+
+def _compressed(values: FloatArray) -> FloatArray:
+    """Returns values with the lower tail drawn in: how bad the bad ones are must not bend the model."""
+    shortfall = values.max() - values
+    scale = float(np.median(shortfall)) or 1.0
+    compressed: FloatArray = -np.log1p(shortfall / scale)
+    return compressed
+
+
+def _log_expected_improvement(gain: FloatArray, deviation: FloatArray) -> FloatArray:
+    """Returns (m,) monotone values of the expected improvement, finite however small it is."""
+    z = gain / deviation
+    density = np.exp(-0.5 * z**2) / math.sqrt(2 * math.pi)
+    cumulative = 0.5 * (1 + np.vectorize(math.erf)(z / math.sqrt(2)))
+    improvement = deviation * (density + z * cumulative)
+    # Far below the incumbent the improvement underflows; there the exponent decides.
+    return np.where(improvement > 1e-12, np.log(np.maximum(improvement, 1e-300)), -0.5 * z**2 - 30.0)
