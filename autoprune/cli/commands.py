@@ -20,7 +20,7 @@ from autoprune.errors import AutopruneError, ConfigError, RunError, nearest
 
 if TYPE_CHECKING:
     from autoprune.report.observer import Observer
-    from autoprune.search.api import SearchResult
+    from autoprune.searching.api import SearchResult
 
 SPLITS = ("test", "holdout", "train")
 #: Verified cuts may differ from masks by this much: float32 sums in another order.
@@ -39,12 +39,12 @@ def search(given: Mapping[str, Any], *, experiment: str | None, as_json: bool) -
     settings.setdefault("out", default_run_folder(settings.get("model"), datetime.now()))
 
     def start(observer: Observer) -> SearchResult:
-        from autoprune.search.api import run_search
+        from autoprune.searching.api import run_search
 
         return run_search(options, observer=observer)
 
     from autoprune.report.live import LiveProgress
-    from autoprune.search.options import SearchOptions
+    from autoprune.searching.options import SearchOptions
 
     options = SearchOptions(**settings)
     display = partial(LiveProgress, candidates=options.candidates, time_limit=options.time_limit)
@@ -62,7 +62,7 @@ def resume(out: Path, *, given: Mapping[str, Any], experiment: str | None, as_js
         raise RunError(f"{str(out)!r} holds no search to continue: {_LEDGER} is missing. Name a folder under runs/.")
 
     def start(observer: Observer) -> SearchResult:
-        from autoprune.search.api import resume_search
+        from autoprune.searching.api import resume_search
 
         return resume_search(out, observer=observer)
 
@@ -76,8 +76,8 @@ def trace(given: Mapping[str, Any], *, verify: bool, as_json: bool) -> int:
     """Shows what can be cut; returns 1 where `verify` finds the tracing wrong."""
     settings = _checked(given)
     from autoprune.cli.render import show_trace
-    from autoprune.search.inspect import trace_report
-    from autoprune.search.options import SearchOptions
+    from autoprune.searching.inspect import trace_report
+    from autoprune.searching.options import SearchOptions
 
     report = trace_report(SearchOptions(**settings), verify=verify)
     _show(report, show_trace, as_json=as_json)
@@ -93,7 +93,7 @@ def cost(model: str, widths: Path, *, as_json: bool) -> int:
     if not widths.is_file():
         raise ConfigError(f"The widths file {str(widths)!r} does not exist. Name a JSON file with --widths.")
     from autoprune.cli.render import show_cost
-    from autoprune.search.inspect import cost_report
+    from autoprune.searching.inspect import cost_report
 
     _show(cost_report(model, widths), show_cost, as_json=as_json)
     return 0
@@ -108,7 +108,7 @@ def evaluate(directory: Path, *, given: Mapping[str, Any], split: str, as_json: 
         raise RunError(f"{str(directory)!r} holds no saved network: neither {_STRUCTURE} nor incumbent/{_STRUCTURE}.")
     settings = _checked(given)
     from autoprune.cli.render import show_evaluation
-    from autoprune.search.inspect import evaluate_saved
+    from autoprune.searching.inspect import evaluate_saved
 
     report = evaluate_saved(saved, data=settings.get("data"), data_root=settings.get("data_root"), split=split)
     _show({"split": split, **report}, show_evaluation, as_json=as_json)

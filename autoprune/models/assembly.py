@@ -52,7 +52,14 @@ def assemble(tracer: LabelTracer, model: nn.Module, input_shape: tuple[int, ...]
     calls = _calls(tracer, layouts)
     cost_model = _cost_model(tracer, model, groups, axes, layouts.all)
     return TracedNetwork(
-        groups, tuple(layouts.all), axes, maps, calls, cost_model, _frozen_layers(tracer, records, roots, place), input_shape
+        groups,
+        tuple(layouts.all),
+        axes,
+        maps,
+        calls,
+        cost_model,
+        _frozen_layers(tracer, records, roots, place),
+        input_shape,
     )
 
 
@@ -159,8 +166,11 @@ def _frozen_layers(
         outside = [root for root in roots[id(record)] if root not in place]
         if not outside:
             continue
-        reason = next((reasons[root] for root in outside if root in reasons), "no second channel is used in the same places")
-        some = "" if len(outside) == len(roots[id(record)]) else f" ({len(outside)} of {len(roots[id(record)])} channels)"
+        reason = next(
+            (reasons[root] for root in outside if root in reasons), "no second channel is used in the same places"
+        )
+        some = (
+            "" if len(outside) == len(roots[id(record)]) else f" ({len(outside)} of {len(roots[id(record)])} channels)"
+        )
         frozen[tracer.name(record.tensor).rpartition(".")[0]] = reason + some
     return frozen
-

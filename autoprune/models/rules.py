@@ -16,19 +16,11 @@ from torch.utils._pytree import tree_leaves
 
 from autoprune.models.labels import FIXED, along, compact, spread, varying_dims
 from autoprune.models.network import LayerKind, Role
+from autoprune.models.operations import CONVOLUTIONS, LINEAR, NORMS, is_addition
 
 if TYPE_CHECKING:
     from autoprune.models.tracing import CallRecord, LabelTracer
 
-_NORMS = {
-    "aten::native_batch_norm",
-    "aten::_native_batch_norm_legit_no_training",
-    "aten::_native_batch_norm_legit",
-    "aten::cudnn_batch_norm",
-    "aten::miopen_batch_norm",
-    "aten::_batch_norm_with_update",
-    "aten::_batch_norm_no_update",
-}
 _MOVES = {
     "aten::view", "aten::_unsafe_view", "aten::reshape", "aten::permute", "aten::transpose", "aten::t", "aten::expand",
     "aten::slice", "aten::select", "aten::split", "aten::split_with_sizes", "aten::unbind", "aten::squeeze",
@@ -42,13 +34,28 @@ _PER_CHANNEL = {
     "aten::reflection_pad2d", "aten::replication_pad2d", "aten::max_pool2d", "aten::adaptive_avg_pool2d",
     "aten::_upsample_bilinear2d_aa", "aten::avg_pool1d", "aten::mkldnn_max_pool2d", "aten::_adaptive_avg_pool3d",
 }  # fmt: skip
-_REDUCTIONS = {"aten::mean", "aten::sum", "aten::amax", "aten::amin", "aten::max", "aten::min", "aten::var", "aten::std"}
+_REDUCTIONS = {
+    "aten::mean",
+    "aten::sum",
+    "aten::amax",
+    "aten::amin",
+    "aten::max",
+    "aten::min",
+    "aten::var",
+    "aten::std",
+}
 _ALONG_DIM = {"aten::_softmax", "aten::_log_softmax", "aten::_safe_softmax", "aten::cumsum"}
 _FACTORIES = {"aten::new_zeros", "aten::new_empty", "aten::new_ones", "aten::new_full", "aten::empty_like",
               "aten::zeros_like", "aten::ones_like"}  # fmt: skip
-_LIKE_POINTWISE = {"aten::hardswish", "aten::copy", "aten::prelu", "aten::_prelu_kernel", "aten::dropout", "aten::native_dropout"}
+_LIKE_POINTWISE = {
+    "aten::hardswish",
+    "aten::copy",
+    "aten::prelu",
+    "aten::_prelu_kernel",
+    "aten::dropout",
+    "aten::native_dropout",
+}
 _WEIGHT_VIEWS = {"aten::t", "aten::transpose"}
-_ADDS = {"aten::add", "aten::sub"}
 
 
 def apply_rule(tracer: LabelTracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
@@ -56,11 +63,11 @@ def apply_rule(tracer: LabelTracer, func: Any, args: tuple[Any, ...], kwargs: di
     name = func._schema.name
     base = name.removesuffix("_")
     extends = None
-    if name in ("aten::convolution", "aten::_convolution", "aten::mkldnn_convolution"):
+    if name in CONVOLUTIONS:
         _convolution(tracer, args, out)
-    elif name in ("aten::addmm", "aten::mm", "aten::linear"):
+    elif name in LINEAR:
         _linear(tracer, name, args, out)
-    elif name in _NORMS:
+    elif name in NORMS:
         extends = _batch_norm(tracer, args, out)
     elif name in _WEIGHT_VIEWS and (viewed := tracer.parameter(args[0])) is not None:
         if viewed.dim() == 2:
@@ -213,8 +220,7 @@ def _pointwise(
 ) -> CallRecord | None:
     results = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
     operands = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-    big = [item for item in operands if item.numel() > 1]
-    joins = base in _ADDS and len(big) == 2 and len(operands) == 2
+    joins = is_addition(base, args)
     # Counted without a look at labels, so that the cut network's additions have the same numbers.
     operation = tracer.operation() if joins else -1
     labelled = [item for item in operands if tracer.labels(item) is not None]
@@ -227,19 +233,18 @@ def _pointwise(
         return None
     if labels is not None:
         tracer.atoms.couple(labels)
-    return _join(tracer, base, big, operation, results[0])
+    return _join(tracer, base, args, operation, results[0]) if not kwargs else None
 
 
-def _join(tracer: LabelTracer, base: str, operands: list[Tensor], operation: int, out: Tensor) -> CallRecord | None:
-    """Extends a chain by the addition of another stream; of two chains the later-computed one is extended."""
+def _join(tracer: LabelTracer, base: str, operands: tuple[Any, ...], operation: int, out: Tensor) -> CallRecord | None:
+    """Extends a chain by the addition of another stream; of two chains the one with more inputs is extended."""
     if base != "aten::add" or operands[0].shape != operands[1].shape or operands[0] is operands[1]:
         return None
     open_chains = [record for record in map(tracer.chain, operands) if record is not None and not record.settled]
     open_chains = [record for record in open_chains if not record.joins]
     if not open_chains:
         return None
-    record = max(open_chains, key=lambda item: item.call)
-    # The block's last convolution matters more than a projection shortcut, whichever ran last: it has more inputs.
+    # The block's last convolution can correct more than a projection shortcut can, whichever ran last.
     record = max(open_chains, key=lambda item: item.weight.shape[1:].numel())
     record.first_operand = tracer.chain(operands[0]) is record
     record.joins, record.target = True, operation
@@ -256,7 +261,9 @@ def _broadcast(
     for item in labelled:
         labels = tracer.labels(item)
         assert labels is not None
-        labels = labels.reshape([1] * (out.dim() - item.dim()) + list(labels.shape)) if item.dim() < out.dim() else labels
+        labels = (
+            labels.reshape([1] * (out.dim() - item.dim()) + list(labels.shape)) if item.dim() < out.dim() else labels
+        )
         small = compact(labels)
         if small.numel() == 1 and len(labelled) > 1 and out.numel() > item.numel():
             # A single channel broadcast over many (spatial attention): it can never be cut, they still can.
@@ -407,5 +414,3 @@ def _layer_norm(tracer: LabelTracer, args: tuple[Any, ...], out: Any) -> None:
     if set(normalised) & set(varying_dims(labels)):
         tracer.atoms.freeze(labels, "layer norm over channels: its statistics change with every cut")
     tracer.label(out[0], labels)
-
-

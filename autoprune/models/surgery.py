@@ -7,7 +7,7 @@ with a cut axis are new. No graph is rebuilt and no weight that stays is copied.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from autoprune.core.structure import Structure
 from autoprune.errors import StructureError
 from autoprune.models.layers import ChannelMap
-from autoprune.models.network import IndexArray, TracedMap, TracedNetwork
+from autoprune.models.network import IndexArray, TracedNetwork
 
 Mask = npt.NDArray[np.bool_]
 
@@ -61,7 +61,9 @@ class Kept:
         return tuple(masks)
 
 
-def cut(model: nn.Module, network: TracedNetwork, kept: Kept, *, inputs: Mapping[str, Tensor] | None = None) -> nn.Module:
+def cut(
+    model: nn.Module, network: TracedNetwork, kept: Kept, *, inputs: Mapping[str, Tensor] | None = None
+) -> nn.Module:
     """Returns the cut network; it shares every uncut tensor's values with the dense one, but no storage.
 
     Args:
@@ -92,7 +94,12 @@ def cut(model: nn.Module, network: TracedNetwork, kept: Kept, *, inputs: Mapping
                 replaced[id(dense)] = _merged(current, axis.axis, merge)
             else:
                 replaced[id(dense)] = current.index_select(axis.axis, index[axis.channels].to(dense.device))
-        return _replicate(model, replaced, {item.name: _cut_map(network, item, positions) for item in network.maps})
+        modules = dict(model.named_modules())
+        maps = {
+            item.name: _renumbered(modules[item.name], positions[item.input], positions[item.output])
+            for item in network.maps
+        }
+        return replicate(model, replaced, maps)
 
 
 def _merged(weight: Tensor, axis: int, merge: Tensor) -> Tensor:
@@ -101,14 +108,14 @@ def _merged(weight: Tensor, axis: int, merge: Tensor) -> Tensor:
     return product.movedim(-1, axis).contiguous()
 
 
-def _cut_map(network: TracedNetwork, item: TracedMap, positions: Sequence[IndexArray]) -> tuple[IndexArray, IndexArray]:
-    return positions[item.input], positions[item.output]
+def replicate(model: nn.Module, replaced: Mapping[int, Tensor], maps: Mapping[str, ChannelMap]) -> nn.Module:
+    """Returns a replica of the module tree with new tensors; layers take their widths from these.
 
-
-def _replicate(
-    model: nn.Module, replaced: Mapping[int, Tensor], maps: Mapping[str, tuple[IndexArray, IndexArray]]
-) -> nn.Module:
-    """Returns a replica of the module tree with new parameters; tensors without replacement are cloned."""
+    Args:
+        model: the network; it shares nothing that training changes with the replica.
+        replaced: {id of a parameter or buffer: the tensor in its place}; all others are cloned.
+        maps: {name: the module in place of a `ChannelMap`}.
+    """
     made: dict[int, nn.Module] = {}
     tensors: dict[int, Tensor] = {}
 
@@ -116,14 +123,15 @@ def _replicate(
         if id(old) not in tensors:
             new = replaced.get(id(old))
             new = old.detach().clone() if new is None else new.detach()
-            tensors[id(old)] = nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new
+            is_parameter = isinstance(old, nn.Parameter)
+            tensors[id(old)] = nn.Parameter(new, requires_grad=old.requires_grad) if is_parameter else new
         return tensors[id(old)]
 
     def module(old: nn.Module, name: str) -> nn.Module:
         if id(old) in made:
             return made[id(old)]
         if isinstance(old, ChannelMap) and name in maps:
-            made[id(old)] = _renumbered(old, *maps[name])
+            made[id(old)] = maps[name]
             return made[id(old)]
         new = object.__new__(type(old))
         new.__dict__.update(old.__dict__)
@@ -144,8 +152,9 @@ def _replicate(
     return module(model, "")
 
 
-def _renumbered(old: ChannelMap, read: IndexArray, written: IndexArray) -> ChannelMap:
+def _renumbered(old: nn.Module, read: IndexArray, written: IndexArray) -> ChannelMap:
     """Returns the map between the kept input and the kept output channels."""
+    assert isinstance(old, ChannelMap)
     place = {int(channel): position for position, channel in enumerate(read)}
     new = ChannelMap([place.get(old.source[int(channel)], -1) for channel in written], len(read))
     new.train(old.training)

@@ -149,7 +149,11 @@ class LabelTracer(TorchDispatchMode):
     def produced(self, weight: Tensor, axis: int) -> Tensor:
         """Returns the atoms of a layer's output channels: fresh ones at its first call."""
         record = self.axes.get((id(weight), axis))
-        return record.labels if record is not None else self.axis(weight, axis, self.atoms.fresh(weight.shape[axis]), Role.PRODUCES)
+        return (
+            record.labels
+            if record is not None
+            else self.axis(weight, axis, self.atoms.fresh(weight.shape[axis]), Role.PRODUCES)
+        )
 
     def name(self, tensor: Tensor) -> str:
         """Returns the first qualified name of a parameter."""

@@ -14,7 +14,7 @@ SUMMARY = {"format": 1, "model": "digits/resnet", "interrupted": False, "incumbe
 
 @dataclass
 class FakeSearch:
-    """Stands for `autoprune.search`: records the calls; `raises` is raised, `report` is what inspections return."""
+    """Stands for `autoprune.searching`: records the calls; `raises` is raised, `report` is what inspections return."""
 
     calls: list = field(default_factory=list)
     displays: list = field(default_factory=list)
@@ -73,10 +73,10 @@ def fake_search(monkeypatch, tmp_path):
     """Replaces the search, the display and the summary; the working directory is empty."""
     fake = FakeSearch()
     modules = [
-        _module("autoprune.search.api", run_search=fake.run_search, resume_search=fake.resume_search),
-        _module("autoprune.search.options", SearchOptions=_Options),
+        _module("autoprune.searching.api", run_search=fake.run_search, resume_search=fake.resume_search),
+        _module("autoprune.searching.options", SearchOptions=_Options),
         _module(
-            "autoprune.search.inspect",
+            "autoprune.searching.inspect",
             trace_report=fake.trace_report,
             cost_report=fake.cost_report,
             evaluate_saved=fake.evaluate_saved,

@@ -1,0 +1,1 @@
+"""Scores candidates: cut, reconstruct, perhaps finetune, measure on the hold-out."""

@@ -1,0 +1,124 @@
+"""Evaluates one candidate: choose channels, cut, merge, perhaps finetune, and score on the hold-out."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from autoprune.core.candidate import Candidate, Evaluation, Failure, Fidelity, Merge, Outcome
+from autoprune.core.structure import Structure
+from autoprune.data.images import Images
+from autoprune.errors import AutopruneError
+from autoprune.evaluation.subject import Subject
+from autoprune.models.calibration import Calibration
+from autoprune.models.merging import cut_and_merge
+from autoprune.models.selection import keep_best
+from autoprune.models.surgery import Kept
+from autoprune.training.recipe import finetune_recipe
+from autoprune.training.trainer import train
+
+SCORES = ("accuracy", "agreement")
+#: Floats of input per batch while scoring.
+_BATCH_FLOATS = 1 << 21
+
+
+class CandidateEvaluator:
+    """Scores candidates of one subject."""
+
+    def __init__(self, subject: Subject, *, score: str = "accuracy", device: str = "cpu", worker: str = "main") -> None:
+        self._subject = subject
+        self._score = score
+        self._device = torch.device(device)
+        self._worker = worker
+        self._labels = torch.from_numpy(np.array(subject.holdout.labels)).to(self._device)
+
+    def evaluate(self, candidate: Candidate) -> Outcome:
+        """Returns the evaluation; running out of memory or diverging is a `Failure`."""
+        started = time.perf_counter()
+        try:
+            model, _ = self.build(candidate.structure, candidate.fidelity, seed=candidate.seed)
+            metrics = self._measure(model, candidate.fidelity.holdout_images)
+        except (AutopruneError, RuntimeError, MemoryError) as error:
+            if self._device.type == "cuda":
+                torch.cuda.empty_cache()
+            reason = f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else 'no message'}"
+            return Failure(candidate, reason, time.perf_counter() - started, self._worker)
+        if not all(np.isfinite(value) for value in metrics.values()):
+            return Failure(
+                candidate, "the network's outputs are not finite", time.perf_counter() - started, self._worker
+            )
+        return Evaluation(
+            candidate,
+            score=metrics[self._score],
+            accuracy=metrics["accuracy"],
+            metrics=metrics,
+            seconds=time.perf_counter() - started,
+            worker=self._worker,
+        )
+
+    def build(self, structure: Structure, fidelity: Fidelity, *, seed: int) -> tuple[nn.Module, Kept]:
+        """Returns the cut network of a structure at a fidelity, and the channels it keeps."""
+        subject = self._subject
+        kept = keep_best(subject.rankings, structure.widths)
+        count = fidelity.calibration_images
+        model = cut_and_merge(
+            subject.model,
+            subject.network,
+            kept,
+            merge=fidelity.merge,
+            calibration=first_images(subject.calibration, count),
+            images=subject.calibration_images[:count],
+        )
+        if fidelity.epochs > 0 and subject.training is not None:
+            train(
+                model,
+                subject.training,
+                np.arange(len(subject.training)) if subject.training_indices is None else subject.training_indices,
+                finetune_recipe(fidelity.epochs),
+                seed=seed,
+                teacher=subject.model,
+                augmentation=subject.augmentation,
+                device=self._device,
+            )
+        return model, kept
+
+    def _measure(self, model: nn.Module, images: int) -> dict[str, float]:
+        """Returns accuracy, loss, and agreement exp(-KL) with the dense network's probabilities."""
+        indices = np.arange(min(images, len(self._subject.holdout)))
+        logits = logits_of(model, self._subject.holdout, indices, self._device)
+        labels, dense = self._labels[: len(logits)], self._subject.dense_logits[: len(logits)]
+        log_probabilities = torch.log_softmax(logits.double(), dim=1)
+        wanted = torch.log_softmax(dense.double(), dim=1)
+        divergence = float((wanted.exp() * (wanted - log_probabilities)).sum(1).mean())
+        return {
+            "accuracy": float((logits.argmax(1) == labels).double().mean()),
+            "loss": float(torch.nn.functional.nll_loss(log_probabilities, labels)),
+            "agreement": float(np.exp(-max(divergence, 0.0))) if np.isfinite(divergence) else float("nan"),
+        }
+
+
+def first_images(calibration: Calibration, count: int) -> Calibration:
+    """Returns the calibration with the targets of the first `count` images only."""
+    return Calibration(
+        calibration.moments,
+        {call: item[:count] for call, item in calibration.targets.items()},
+        {call: item[:count] for call, item in calibration.positions.items()},
+    )
+
+
+@torch.no_grad()
+def logits_of(model: nn.Module, images: Images, indices: npt.NDArray[np.int64], device: torch.device) -> Tensor:
+    """Returns (n, classes) outputs on the images at `indices`."""
+    batch = max(1, min(500, _BATCH_FLOATS // max(1, images.take(indices[:1]).numel())))
+    blocks = [indices[start : start + batch] for start in range(0, len(indices), batch)]
+    return torch.cat([model(images.take(block).to(device)) for block in blocks])
+
+
+def fidelity_for(merge: Merge, *, level: int, calibration: int, holdout: int, epochs: float = 0.0) -> Fidelity:
+    """Returns a fidelity with its usual name."""
+    name = merge.value if epochs == 0 else f"finetune-{epochs:g}"
+    return Fidelity(level, name, merge, calibration, holdout, epochs)

@@ -1,0 +1,201 @@
+"""Saved models: `model.safetensors` with the weights and `structure.json` with all that is needed to rebuild them.
+
+Nothing is pickled. A model is rebuilt by making the dense network from its recorded name and giving every layer the
+stored tensors; the layers take their widths from these.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from autoprune.errors import ModelError, RunError
+from autoprune.models.layers import ChannelMap
+from autoprune.models.network import TracedNetwork
+from autoprune.models.surgery import Kept, replicate
+
+FORMAT = 1
+STRUCTURE, WEIGHTS = "structure.json", "model.safetensors"
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """What a `structure.json` says.
+
+    Attributes:
+        model: the name the dense network is built by (`cifar/resnet20-b`, `package.module:factory`), or None where
+            a network object was searched: `load` then needs it.
+        classes: number of outputs the network was built with, None for the network's own.
+        class_names: in the order of the outputs.
+        input_shape: (C, H, W).
+        preprocessing: `mean`, `std`, `size`, or None.
+        widths: {group: kept width}.
+        kept: {group: ascending kept channels}.
+        dense_widths: {group: width in the dense network}.
+        maps: {`ChannelMap` module: [source, in_channels]}.
+        dense: where the dense network came from: `weights`, `sha256`, `fingerprint`.
+        cost: `macs`, `flops`, `params`.
+        info: accuracies, provenance and whatever else is worth keeping.
+    """
+
+    model: str | None
+    classes: int | None
+    class_names: tuple[str, ...]
+    input_shape: tuple[int, ...]
+    preprocessing: Mapping[str, Any] | None
+    widths: Mapping[str, int]
+    kept: Mapping[str, list[int]]
+    dense_widths: Mapping[str, int]
+    maps: Mapping[str, Any]
+    dense: Mapping[str, Any]
+    cost: Mapping[str, int]
+    info: Mapping[str, Any]
+
+    def to_json(self) -> str:
+        """Returns the text of the file."""
+        values = {"format": FORMAT, **{name: getattr(self, name) for name in self.__dataclass_fields__}}
+        return json.dumps(values, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str, where: str) -> SavedModel:
+        """Returns the saved model that a file describes.
+
+        Raises:
+            RunError: it is no JSON object of this format, or a field is missing or of another type.
+        """
+        try:
+            values = json.loads(text)
+            if not isinstance(values, dict) or values.get("format") != FORMAT:
+                found = values.get("format") if isinstance(values, dict) else None
+                raise RunError(f"{where} has format {found!r}; this version reads {FORMAT}. Make it again.")
+            fields = {name: values[name] for name in cls.__dataclass_fields__}
+            for name in ("widths", "kept", "dense_widths", "maps", "dense", "cost", "info"):
+                if not isinstance(fields[name], dict):
+                    raise RunError(f"{where}: {name!r} must be an object.")
+            fields["class_names"] = tuple(fields["class_names"])
+            fields["input_shape"] = tuple(int(side) for side in fields["input_shape"])
+            return cls(**fields)
+        except KeyError as error:
+            raise RunError(f"{where} lacks the key {error.args[0]!r}. Make it again.") from error
+        except (ValueError, TypeError) as error:
+            raise RunError(f"{where} cannot be read: {error}. Make it again.") from error
+
+
+def describe_maps(model: nn.Module) -> dict[str, list[Any]]:
+    """Returns {module name: [source, in_channels]} of every `ChannelMap`."""
+    return {
+        name: [list(module.source), module.in_channels]
+        for name, module in model.named_modules()
+        if isinstance(module, ChannelMap)
+    }
+
+
+def kept_by_name(network: TracedNetwork, kept: Kept) -> dict[str, list[int]]:
+    """Returns {group: ascending kept channels}."""
+    return {group.name: index.tolist() for group, index in zip(network.groups, kept.indices, strict=True)}
+
+
+def kept_from_names(network: TracedNetwork, kept: Mapping[str, list[int]]) -> Kept:
+    """Returns the kept channels of a mapping by group name; groups it leaves out keep everything."""
+    everything = {group.name: list(range(group.width)) for group in network.groups}
+    return Kept(tuple(np.array({**everything, **kept}[group.name], dtype=np.int64) for group in network.groups))
+
+
+def save_model(directory: Path, model: nn.Module, saved: SavedModel) -> None:
+    """Writes both files; the structure last, so that a folder with one is complete."""
+    from safetensors.torch import save_file
+
+    directory.mkdir(parents=True, exist_ok=True)
+    # A tied tensor is stored under every name it has: rebuilding needs no knowledge of ties.
+    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
+    temporary = directory / (WEIGHTS + ".tmp")
+    save_file(state, temporary)
+    temporary.replace(directory / WEIGHTS)
+    text = directory / (STRUCTURE + ".tmp")
+    text.write_text(saved.to_json(), encoding="utf-8")
+    text.replace(directory / STRUCTURE)
+
+
+def read_saved(directory: Path) -> SavedModel:
+    """Returns the description of a saved model.
+
+    Raises:
+        RunError: the folder or the file is missing or cannot be read.
+    """
+    path = Path(directory) / STRUCTURE
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise RunError(
+            f"There is no saved model in {str(directory)!r}: {STRUCTURE} cannot be read ({error.strerror}). "
+            "Name a folder such as runs/NAME/incumbent."
+        ) from error
+    except UnicodeDecodeError as error:
+        raise RunError(f"{path} is not a text file. Make it again.") from error
+    return SavedModel.from_json(text, str(path))
+
+
+def load(directory: str | Path, *, model: nn.Module | None = None) -> nn.Module:
+    """Returns a saved model, in eval mode on the CPU.
+
+    Args:
+        directory: for example `runs/NAME/incumbent`.
+        model: the dense network (its weights do not matter), needed where a network object was searched.
+
+    Raises:
+        RunError: the folder cannot be read, or the weights do not fit the network.
+        ModelError: the dense network cannot be built.
+    """
+    directory = Path(directory)
+    saved = read_saved(directory)
+    if model is None:
+        if saved.model is None:
+            raise ModelError(
+                f"{str(directory)!r} was searched from a network object. Give it to autoprune.load(..., model=...)."
+            )
+        from autoprune.models.zoo import build_model
+
+        model = build_model(saved.model, classes=saved.classes, weights=None)
+    return rebuild(model, _read_weights(directory / WEIGHTS), saved.maps, where=str(directory))
+
+
+def rebuild(model: nn.Module, state: Mapping[str, Tensor], maps: Mapping[str, Any], *, where: str) -> nn.Module:
+    """Returns the dense network with the stored tensors in place of its own.
+
+    Raises:
+        RunError: names or dimensions do not fit.
+    """
+    own = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers(remove_duplicate=False))}
+    wanted = set(model.state_dict())
+    missing, unknown = sorted(wanted - set(state)), sorted(set(state) - wanted)
+    if missing or unknown:
+        what = f"lack {missing[0]!r}" if missing else f"hold the unknown {unknown[0]!r}"
+        raise RunError(f"The weights in {where} do not fit the network: they {what}.")
+    for name, tensor in state.items():
+        if tensor.dim() != own[name].dim() or any(n > d for n, d in zip(tensor.shape, own[name].shape, strict=True)):
+            raise RunError(f"The weights in {where} do not fit the network: {name!r} has shape {tuple(tensor.shape)}.")
+    try:
+        made = {str(name): ChannelMap(source, int(width)) for name, (source, width) in maps.items()}
+    except (TypeError, ValueError) as error:
+        raise RunError(f"The channel maps in {where} cannot be read: {error}.") from error
+    replaced = {id(own[name]): tensor for name, tensor in state.items()}
+    with torch.no_grad():
+        return replicate(model, replaced, made).eval()
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        state: dict[str, Tensor] = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise RunError(f"The weights {str(path)!r} cannot be read ({error}).") from error
+    return state

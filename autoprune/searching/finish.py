@@ -1,0 +1,156 @@
+"""The end of a search: uniform and incumbent are rebuilt with more images, finetuned, tested once, and saved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from autoprune.core.candidate import Evaluation, Merge
+from autoprune.core.cost import Cost
+from autoprune.core.seeds import derive_seed
+from autoprune.models.calibration import Calibration, calibrate
+from autoprune.models.merging import cut_and_merge
+from autoprune.models.saved import SavedModel, describe_maps, kept_by_name, save_model
+from autoprune.models.selection import keep_best
+from autoprune.models.surgery import Kept
+from autoprune.models.weights import sha256_of
+from autoprune.report.observer import Observer
+from autoprune.searching.preparation import Prepared
+from autoprune.training.measure import measure
+from autoprune.training.recipe import finetune_recipe
+from autoprune.training.trainer import train
+
+#: Calibration images of the final reconstruction, for 3x32x32 inputs; larger inputs get fewer, by their size.
+_FINAL_IMAGES = 4_096
+_CIFAR_FLOATS = 3 * 32 * 32
+
+
+@dataclass(frozen=True, eq=False)
+class Finished:
+    """A network at the end of the search.
+
+    Attributes:
+        evaluation: of the candidate.
+        model: the network, finetuned if asked.
+        kept: its channels.
+        accuracy: on the test set.
+        accuracy_before_finetune: on the test set, None without finetuning.
+    """
+
+    evaluation: Evaluation
+    model: nn.Module
+    kept: Kept
+    accuracy: float
+    accuracy_before_finetune: float | None
+
+
+class Finisher:
+    """Rebuilds, finetunes and tests networks of one search, all in the same way."""
+
+    def __init__(self, prepared: Prepared, observer: Observer, *, epochs: float) -> None:
+        self._prepared = prepared
+        self._observer = observer
+        self._epochs = epochs
+        self._images, self._calibration = self._final_calibration()
+
+    def finish(self, name: str, evaluation: Evaluation) -> Finished:
+        """Returns the finished network of a candidate."""
+        prepared, data = self._prepared, self._prepared.problem.data
+        device = torch.device(prepared.device)
+        kept = keep_best(prepared.rankings, evaluation.candidate.structure.widths)
+        self._observer.stage(f"Reconstructing {name} on {len(self._images)} images")
+        dense = prepared.problem.model.to(device)
+        model = cut_and_merge(
+            dense, prepared.network, kept, merge=Merge.SEQUENTIAL, calibration=self._calibration, images=self._images
+        )
+        # The test set is read here and nowhere else: once a network, after everything has been chosen.
+        before = measure(model, data.test, device=device).accuracy
+        if self._epochs == 0:
+            return Finished(evaluation, model.cpu(), kept, before, None)
+        self._observer.stage(f"Finetuning {name} for {self._epochs:g} epochs")
+        train(
+            model,
+            data.train,
+            prepared.split.training,
+            finetune_recipe(self._epochs),
+            seed=derive_seed(prepared.options.seed, "finetune"),
+            teacher=dense,
+            augmentation=data.augmentation,
+            device=device,
+            on_step=self._observer.progress,
+        )
+        after = measure(model, data.test, device=device).accuracy
+        return Finished(evaluation, model.cpu(), kept, after, before)
+
+    def _final_calibration(self) -> tuple[torch.Tensor, Calibration]:
+        prepared, split = self._prepared, self._prepared.split
+        device = torch.device(prepared.device)
+        floats = int(torch.Size(prepared.problem.data.input_shape).numel())
+        wanted = max(len(split.calibration), min(_FINAL_IMAGES, _FINAL_IMAGES * _CIFAR_FLOATS // floats))
+        indices = split.training[:wanted]
+        self._observer.stage(f"Reading the dense network on {len(indices)} images")
+        images = prepared.problem.data.train.take(indices).to(device)
+        model = prepared.problem.model.to(device)
+        seed = derive_seed(prepared.options.seed, "final calibration")
+        return images, calibrate(model, prepared.network, images, seed=seed)
+
+
+def describe(finished: Finished, prepared: Prepared) -> dict[str, Any]:
+    """Returns the entry of a network in `summary.json`."""
+    return {
+        **describe_candidate(finished.evaluation, prepared),
+        "accuracy": finished.accuracy,
+        "accuracy_before_finetune": finished.accuracy_before_finetune,
+    }
+
+
+def describe_candidate(evaluation: Evaluation, prepared: Prepared) -> dict[str, Any]:
+    """Returns the entry of a candidate that was not tested: its `accuracy` is null."""
+    candidate = evaluation.candidate
+    return {
+        "accuracy": None,
+        "accuracy_before_finetune": None,
+        "holdout_accuracy": evaluation.accuracy,
+        **cost_entry(candidate.cost),
+        "widths": candidate.structure.by_group(prepared.network.groups),
+        "proposed_by": candidate.proposed_by,
+        "id": candidate.id,
+    }
+
+
+def cost_entry(cost: Cost) -> dict[str, int]:
+    """Returns MACs, FLOPs and parameters as a mapping."""
+    return {"macs": cost.macs, "flops": cost.flops, "params": cost.params}
+
+
+def save_finished(directory: Path, finished: Finished, prepared: Prepared, *, info: Mapping[str, Any]) -> None:
+    """Writes a finished network where `autoprune.load` finds it."""
+    problem, network = prepared.problem, prepared.network
+    structure = finished.evaluation.candidate.structure
+    weights = prepared.options.weights
+    preprocessing = problem.data.preprocessing
+    saved = SavedModel(
+        model=problem.spec,
+        classes=problem.classes,
+        class_names=problem.data.classes,
+        input_shape=tuple(problem.data.input_shape),
+        preprocessing=None if preprocessing is None else preprocessing.to_dict(),
+        widths=structure.by_group(network.groups),
+        kept=kept_by_name(network, finished.kept),
+        dense_widths={group.name: group.width for group in network.groups},
+        maps=describe_maps(finished.model),
+        dense={
+            "weights": None if weights is None else weights.name,
+            "sha256": None if weights is None else sha256_of(weights),
+            "fingerprint": prepared.fingerprint,
+            "data": problem.data.name,
+        },
+        cost=cost_entry(finished.evaluation.candidate.cost),
+        info=dict(info),
+    )
+    save_model(directory, finished.model, saved)

@@ -1,0 +1,85 @@
+"""What a search is asked to do. Light: importing it imports nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """Options of a search; `autoprune.config.options` checks what users write.
+
+    Attributes:
+        model: name of the dense network; None for the embedded default.
+        weights: file with its weights.
+        data: name of the data; None for the data that the model is meant for.
+        data_root: folder of the data.
+        budgets: what may remain; all must hold.
+        front: a range of costs to search instead, such as `20..80%flops`.
+        strategy: who proposes.
+        candidates: how many structures are evaluated.
+        time_limit: seconds the search may take, None for no limit.
+        finetune_epochs: of uniform and incumbent at the end; 0 for none, None for the default.
+        backend: `ray` or `serial`.
+        workers: evaluators at a time; None for one a core (or two a GPU).
+        gpus_per_worker: share of a GPU each worker gets.
+        ray_address: of a running cluster.
+        seed: of everything random.
+        out: the run folder.
+        scope: `internal` (channels inside blocks) or `coupled` (residual streams, too).
+        calibration_images: that reconstructions are fitted on; None for the default.
+        holdout_images: that score candidates; None for the default.
+        device: where candidates are evaluated; None for a GPU if there is one.
+        search_space: file or name of a search space.
+        tracking_uri: of the MLflow store; None for SQLite beside the run folder.
+        no_mlflow: whether to do without MLflow.
+    """
+
+    model: str | None = None
+    weights: Path | None = None
+    data: str | None = None
+    data_root: Path | None = None
+    budgets: tuple[str, ...] = ("50%flops",)
+    front: str | None = None
+    strategy: str = "auto"
+    candidates: int = 100
+    time_limit: float | None = None
+    finetune_epochs: float | None = None
+    backend: str = "ray"
+    workers: int | None = None
+    gpus_per_worker: float = 0.0
+    ray_address: str | None = None
+    seed: int = 0
+    out: Path | None = None
+    scope: str = "internal"
+    calibration_images: int | None = None
+    holdout_images: int | None = None
+    device: str | None = None
+    search_space: str | None = None
+    tracking_uri: str | None = None
+    no_mlflow: bool = False
+
+    @property
+    def goals(self) -> tuple[str, ...]:
+        """Every budget and the range, as written."""
+        return (*((self.front,) if self.front else ()), *self.budgets)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the options as JSON values."""
+        return {
+            name: str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
+            for name, value in asdict(self).items()
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> SearchOptions:
+        """Returns the options that `to_json` described; unknown keys are ignored."""
+        known = {field.name for field in fields(cls)}
+        read = {name: value for name, value in values.items() if name in known}
+        for name in ("weights", "data_root", "out"):
+            read[name] = Path(read[name]) if read.get(name) is not None else None
+        read["budgets"] = tuple(read.get("budgets") or ())
+        return cls(**read)

@@ -1,0 +1,276 @@
+"""Everything a search needs before its first candidate: network, images, trace, statistics, space, ladder."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from autoprune.config.spaces import apply_rules, load_search_space
+from autoprune.core.budget import parse_budgets
+from autoprune.core.candidate import Ladder, Merge
+from autoprune.core.profile import ModelProfile
+from autoprune.core.seeds import derive_seed
+from autoprune.core.space import SearchSpace
+from autoprune.data.bundle import DataBundle, bundle_from
+from autoprune.data.images import ArrayImages
+from autoprune.data.sources import load_data
+from autoprune.data.splits import Split, split_train
+from autoprune.errors import ConfigError, DataError, ModelError, StructureError
+from autoprune.evaluation.evaluator import fidelity_for, logits_of
+from autoprune.evaluation.subject import SubjectFactory, image_arrays, skeleton, weight_arrays
+from autoprune.models.calibration import Calibration, calibrate
+from autoprune.models.network import TracedNetwork
+from autoprune.models.profiling import profile
+from autoprune.models.selection import Ranking, rank_groups
+from autoprune.models.tracing import trace
+from autoprune.models.verify import restricted, verified
+from autoprune.models.weights import state_fingerprint
+from autoprune.models.zoo import build_model, model_info
+from autoprune.report.observer import Observer
+from autoprune.searching.options import SearchOptions
+from autoprune.training.default import DEFAULT_DATA, DEFAULT_MODEL, default_model
+
+CALIBRATION_IMAGES = 512
+HOLDOUT_IMAGES = 4_000
+#: Images and hold-out of the cheap first rung.
+FIRST_RUNG = (256, 1_000)
+#: Hold-out and calibration take at most these shares of the training images.
+_LARGEST_SHARE = 0.25
+#: Images of the mean feature maps (ACP 2021 uses 200).
+_MAP_IMAGES = 200
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """The network and the images of a search.
+
+    Attributes:
+        name: of the network, for reports; the name it can be built by, if it has one.
+        spec: the name it can be built by, None for a network object.
+        classes: number of outputs it was built with, None for its own.
+        model: the dense network, in eval mode, on the CPU.
+        data: the images.
+    """
+
+    name: str
+    spec: str | None
+    classes: int | None
+    model: nn.Module
+    data: DataBundle
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A search that is ready to run.
+
+    Attributes:
+        problem: network and images.
+        network: the trace, restricted to the scope.
+        space: legal structures.
+        split: of the training images.
+        calibration: statistics of the dense network.
+        rankings: per group.
+        ladder: fidelities.
+        device: where candidates are evaluated.
+        options: as asked.
+    """
+
+    problem: Problem
+    network: TracedNetwork
+    space: SearchSpace
+    split: Split
+    calibration: Calibration
+    rankings: tuple[Ranking, ...]
+    ladder: Ladder
+    device: str
+    options: SearchOptions
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the dense weights."""
+        return state_fingerprint(self.problem.model)
+
+    @cached_property
+    def profile(self) -> ModelProfile:
+        """What heuristics read."""
+        images = self.problem.data.train.take(self.split.calibration[:_MAP_IMAGES])
+        return profile(self.problem.model, self.network, self.calibration, self.rankings, images)
+
+    def factory(self) -> SubjectFactory:
+        """Returns the factory of evaluators."""
+        data, split, model = self.problem.data, self.split, self.problem.model
+        holdout = image_arrays(data.train, split.holdout, "holdout")
+        trains = any(rung.epochs > 0 for rung in self.ladder.rungs)
+        in_memory = isinstance(data.train, ArrayImages)
+        arrays: dict[str, Any] = {
+            **weight_arrays(model),
+            **self.calibration.to_arrays(),
+            **holdout,
+            "calibration_images": data.train.take(split.calibration).numpy(),
+            "dense_logits": logits_of(model, data.train, split.holdout, torch.device("cpu")).numpy(),
+        }
+        if trains and in_memory:
+            arrays.update(image_arrays(data.train, split.training, "training"))
+        return SubjectFactory(
+            arrays=arrays,
+            skeleton=skeleton(model),
+            network=self.network,
+            rankings=self.rankings,
+            preprocessing=data.preprocessing if in_memory else None,
+            lazy_training=data.train if trains and not in_memory else None,
+            lazy_indices=split.training if trains and not in_memory else None,
+            augmentation=data.augmentation,
+            score="accuracy",
+            device=self.device,
+        )
+
+    def header(self) -> dict[str, Any]:
+        """Returns what must match when the search is resumed."""
+        return {
+            "options": self.options.to_json(),
+            "candidates": self.options.candidates,
+            "model": self.problem.name,
+            "weights": self.fingerprint,
+            "data": self.problem.data.name,
+            "split": [len(self.split.calibration), len(self.split.holdout), len(self.split.training)],
+            "groups": {group.name: group.width for group in self.network.groups},
+            "ladder": [rung.name for rung in self.ladder.rungs],
+        }
+
+
+def load_problem(options: SearchOptions, observer: Observer) -> Problem:
+    """Returns the named network with its weights, and the named images.
+
+    Raises:
+        ModelError, WeightsError, DataError, PluginError: something is missing or does not fit.
+    """
+    spec = options.model or DEFAULT_MODEL
+    info = model_info(spec)
+    data_name = options.data or info.default_data or (DEFAULT_DATA if options.model is None else "")
+    if not data_name:
+        raise ConfigError(f"Nothing is known of the data that {spec!r} is meant for. Name them with --data.")
+    observer.stage(f"Loading {data_name}")
+    data = load_data(data_name, root=options.data_root, preprocessing=info.preprocessing)
+    if options.model is None or (spec == DEFAULT_MODEL and options.weights is None and data_name == DEFAULT_DATA):
+        observer.stage(f"Loading {spec} (trained on first use, then kept)")
+        return Problem(spec, spec, None, default_model(on_progress=observer.progress), data)
+    observer.stage(f"Loading {spec}")
+    # A factory, and a torchvision network with foreign weights, decide on their classes themselves.
+    classes = None if ":" in spec else len(data.classes)
+    model = build_model(spec, classes=classes, weights=options.weights)
+    if options.weights is None:
+        observer.warning(f"No weights are given: {spec} is searched with the weights it is built with.")
+    return Problem(spec, spec, classes, model, data)
+
+
+def problem_from(model: nn.Module | str, data: Any, options: SearchOptions, observer: Observer) -> Problem:
+    """Returns the problem of a Python caller: names or objects.
+
+    Raises:
+        ModelError, DataError: an object cannot be used.
+    """
+    if isinstance(model, str):
+        options = replace(options, model=model)
+        if isinstance(data, str) or data is None:
+            return load_problem(replace(options, data=data), observer)
+        loaded = build_model(model, classes=None, weights=options.weights)
+        return Problem(model, model, None, loaded.eval(), _bundle(data))
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"The model is a {type(model).__name__}. Give an nn.Module or a name such as 'cifar/vgg16'.")
+    bundle = load_data(data, root=options.data_root) if isinstance(data, str) else _bundle(data)
+    return Problem(type(model).__name__, None, None, model.cpu().eval(), bundle)
+
+
+def _bundle(data: Any) -> DataBundle:
+    if isinstance(data, DataBundle):
+        return data
+    if isinstance(data, tuple) and len(data) == 2:
+        return bundle_from(*data)
+    raise DataError(f"The data are a {type(data).__name__}. Give a name or a pair (training set, test set).")
+
+
+def prepare(problem: Problem, options: SearchOptions, observer: Observer) -> Prepared:
+    """Returns the search, ready to run.
+
+    Raises:
+        BudgetError: the budget cannot be reached.
+        DataError: there are too few images.
+        ModelError: the network cannot be traced.
+    """
+    with torch_threads(usable_cores()):
+        network = traced(problem, options, observer)
+        space = SearchSpace.build(network.groups, network.cost_model, parse_budgets(options.goals))
+        split = _split(problem.data, options)
+        observer.stage(f"Reading the dense network on {len(split.calibration)} images")
+        images = problem.data.train.take(split.calibration)
+        calibration = calibrate(problem.model, network, images, seed=derive_seed(options.seed, "calibration"))
+        rankings = rank_groups(problem.model, network, calibration)
+    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    ladder = default_ladder(len(split.calibration), len(split.holdout))
+    return Prepared(problem, network, space, split, calibration, rankings, ladder, device, options)
+
+
+def default_ladder(calibration: int, holdout: int) -> Ladder:
+    """Returns the fidelities of a search: least squares first, then sequential reconstruction."""
+    first = fidelity_for(
+        Merge.LEAST_SQUARES, level=0, calibration=min(FIRST_RUNG[0], calibration), holdout=min(FIRST_RUNG[1], holdout)
+    )
+    return Ladder((first, fidelity_for(Merge.SEQUENTIAL, level=1, calibration=calibration, holdout=holdout)), keep=2.0)
+
+
+def traced(problem: Problem, options: SearchOptions, observer: Observer) -> TracedNetwork:
+    """Returns the verified trace, restricted to the scope and the rules of the search space.
+
+    Raises:
+        ModelError: the network cannot be traced.
+        StructureError: nothing can be pruned in this scope.
+    """
+    observer.stage(f"Tracing {problem.name}")
+    generator = torch.Generator().manual_seed(0)
+    example = torch.randn(1, *problem.data.input_shape, generator=generator)
+    network = verified(problem.model, trace(problem.model, example))
+    names = {group.name for group in network.groups if options.scope == "coupled" or not group.coupled}
+    network = restricted(network, names)
+    if options.search_space is not None:
+        network = replace(network, groups=apply_rules(network.groups, load_search_space(options.search_space)))
+    if not network.groups:
+        reasons = "; ".join(f"{layer}: {reason}" for layer, reason in list(network.frozen.items())[:3])
+        wider = " Try --scope coupled." if options.scope == "internal" else ""
+        raise StructureError(f"{problem.name} has no prunable group in the scope {options.scope!r} ({reasons}).{wider}")
+    return network
+
+
+def _split(data: DataBundle, options: SearchOptions) -> Split:
+    available = len(data.train)
+    share = max(1, int(available * _LARGEST_SHARE))
+    holdout = options.holdout_images or min(HOLDOUT_IMAGES, share)
+    calibration = options.calibration_images or min(CALIBRATION_IMAGES, max(1, available - holdout), 2 * share)
+    labels = np.asarray(data.train.labels)
+    return split_train(labels, holdout=holdout, calibration=calibration, seed=derive_seed(options.seed, "split"))
+
+
+def usable_cores() -> int:
+    """Returns the number of cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class torch_threads:  # noqa: N801 - reads as a verb in a with statement
+    """Sets torch's threads for a while: evaluations use one each, preparation and finetuning all cores."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+
+    def __enter__(self) -> None:
+        """Sets them."""
+        self._before = torch.get_num_threads()
+        torch.set_num_threads(self._count)
+
+    def __exit__(self, *_: object) -> None:
+        """Sets them back."""
+        torch.set_num_threads(self._before)
