@@ -1,0 +1,163 @@
+import itertools
+
+import numpy as np
+import pytest
+
+from autoprune.core.budget import parse_budgets
+from autoprune.core.cost import AxisWidth, CostModel, LayerTerm
+from autoprune.core.space import SearchSpace
+from autoprune.core.structure import PrunableGroup, Structure
+from autoprune.errors import BudgetError, StructureError
+from tests.core.chain_network import network
+
+BUDGETS = ["50%flops", "12%flops", "97%flops", "35%params", "100%flops"]
+
+
+def space_of(budget: str | list[str], *, multiple_of: int = 1, min_width: int = 1) -> SearchSpace:
+    groups, cost_model = network(multiple_of, min_width)
+    return SearchSpace.build(groups, cost_model, parse_budgets(budget))
+
+
+def points(count: int = 40) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    corners = [np.ones(4), np.zeros(4), np.full(4, 1e-9), np.full(4, np.nan), np.full(4, 7.0), np.full(4, -3.0)]
+    return np.vstack([rng.uniform(0, 1, (count, 4)), rng.uniform(0, 1, (count, 4)) ** 4, corners])
+
+
+@pytest.mark.parametrize("budget", [*BUDGETS, "50%flops+40%params"])
+@pytest.mark.parametrize("multiple_of", [1, 4, 8])
+@pytest.mark.parametrize("min_width", [1, 5])
+def test_every_point_decodes_to_a_legal_structure_that_uses_the_budget_up(
+    budget: str, multiple_of: int, min_width: int
+) -> None:
+    try:
+        space = space_of(budget.split("+"), multiple_of=multiple_of, min_width=min_width)
+    except BudgetError:
+        assert budget == "12%flops"
+        assert multiple_of > 1
+        return
+    for structure in space.decode(points()):
+        for group, width in zip(space.groups, structure.widths, strict=True):
+            assert width in group.legal_widths
+        assert space.is_legal(structure)
+        assert_used_up(space, structure)
+
+
+def assert_used_up(space: SearchSpace, structure: Structure) -> None:
+    """Within 0.5 points below some limit, or without room for one more step of any group."""
+    for limit in space.limits:
+        room = limit.ceiling - getattr(space.cost(structure), limit.resource)
+        assert room >= 0
+        if room <= 0.005 * getattr(space.cost_model.dense, limit.resource):
+            return
+    for index, group in enumerate(space.groups):
+        wider = [width for width in group.legal_widths if width > structure.widths[index]]
+        if wider:
+            widths = list(structure.widths)
+            widths[index] = wider[0]
+            assert not space.is_legal(Structure(tuple(widths)))
+
+
+def test_decoding_is_deterministic_and_does_not_depend_on_the_company() -> None:
+    space = space_of("40%flops")
+    together = space.decode(points())
+    assert together == space.decode(points())
+    assert together == [space.decode(point[None])[0] for point in points()]
+
+
+def test_a_decoded_structure_is_a_fixed_point_of_encoding_and_decoding() -> None:
+    space = space_of("40%flops")
+    for structure in space.decode(points()):
+        if space.limits[0].ceiling - space.cost(structure).macs <= 0.005 * space.cost_model.dense.macs:
+            assert space.decode(space.encode(structure)[None]) == [structure]
+
+
+def test_a_band_keeps_points_inside_it_where_they_are_and_brings_the_others_in() -> None:
+    space = space_of("20..80%flops")
+    shares = []
+    for structure in space.decode(points()):
+        assert space.is_legal(structure)
+        shares.append(space.cost(structure).macs / space.cost_model.dense.macs)
+    # One channel of the widest layer may carry a structure below the floor.
+    assert min(shares) > 0.17
+    assert max(shares) <= 0.8
+    assert max(shares) - min(shares) > 0.3
+    inside = space.decode([[0.7, 0.7, 0.7, 0.7]])[0]
+    assert space.decode(space.encode(inside)[None]) == [inside]
+
+
+def test_uniform_widths_keep_one_ratio() -> None:
+    space = space_of("50%flops")
+    ratios = space.encode(space.uniform())
+    assert ratios.max() - ratios.min() < 0.08
+    assert_used_up(space, space.uniform())
+
+
+def test_the_whole_budget_leaves_the_dense_network() -> None:
+    space = space_of("100%flops")
+    assert space.uniform() == space.dense
+
+
+@pytest.mark.parametrize("reach", [0.05, 0.5])
+def test_neighbours_and_samples_are_legal_and_neighbours_are_near(reach: float) -> None:
+    space, rng = space_of("50%flops"), np.random.default_rng(1)
+    centre = space.uniform()
+    for structure in [*space.exchange(centre, rng, count=50, reach=reach), *space.sample(50, rng)]:
+        assert space.is_legal(structure)
+        assert_used_up(space, structure)
+    again = space.exchange(centre, np.random.default_rng(5), count=10, reach=reach)
+    assert again == space.exchange(centre, np.random.default_rng(5), count=10, reach=reach)
+
+
+def test_one_step_exchanges_are_distinct_and_leave_the_centre_out() -> None:
+    space = space_of("50%flops")
+    found = space.one_step_exchanges(space.uniform())
+    assert found
+    assert len(set(found)) == len(found)
+    assert space.uniform() not in found
+    assert all(space.is_legal(structure) for structure in found)
+
+
+def test_an_unreachable_budget_names_the_smallest_reachable_cost_and_what_limits_it() -> None:
+    groups, cost_model = network(min_width=8)
+    least = cost_model.cost(Structure((8, 8, 8, 8))).macs
+    with pytest.raises(BudgetError, match=f"{least:,} macs .*b, c|{least:,} macs"):
+        SearchSpace.build(groups, cost_model, parse_budgets("1%flops"))
+
+
+def test_the_smallest_reachable_budget_is_reached() -> None:
+    groups, cost_model = network(min_width=8)
+    least = cost_model.cost(Structure((8, 8, 8, 8))).macs
+    space = SearchSpace.build(groups, cost_model, parse_budgets(f"{least}macs"))
+    assert space.decode(points()) == [space.smallest] * len(points())
+
+
+def test_a_network_without_groups_is_refused() -> None:
+    with pytest.raises(StructureError, match="no prunable group"):
+        SearchSpace.build([], CostModel((), ()), parse_budgets("50%flops"))
+
+
+def test_legality_is_exact_at_the_limit() -> None:
+    groups, cost_model = network()
+    structure = Structure((7, 9, 11, 13))
+    macs = cost_model.cost(structure).macs
+    assert SearchSpace.build(groups, cost_model, parse_budgets(f"{macs}macs")).is_legal(structure)
+    assert not SearchSpace.build(groups, cost_model, parse_budgets(f"{macs - 1}macs")).is_legal(structure)
+
+
+def test_a_structure_of_another_length_or_off_the_multiples_is_not_legal() -> None:
+    space = space_of("90%flops", multiple_of=4)
+    assert not space.is_legal(Structure((4, 4)))
+    assert space.is_legal(Structure((4, 4, 4, 4)))
+    assert not space.is_legal(Structure((4, 5, 4, 4)))
+
+
+def test_projection_comes_as_near_to_the_best_use_of_the_budget_as_brute_force() -> None:
+    groups = [PrunableGroup("x", 6), PrunableGroup("y", 6)]
+    axes = [AxisWidth(0, ((0, 1),)), AxisWidth(0, ((1, 1),))]
+    model = CostModel((6, 6), (LayerTerm("l.weight", 1, 1, axes[0], axes[1]),))
+    space = SearchSpace.build(groups, model, parse_budgets("18macs"))
+    affordable = {pair for pair in itertools.product(range(1, 7), repeat=2) if pair[0] * pair[1] <= 18}
+    for structure in space.sample(50, np.random.default_rng(0)):
+        assert structure.widths in affordable
+        assert_used_up(space, structure)
