@@ -42,6 +42,11 @@ class Driver:
         self._again: deque[Candidate] = deque()
         self._lost: Counter[int] = Counter()
 
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        # Tune pickles its seams every few seconds. A search resumes from its ledger, so nothing of it is wanted there,
+        # and what hangs on the study (terminals, files, threads) could not be pickled anyway.
+        return object, ()
+
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """Returns the config of the next trial, None to wait, or FINISHED."""
         finished: str = Searcher.FINISHED
