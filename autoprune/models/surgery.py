@@ -7,8 +7,10 @@ with a cut axis are new. No graph is rebuilt and no weight that stays is copied.
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +20,7 @@ from torch import Tensor, nn
 from autoprune.core.structure import Structure
 from autoprune.errors import StructureError
 from autoprune.models.layers import ChannelMap
-from autoprune.models.network import IndexArray, TracedNetwork
+from autoprune.models.network import IndexArray, Role, TracedNetwork
 
 Mask = npt.NDArray[np.bool_]
 
@@ -78,28 +80,39 @@ def cut(
     """
     masks = kept.masks(network)
     positions = [channels.kept(masks) for channels in network.channels]
-    whole = [len(channels.group) == len(index) for channels, index in zip(network.channels, positions, strict=True)]
-    index = [torch.from_numpy(item) for item in positions]
-    names = {name: tensor for name, tensor in model.named_parameters(remove_duplicate=False)}
-    names.update(model.named_buffers(remove_duplicate=False))
+    index = [
+        None if len(channels.group) == len(item) else torch.from_numpy(item)
+        for channels, item in zip(network.channels, positions, strict=True)
+    ]
+    tensors = named_tensors(model)
     replaced: dict[int, Tensor] = {}
     with torch.no_grad():
         for axis in network.axes:
-            if whole[axis.channels]:
+            chosen = index[axis.channels]
+            if chosen is None:
                 continue
-            dense = names[axis.names[0]]
+            dense = tensors[axis.names[0]]
             current = replaced.get(id(dense), dense)
-            merge = (inputs or {}).get(axis.names[0]) if axis.role == "consumes" else None
+            merge = inputs.get(axis.names[0]) if inputs and axis.role is Role.CONSUMES else None
             if merge is not None:
                 replaced[id(dense)] = _merged(current, axis.axis, merge)
             else:
-                replaced[id(dense)] = current.index_select(axis.axis, index[axis.channels].to(dense.device))
-        modules = dict(model.named_modules())
+                replaced[id(dense)] = current.index_select(axis.axis, chosen.to(dense.device))
         maps = {
-            item.name: _renumbered(modules[item.name], positions[item.input], positions[item.output])
+            item.name: _renumbered(model.get_submodule(item.name), positions[item.input], positions[item.output])
             for item in network.maps
         }
         return replicate(model, replaced, maps)
+
+
+def named_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Returns every parameter and buffer by every qualified name it has."""
+    found: dict[str, Tensor] = {}
+    for prefix, module in model.named_modules(remove_duplicate=False):
+        dot = prefix + "." if prefix else ""
+        for own in (module._parameters, module._buffers):
+            found.update({dot + name: tensor for name, tensor in own.items() if tensor is not None})
+    return found
 
 
 def _merged(weight: Tensor, axis: int, merge: Tensor) -> Tensor:
@@ -116,40 +129,92 @@ def replicate(model: nn.Module, replaced: Mapping[int, Tensor], maps: Mapping[st
         replaced: {id of a parameter or buffer: the tensor in its place}; all others are cloned.
         maps: {name: the module in place of a `ChannelMap`}.
     """
-    made: dict[int, nn.Module] = {}
-    tensors: dict[int, Tensor] = {}
+    return _Replicator(replaced, maps).replica(model)
 
-    def tensor(old: Tensor) -> Tensor:
-        if id(old) not in tensors:
-            new = replaced.get(id(old))
-            new = old.detach().clone() if new is None else new.detach()
-            is_parameter = isinstance(old, nn.Parameter)
-            tensors[id(old)] = nn.Parameter(new, requires_grad=old.requires_grad) if is_parameter else new
-        return tensors[id(old)]
 
-    def module(old: nn.Module, name: str) -> nn.Module:
-        if id(old) in made:
-            return made[id(old)]
-        if isinstance(old, ChannelMap) and name in maps:
-            made[id(old)] = maps[name]
-            return made[id(old)]
-        new = object.__new__(type(old))
-        new.__dict__.update(old.__dict__)
-        made[id(old)] = new
+class _Replicator:
+    """Copies a module tree as `copy.deepcopy` would, but for tensors that are given, and a hundred times faster."""
+
+    def __init__(self, replaced: Mapping[int, Tensor], maps: Mapping[str, ChannelMap]) -> None:
+        self._replaced = replaced
+        self._maps = maps
+        #: {id of an old object: its copy}, in the form that `copy.deepcopy` reads and extends.
+        self._memo: dict[int, Any] = {}
+        self._pending: list[tuple[dict[str, Any], str, Any]] = []
+
+    def replica(self, model: nn.Module) -> nn.Module:
+        """Returns the copy of the whole tree."""
+        new = self._module(model, "")
+        # Only now are all modules known to which a plain attribute, a hook or a bound method may point.
+        for attributes, key, value in self._pending:
+            attributes[key] = self._attribute(value)
+        return new
+
+    def _module(self, old: nn.Module, name: str) -> nn.Module:
+        known: nn.Module | None = self._memo.get(id(old))
+        if known is not None:
+            return known
+        if name in self._maps:
+            self._memo[id(old)] = self._maps[name]
+            return self._maps[name]
+        new: nn.Module = object.__new__(type(old))
+        self._memo[id(old)] = new
+        attributes = new.__dict__
         for key, value in old.__dict__.items():
-            if key.startswith("_") and key.endswith(("_hooks", "_hooks_with_kwargs", "_hooks_always_called")):
-                new.__dict__[key] = copy.copy(value)
-        new.__dict__["_parameters"] = {key: None if p is None else tensor(p) for key, p in old._parameters.items()}
-        new.__dict__["_buffers"] = {key: None if b is None else tensor(b) for key, b in old._buffers.items()}
-        new.__dict__["_non_persistent_buffers_set"] = set(old._non_persistent_buffers_set)
-        new.__dict__["_modules"] = {
-            key: None if child is None else module(child, f"{name}.{key}" if name else key)
-            for key, child in old._modules.items()
+            if type(value) in _ATOMIC or key in _OWN:
+                attributes[key] = value
+            elif type(value) is OrderedDict and not value:
+                attributes[key] = OrderedDict()
+            else:
+                self._pending.append((attributes, key, value))
+                attributes[key] = value
+        attributes["_parameters"] = {key: self._parameter(item) for key, item in old._parameters.items()}
+        attributes["_buffers"] = {key: self._tensor(item) for key, item in old._buffers.items()}
+        attributes["_non_persistent_buffers_set"] = set(old._non_persistent_buffers_set)
+        dot = name + "." if name else ""
+        attributes["_modules"] = {
+            key: None if child is None else self._module(child, dot + key) for key, child in old._modules.items()
         }
         _resize(new)
         return new
 
-    return module(model, "")
+    def _parameter(self, old: nn.Parameter | None) -> nn.Parameter | None:
+        if old is None:
+            return None
+        if id(old) not in self._memo:
+            values = self._values(old)
+            self._memo[id(old)] = nn.Parameter(values, requires_grad=old.requires_grad)
+        made: nn.Parameter = self._memo[id(old)]
+        return made
+
+    def _tensor(self, old: Tensor | None) -> Tensor | None:
+        if old is None:
+            return None
+        if id(old) not in self._memo:
+            self._memo[id(old)] = self._values(old)
+        made: Tensor = self._memo[id(old)]
+        return made
+
+    def _values(self, old: Tensor) -> Tensor:
+        new = self._replaced.get(id(old))
+        return old.detach().clone() if new is None else new.detach()
+
+    def _attribute(self, value: Any) -> Any:
+        kind = type(value)
+        if kind in (tuple, list) and all(type(item) in _ATOMIC for item in value):
+            return value if kind is tuple else list(value)
+        try:
+            return copy.deepcopy(value, self._memo)
+        except Exception:
+            # Locks, open files, tensors inside a graph: what cannot be copied is no part of the weights; sharing it is
+            # what a shallow copy does, and a forward that depends on it is caught by the check of the trace.
+            return value
+
+
+#: Immutable values, shared between copies.
+_ATOMIC = frozenset({int, float, bool, str, bytes, complex, type(None), torch.dtype, torch.device, torch.Size, type})
+#: Attributes of every module that are rebuilt entry by entry.
+_OWN = frozenset({"_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"})
 
 
 def _renumbered(old: nn.Module, read: IndexArray, written: IndexArray) -> ChannelMap:
