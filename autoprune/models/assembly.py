@@ -115,6 +115,7 @@ def _calls(tracer: LabelTracer, layouts: _Layouts) -> tuple[LayerCall, ...]:
             joins=record.joins,
             first_operand=record.first_operand,
             reused=times[id(record.weight)] > 1 or record.forked,
+            rectified=record.rectified and record.readers == 1,
         )
         for record in tracer.calls
     )

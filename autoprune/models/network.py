@@ -92,6 +92,7 @@ class LayerCall:
         joins: whether `target` is the addition of another stream.
         first_operand: whether the chain enters that addition as its first operand.
         reused: whether the layer is called more than once.
+        rectified: whether a ReLU alone reads the end of the chain: values below zero then do not matter.
     """
 
     weight: str
@@ -105,6 +106,7 @@ class LayerCall:
     joins: bool
     first_operand: bool
     reused: bool
+    rectified: bool
 
     @property
     def layer(self) -> str:

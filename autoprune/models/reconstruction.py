@@ -10,6 +10,9 @@ Notation:
     A   (d + 1, o)  kernel and bias with batch norm folded in: argmin |U A - T|^2 / r + ridge |A - A0|^2
     A0  (d + 1, o)  the same of the sliced network
 
+Where a ReLU reads the end of the chain, values at which the dense unit is silent only have to stay below zero
+(asymmetric reconstruction, Zhang et al. 2016): T is replaced by min(U A, floor) there, and A solved again, a few times.
+
 The batch norm stays in place, with the statistics of the new output and a scale and shift that leave eval mode
 unchanged: folded away, the network is as good until the first training step ruins it (14.7 % after one epoch).
 """
@@ -29,6 +32,8 @@ from autoprune.models.surgery import Kept
 
 #: Ridge towards the sliced weights, relative to the mean second moment of the patches.
 RIDGE = 1e-2
+#: Sweeps of the alternating minimisation behind a ReLU.
+RECTIFIED_SWEEPS = 2
 
 
 @torch.no_grad()
@@ -121,11 +126,20 @@ class _LayerSolver:
         assert self._input is not None
         x, self._input = self._input, None
         target = self._targets.index_select(2, self._rows)
+        floor = torch.zeros_like(target) if self._call.rectified else None
         if other is not None:
-            target = target - rows_at(other, self._positions)
+            added = rows_at(other, self._positions)
+            target = target - added
+            floor = None if floor is None else -added
         patches = self._patches(x)
         sliced, scale = self._folded()
-        solution = _ridge_solution(patches.flatten(0, 1), target.flatten(0, 1), sliced, self._ridge)
+        solution = _ridge_solution(
+            patches.flatten(0, 1),
+            target.flatten(0, 1),
+            sliced,
+            ridge=self._ridge,
+            floor=None if floor is None else floor.flatten(0, 1),
+        )
         self._install(solution, patches.flatten(0, 1), scale)
         out: Tensor = self._layer(x)
         return out if self._norm is None else self._norm(out)
@@ -188,13 +202,29 @@ def _norm_tensors(norm: nn.Module) -> Mapping[str, Tensor]:
     return {name: getattr(norm, name).double() for name in names}
 
 
-def _ridge_solution(patches: Tensor, target: Tensor, sliced: Tensor, ridge: float) -> Tensor:
-    """Returns (d + 1, o): the least-squares kernel and bias, damped towards the sliced ones."""
+def _ridge_solution(patches: Tensor, target: Tensor, sliced: Tensor, *, ridge: float, floor: Tensor | None) -> Tensor:
+    """Returns (d + 1, o): the least-squares kernel and bias, damped towards the sliced ones.
+
+    Args:
+        patches: (r, d) U without its column of ones.
+        target: (r, o) T.
+        sliced: (d + 1, o) A0.
+        ridge: the damping.
+        floor: (r, o) where a ReLU follows, the value at or below which its output is 0; None where none follows.
+    """
     rows = len(patches)
-    ones = patches.new_ones(rows, 1)
-    U = torch.cat([patches, ones], dim=1)
+    U = torch.cat([patches, patches.new_ones(rows, 1)], dim=1)
     gram = (U.T @ U).double() / rows
-    cross = (U.T @ target).double() / rows
     damping = ridge * gram.diagonal().mean()
     gram.diagonal().add_(damping)
-    return torch.linalg.solve(gram, cross + damping * sliced)
+    factor = torch.linalg.cholesky(gram)
+    pull = damping * sliced
+    solution = torch.cholesky_solve((U.T @ target).double() / rows + pull, factor)
+    if floor is None:
+        return solution
+    silent = target <= floor
+    for _ in range(RECTIFIED_SWEEPS):
+        # Where the dense unit is silent any value below the floor is as good: aim at the one that is easiest to meet.
+        eased = torch.where(silent, torch.minimum(U @ solution.to(U.dtype), floor), target)
+        solution = torch.cholesky_solve((U.T @ eased).double() / rows + pull, factor)
+    return solution

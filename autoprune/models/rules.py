@@ -90,6 +90,9 @@ def apply_rule(tracer: LabelTracer, func: Any, args: tuple[Any, ...], kwargs: di
         _layer_norm(tracer, args, out)
     elif name not in _FACTORIES:
         _freeze_inputs(tracer, args, kwargs, f"no channel rule for {name}")
+    if base == "aten::relu":
+        tracer.rectify(args[0], in_place=name != base)
+        return
     for leaf in tree_leaves((args, kwargs)):
         tracer.read_chain(leaf, extends)
 

@@ -71,6 +71,8 @@ class CallRecord:
     joins: bool = False
     first_operand: bool = False
     settled: bool = False
+    readers: int = 0
+    rectified: bool = False
     forked: bool = False
     links: int = 0
 
@@ -187,6 +189,17 @@ class LabelTracer(TorchDispatchMode):
         record, link = found
         record.settled = True
         record.forked |= link < record.links
+        record.readers += link == record.links
+
+    def rectify(self, tensor: Tensor, *, in_place: bool) -> None:
+        """Notes that a ReLU reads the end of a chain; one in place leaves nothing of it for others to read."""
+        record = self.chain(tensor)
+        if record is not None:
+            record.rectified = True
+            record.settled = True
+            record.readers += 1
+            if in_place:
+                self._chains.pop(tensor)
 
     def hooks(self, model: nn.Module) -> list[Any]:
         """Registers the handling of `ChannelMap` modules; returns the handles to remove."""
