@@ -87,15 +87,16 @@ def trace(given: Mapping[str, Any], *, verify: bool, as_json: bool) -> int:
     return 1 if wrong else 0
 
 
-def cost(model: str, widths: Path, *, as_json: bool) -> int:
+def cost(given: Mapping[str, Any], widths: Path, *, as_json: bool) -> int:
     """Shows what a network with other widths costs."""
-    _checked({"model": model})
+    settings = _checked(given)
     if not widths.is_file():
         raise ConfigError(f"The widths file {str(widths)!r} does not exist. Name a JSON file with --widths.")
     from autoprune.cli.render import show_cost
     from autoprune.searching.inspect import cost_report
 
-    _show(cost_report(model, widths), show_cost, as_json=as_json)
+    report = cost_report(settings["model"], widths, data=settings.get("data"), data_root=settings.get("data_root"))
+    _show(report, show_cost, as_json=as_json)
     return 0
 
 
@@ -173,6 +174,8 @@ def _drive(
     if result.summary.get("interrupted"):
         print(f"autoprune: stopped. {_how_to_resume(result.out)}", file=sys.stderr)
         return 130
+    if result.incumbent is None:
+        raise RunError("No candidate could be evaluated. The notes above say why.")
     return 0
 
 

@@ -64,7 +64,7 @@ Scope = Annotated[
         metavar="SCOPE",
         rich_help_panel=_NETWORK,
         help="What may be cut: internal (channels inside residual blocks) or coupled (stage outputs, too). "
-        "(default: coupled)",
+        "(default: internal)",
     ),
 ]
 SearchSpace = Annotated[
@@ -72,7 +72,7 @@ SearchSpace = Annotated[
     typer.Option(
         metavar="FILE",
         rich_help_panel=_NETWORK,
-        help="Limits per group, a TOML file or a shipped name. (default: default)",
+        help="Limits per group, a TOML file or a shipped name. (default: none)",
     ),
 ]
 

@@ -59,6 +59,8 @@ def show_trace(report: Report) -> None:
     if frozen:
         show_table("never cut", ("layer", "why"), list(frozen.items()))
     _print_verified(report.get("verified") or {})
+    for note in report.get("notes", ()):
+        print(f"\nNote: {note}")
 
 
 def show_cost(report: Report) -> None:

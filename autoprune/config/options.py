@@ -167,7 +167,12 @@ OPTIONS: Mapping[str, Option] = {
 
 
 def check_options(
-    given: Mapping[str, Any], *, strategies: Sequence[str], from_file: Mapping[str, Any] | None = None
+    given: Mapping[str, Any],
+    *,
+    strategies: Sequence[str],
+    from_file: Mapping[str, Any] | None = None,
+    flags: bool = True,
+    resumes: bool = False,
 ) -> dict[str, Any]:
     """Returns keyword arguments for `SearchOptions`: what is given over what a file says, all of it checked.
 
@@ -175,16 +180,20 @@ def check_options(
         given: options of the command line by field name; only those the user wrote.
         strategies: the names of known strategies; `package.module:Class` is accepted besides.
         from_file: options of an experiment file, as `load_experiment` returns them.
+        flags: whether messages name options as the command line spells them, rather than by field.
+        resumes: whether `out` may hold a search, which then goes on.
 
     Raises:
         ConfigError: a value is wrong, a file is missing, or two options contradict each other.
         BudgetError: a budget cannot be read.
     """
-    checked = {name: OPTIONS[name].read(value, OPTIONS[name].flag) for name, value in given.items()}
+    checked = {name: OPTIONS[name].read(value, OPTIONS[name].flag if flags else name) for name, value in given.items()}
     options = _merged(checked, dict(from_file or {}))
     _check_budgets(options)
     _check_names(options, strategies)
     _check_paths(options)
+    if not resumes:
+        _require_no_search(options.get("out"))
     _check_workers(options)
     return options
 
@@ -261,6 +270,9 @@ def _check_paths(options: dict[str, Any]) -> None:
     out = options.get("out")
     if out is not None and out.exists() and not out.is_dir():
         raise ConfigError(f"The output folder {str(out)!r} is a file. Name another one with --out.")
+
+
+def _require_no_search(out: Path | None) -> None:
     if out is not None and (out / LEDGER_NAME).exists():
         raise ConfigError(
             f"{str(out)!r} already holds a search. Continue it with `autoprune search --resume {out}`, "

@@ -44,7 +44,10 @@ class Evaluator(Protocol):
 class EvaluatorFactory(Protocol):
     """Builds an evaluator on a worker. Picklable without its arrays, which backends share once."""
 
-    arrays: Mapping[str, npt.NDArray[Any]]
+    @property
+    def arrays(self) -> Mapping[str, npt.NDArray[Any]]:
+        """Everything big, by name."""
+        ...
 
     def build(self, arrays: Mapping[str, npt.NDArray[Any]], *, worker: str) -> Evaluator:
         """Returns an evaluator; `arrays` are read-only and perhaps shared with other workers."""

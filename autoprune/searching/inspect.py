@@ -10,25 +10,26 @@ from typing import Any
 import numpy as np
 import torch
 
-from autoprune.core.budget import parse_budgets
+from autoprune.config.options import LEDGER_NAME
 from autoprune.core.cost import Cost
 from autoprune.core.seeds import derive_seed
-from autoprune.core.space import SearchSpace
 from autoprune.core.structure import structure_from
 from autoprune.data.preprocessing import Preprocessing
 from autoprune.data.sources import load_data
-from autoprune.errors import AutopruneError, ConfigError, DataError, StructureError
+from autoprune.errors import ConfigError, DataError, RunError, StructureError
 from autoprune.models.counting import count
 from autoprune.models.network import Role, TracedNetwork
 from autoprune.models.saved import load, read_saved
 from autoprune.models.tracing import trace
-from autoprune.models.verify import verified, verify
+from autoprune.models.verify import verified
+from autoprune.models.verify import verify as prove
 from autoprune.models.zoo import build_model, model_info
 from autoprune.report.observer import NullObserver
 from autoprune.searching.finish import cost_entry
 from autoprune.searching.options import SearchOptions
-from autoprune.searching.preparation import load_problem, prepare
+from autoprune.searching.preparation import Problem, load_problem, prepare, require_fit, traced
 from autoprune.strategies.heuristics import heuristic_structures
+from autoprune.study.ledger import read_ledger, run_of
 from autoprune.training.default import DEFAULT_MODEL
 from autoprune.training.measure import measure
 
@@ -37,10 +38,22 @@ _IMAGENET_SHAPE = (3, 224, 224)
 
 
 def trace_report(options: SearchOptions, *, verify: bool) -> dict[str, Any]:
-    """Returns groups, layers, frozen layers, what heuristics would keep, and what verification found."""
-    network, model = _traced(options.model or DEFAULT_MODEL, options.weights)
-    report = {
+    """Returns groups, layers, frozen layers, what heuristics would keep, and what verification found.
+
+    Groups of both scopes are listed, those of the scope `coupled` marked.
+
+    Raises:
+        ModelError, DataError, ConfigError: the network or the data that were named cannot be used.
+        BudgetError: the budget cannot be reached.
+    """
+    problem, why_not = _problem(options)
+    if problem is not None:
+        network, model = traced(problem, replace(options, scope="coupled"), NullObserver()), problem.model
+    else:
+        network, model = _traced(options.model or DEFAULT_MODEL, options.weights)
+    report: dict[str, Any] = {
         "model": options.model or DEFAULT_MODEL,
+        "scope": options.scope,
         "groups": [
             {
                 "name": group.name,
@@ -54,11 +67,18 @@ def trace_report(options: SearchOptions, *, verify: bool) -> dict[str, Any]:
         "layers": _layers(network, network.dense.widths),
         "frozen": dict(network.frozen),
         "dense": cost_entry(network.cost_model.dense),
-        "heuristics": _heuristics(options),
+        "heuristics": {},
         "verified": {"mask_equivalence": None, "cost_equality": None},
+        "notes": [],
     }
+    try:
+        if problem is None:
+            raise DataError(why_not)
+        report["heuristics"] = _heuristics(problem, options)
+    except (DataError, StructureError) as error:
+        report["notes"].append(f"What heuristics would keep is not known: {error}")
     if verify:
-        results = [_verify(model, network, seed) for seed in range(3)]
+        results = [prove(model, network, seed=seed) for seed in range(3)]
         report["verified"] = {
             "mask_equivalence": max(result.deviation for result in results),
             "cost_equality": all(result.computed == result.counted for result in results),
@@ -66,29 +86,42 @@ def trace_report(options: SearchOptions, *, verify: bool) -> dict[str, Any]:
     return report
 
 
-def _verify(model: torch.nn.Module, network: TracedNetwork, seed: int) -> Any:
-    return verify(model, network, seed=seed)
+def _problem(options: SearchOptions) -> tuple[Problem | None, str]:
+    """Returns network and images; or None and the reason where no data were named and the usual ones are missing."""
+    try:
+        return load_problem(options, NullObserver()), ""
+    except (DataError, ConfigError) as error:
+        if options.data is not None:
+            raise
+        return None, str(error)
 
 
-def cost_report(model: str, widths: Path) -> dict[str, Any]:
+def cost_report(model: str, widths: Path, *, data: str | None = None, data_root: Path | None = None) -> dict[str, Any]:
     """Returns the exact cost of a structure that a JSON file gives: a list, a mapping by group, or a structure.json.
+
+    Args:
+        model: name of the network.
+        widths: the file. A structure.json also says for which input and how many classes the network was built.
+        data: name of the data whose images the cost is for; None for the usual input of the network.
+        data_root: their folder.
 
     Raises:
         ConfigError: the file cannot be read.
         StructureError: the widths do not fit the network.
     """
-    network, _ = _traced(model, None)
-    try:
-        content = json.loads(widths.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"Cannot read the widths file {str(widths)!r}: {error}.") from error
+    content = _read_json(widths)
+    shape, classes = None, None
     if isinstance(content, dict) and isinstance(content.get("widths"), dict | list):
+        shape, classes = _built_for(content)
         content = content["widths"]
     if not isinstance(content, list | dict):
         raise ConfigError(
             f"The widths file {str(widths)!r} holds a {type(content).__name__}. "
             "Write a list of widths, or an object with a width for each group."
         )
+    if data is not None:
+        shape = load_data(data, root=data_root, preprocessing=model_info(model).preprocessing).input_shape
+    network, _ = _traced(model, None, shape=shape, classes=classes)
     if isinstance(content, list) and len(content) != len(network.groups):
         internal = [group for group in network.groups if not group.coupled]
         if len(content) == len(internal):
@@ -104,6 +137,21 @@ def cost_report(model: str, widths: Path) -> dict[str, Any]:
         "widths": structure.by_group(network.groups),
         "layers": _layers(network, structure.widths),
     }
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"Cannot read the widths file {str(path)!r}: {error}.") from error
+
+
+def _built_for(structure: dict[str, Any]) -> tuple[tuple[int, ...] | None, int | None]:
+    """Returns the input shape and the classes that a structure.json names, None where it does not."""
+    shape, classes = structure.get("input_shape"), structure.get("classes")
+    if not (isinstance(shape, list) and len(shape) == 3 and all(isinstance(side, int) and side > 0 for side in shape)):
+        shape = None
+    return None if shape is None else tuple(shape), classes if isinstance(classes, int) and classes > 0 else None
 
 
 def evaluate_saved(directory: Path, *, data: str | None, data_root: Path | None, split: str) -> dict[str, Any]:
@@ -123,8 +171,9 @@ def evaluate_saved(directory: Path, *, data: str | None, data_root: Path | None,
     if not isinstance(name, str):
         raise DataError(f"{str(directory)!r} does not say what data it is for. Name them with --data.")
     preprocessing = None if saved.preprocessing is None else Preprocessing.from_dict(saved.preprocessing)
-    bundle = load_data(name, root=data_root, preprocessing=preprocessing)
     model = load(directory)
+    bundle = load_data(name, root=data_root or _recorded_root(directory), preprocessing=preprocessing)
+    require_fit(Problem(f"The network in {str(directory)!r}", saved.model, saved.classes, model, bundle))
     images = bundle.test if split == "test" else bundle.train
     indices = _holdout(directory, bundle.train.labels) if split == "holdout" else None
     scores = measure(model, images, indices)
@@ -137,6 +186,15 @@ def evaluate_saved(directory: Path, *, data: str | None, data_root: Path | None,
         "images": scores.images,
         **cost_entry(cost),
     }
+
+
+def _recorded_root(directory: Path) -> Path | None:
+    """Returns the data folder that the search used, as its ledger says, if it is still there."""
+    try:
+        root = run_of(read_ledger(directory.parent / LEDGER_NAME))["options"]["data_root"]
+    except (RunError, KeyError, TypeError):
+        return None
+    return Path(root) if isinstance(root, str) and Path(root).is_dir() else None
 
 
 def _holdout(directory: Path, labels: Any) -> Any:
@@ -154,11 +212,13 @@ def _holdout(directory: Path, labels: Any) -> Any:
     return split_train(np.asarray(labels), **sizes, seed=derive_seed(seed, "split")).holdout
 
 
-def _traced(spec: str, weights: Path | None) -> tuple[TracedNetwork, torch.nn.Module]:
+def _traced(
+    spec: str, weights: Path | None, *, shape: tuple[int, ...] | None = None, classes: int | None = None
+) -> tuple[TracedNetwork, torch.nn.Module]:
     info = model_info(spec)
-    model = build_model(spec, classes=None, weights=weights)
+    model = build_model(spec, classes=classes, weights=weights)
     generator = torch.Generator().manual_seed(0)
-    example = torch.randn(1, *(info.input_shape or _IMAGENET_SHAPE), generator=generator)
+    example = torch.randn(1, *(shape or info.input_shape or _IMAGENET_SHAPE), generator=generator)
     return verified(model, trace(model, example)), model
 
 
@@ -167,17 +227,8 @@ def _layers(network: TracedNetwork, widths: Any) -> list[dict[str, Any]]:
     return [{"name": name, "macs": cost.macs, "params": cost.params} for name, cost in by_layer.items()]
 
 
-def _heuristics(options: SearchOptions) -> dict[str, dict[str, int]]:
-    """Returns {heuristic: widths}; nothing where the data they read are not at hand."""
-    try:
-        problem = load_problem(options, NullObserver())
-        prepared = prepare(problem, replace(options, scope=options.scope), NullObserver())
-        space = SearchSpace.build(prepared.network.groups, prepared.network.cost_model, parse_budgets(options.goals))
-    except (DataError, ConfigError, StructureError):
-        return {}
-    except AutopruneError:
-        if options.data is not None:
-            raise
-        return {}
-    found = heuristic_structures(space, prepared.profile)
-    return {name: structure.by_group(space.groups) for name, structure in found.items()}
+def _heuristics(problem: Problem, options: SearchOptions) -> dict[str, dict[str, int]]:
+    """Returns {heuristic: {group: width}} within the budget and the scope."""
+    prepared = prepare(problem, options, NullObserver())
+    found = heuristic_structures(prepared.space, prepared.profile)
+    return {name: structure.by_group(prepared.space.groups) for name, structure in found.items()}

@@ -68,9 +68,13 @@ class SearchOptions:
         return (*((self.front,) if self.front else ()), *self.budgets)
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the options as JSON values."""
+        """Returns the options as JSON values; paths are absolute, for a search may be resumed from another folder."""
         return {
-            name: str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
+            name: str(value.absolute())
+            if isinstance(value, Path)
+            else list(value)
+            if isinstance(value, tuple)
+            else value
             for name, value in asdict(self).items()
         }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -32,9 +32,11 @@ from autoprune.models.tracing import trace
 from autoprune.models.verify import restricted, verified
 from autoprune.models.weights import state_fingerprint
 from autoprune.models.zoo import build_model, model_info
+from autoprune.plugins import one_line
 from autoprune.report.observer import Observer
 from autoprune.searching.options import SearchOptions
 from autoprune.training.default import DEFAULT_DATA, DEFAULT_MODEL, default_model
+from autoprune.training.measure import as_logits
 
 CALIBRATION_IMAGES = 512
 HOLDOUT_IMAGES = 4_000
@@ -56,6 +58,8 @@ class Problem:
         classes: number of outputs it was built with, None for its own.
         model: the dense network, in eval mode, on the CPU.
         data: the images.
+        trained_here: whether autoprune trained it itself, on all training images: the embedded default.
+        objects: what has no name another process could load it by: `model`, `data`.
     """
 
     name: str
@@ -63,6 +67,8 @@ class Problem:
     classes: int | None
     model: nn.Module
     data: DataBundle
+    trained_here: bool = False
+    objects: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,15 +138,21 @@ class Prepared:
 
     def header(self) -> dict[str, Any]:
         """Returns what must match when the search is resumed."""
+        options, split = self.options, self.split
         return {
-            "options": self.options.to_json(),
-            "candidates": self.options.candidates,
+            "options": options.to_json(),
+            "objects": list(self.problem.objects),
             "model": self.problem.name,
             "weights": self.fingerprint,
             "data": self.problem.data.name,
-            "split": [len(self.split.calibration), len(self.split.holdout), len(self.split.training)],
-            "groups": {group.name: group.width for group in self.network.groups},
-            "ladder": [rung.name for rung in self.ladder.rungs],
+            "budget": list(options.goals),
+            "scope": options.scope,
+            "strategy": options.strategy,
+            "candidates": options.candidates,
+            "seed": options.seed,
+            "split": [len(split.calibration), len(split.holdout), len(split.training)],
+            "groups": {group.name: [group.width, group.min_width, group.multiple_of] for group in self.network.groups},
+            "ladder": [asdict(rung) for rung in self.ladder.rungs],
         }
 
 
@@ -151,6 +163,8 @@ def load_problem(options: SearchOptions, observer: Observer) -> Problem:
         ModelError, WeightsError, DataError, PluginError: something is missing or does not fit.
     """
     spec = options.model or DEFAULT_MODEL
+    if options.model is None and options.data not in (None, DEFAULT_DATA):
+        raise ConfigError(f"The network that reads {options.data!r} is not named. Name it with --model.")
     info = model_info(spec)
     data_name = options.data or info.default_data or (DEFAULT_DATA if options.model is None else "")
     if not data_name:
@@ -159,7 +173,8 @@ def load_problem(options: SearchOptions, observer: Observer) -> Problem:
     data = load_data(data_name, root=options.data_root, preprocessing=info.preprocessing)
     if options.model is None or (spec == DEFAULT_MODEL and options.weights is None and data_name == DEFAULT_DATA):
         observer.stage(f"Loading {spec} (trained on first use, then kept)")
-        return Problem(spec, spec, None, default_model(on_progress=observer.progress), data)
+        model = default_model(on_progress=observer.progress)
+        return Problem(spec, spec, None, model, data, trained_here=True)
     observer.stage(f"Loading {spec}")
     # A factory, and a torchvision network with foreign weights, decide on their classes themselves.
     classes = None if ":" in spec else len(data.classes)
@@ -179,12 +194,15 @@ def problem_from(model: nn.Module | str, data: Any, options: SearchOptions, obse
         options = replace(options, model=model)
         if isinstance(data, str) or data is None:
             return load_problem(replace(options, data=data), observer)
-        loaded = build_model(model, classes=None, weights=options.weights)
-        return Problem(model, model, None, loaded.eval(), _bundle(data))
+        bundle = _bundle(data)
+        classes = None if ":" in model else len(bundle.classes)
+        loaded = build_model(model, classes=classes, weights=options.weights)
+        return Problem(model, model, classes, loaded, bundle, objects=("data",))
     if not isinstance(model, nn.Module):
         raise ModelError(f"The model is a {type(model).__name__}. Give an nn.Module or a name such as 'cifar/vgg16'.")
     bundle = load_data(data, root=options.data_root) if isinstance(data, str) else _bundle(data)
-    return Problem(type(model).__name__, None, None, model.cpu().eval(), bundle)
+    objects = ("model",) if isinstance(data, str) else ("model", "data")
+    return Problem(type(model).__name__, None, None, model.cpu().eval(), bundle, objects=objects)
 
 
 def _bundle(data: Any) -> DataBundle:
@@ -201,19 +219,60 @@ def prepare(problem: Problem, options: SearchOptions, observer: Observer) -> Pre
     Raises:
         BudgetError: the budget cannot be reached.
         DataError: there are too few images.
-        ModelError: the network cannot be traced.
+        StructureError: nothing can be pruned in this scope.
+        ModelError: the network does not fit the images or cannot be traced.
+        ConfigError: the device is not there.
     """
+    device = _device(options.device)
     with torch_threads(usable_cores()):
+        require_fit(problem)
         network = traced(problem, options, observer)
+        _require_groups(network, problem, options)
         space = SearchSpace.build(network.groups, network.cost_model, parse_budgets(options.goals))
         split = _split(problem.data, options)
         observer.stage(f"Reading the dense network on {len(split.calibration)} images")
         images = problem.data.train.take(split.calibration)
         calibration = calibrate(problem.model, network, images, seed=derive_seed(options.seed, "calibration"))
         rankings = rank_groups(problem.model, network, calibration)
-    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     ladder = default_ladder(len(split.calibration), len(split.holdout))
     return Prepared(problem, network, space, split, calibration, rankings, ladder, device, options)
+
+
+def require_fit(problem: Problem) -> None:
+    """Checks on two images that the dense network takes them and puts out a finite score for every class.
+
+    Raises:
+        ModelError: it does not.
+    """
+    data = problem.data
+    images = data.train.take(np.arange(min(2, len(data.train))))
+    shape = "x".join(map(str, images.shape[1:]))
+    try:
+        with torch.no_grad():
+            scores = problem.model(images)
+    except Exception as error:  # a user's own forward may raise anything
+        raise ModelError(
+            f"{problem.name} does not take the {shape} images of {data.name}: {one_line(error)}. "
+            "Choose data that fit the network."
+        ) from error
+    logits = as_logits(scores, torch.zeros(len(images), dtype=torch.int64))
+    if logits.shape[1] < len(data.classes):
+        raise ModelError(
+            f"{problem.name} has {logits.shape[1]} outputs, but {data.name} has {len(data.classes)} classes. "
+            "Build it with as many classes as the data have."
+        )
+    if not torch.isfinite(logits).all():
+        raise ModelError(f"The outputs of {problem.name} are not finite on {data.name}. Its weights are of no use.")
+
+
+def _device(asked: str | None) -> str:
+    if asked is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=asked)
+    except Exception as error:  # torch answers with AssertionError, RuntimeError or NotImplementedError
+        raise ConfigError(f"The device {asked!r} cannot be used: {one_line(error)} Leave --device out.") from error
+    return asked
 
 
 def default_ladder(calibration: int, holdout: int) -> Ladder:
@@ -225,25 +284,29 @@ def default_ladder(calibration: int, holdout: int) -> Ladder:
 
 
 def traced(problem: Problem, options: SearchOptions, observer: Observer) -> TracedNetwork:
-    """Returns the verified trace, restricted to the scope and the rules of the search space.
+    """Returns the verified trace, restricted to the scope and the rules of the search space; perhaps without a group.
 
     Raises:
         ModelError: the network cannot be traced.
-        StructureError: nothing can be pruned in this scope.
+        ConfigError: the search space does not fit the network.
     """
     observer.stage(f"Tracing {problem.name}")
     generator = torch.Generator().manual_seed(0)
     example = torch.randn(1, *problem.data.input_shape, generator=generator)
     network = verified(problem.model, trace(problem.model, example))
-    names = {group.name for group in network.groups if options.scope == "coupled" or not group.coupled}
-    network = restricted(network, names)
     if options.search_space is not None:
+        # Before the scope takes groups away: a rule for them is no mistake.
         network = replace(network, groups=apply_rules(network.groups, load_search_space(options.search_space)))
-    if not network.groups:
-        reasons = "; ".join(f"{layer}: {reason}" for layer, reason in list(network.frozen.items())[:3])
-        wider = " Try --scope coupled." if options.scope == "internal" else ""
-        raise StructureError(f"{problem.name} has no prunable group in the scope {options.scope!r} ({reasons}).{wider}")
-    return network
+    names = {group.name for group in network.groups if options.scope == "coupled" or not group.coupled}
+    return restricted(network, names)
+
+
+def _require_groups(network: TracedNetwork, problem: Problem, options: SearchOptions) -> None:
+    if network.groups:
+        return
+    reasons = "; ".join(f"{layer}: {reason}" for layer, reason in list(network.frozen.items())[:3])
+    wider = " Try --scope coupled." if options.scope == "internal" else ""
+    raise StructureError(f"{problem.name} has no prunable group in the scope {options.scope!r} ({reasons}).{wider}")
 
 
 def _split(data: DataBundle, options: SearchOptions) -> Split:

@@ -29,6 +29,8 @@ Event = Mapping[str, Any]
 
 #: Version of the format; a reader refuses every other.
 FORMAT = 1
+#: Characters of a value that a message shows.
+_LONGEST_VALUE = 80
 
 
 def read_ledger(path: Path) -> tuple[Event, ...]:
@@ -132,7 +134,8 @@ class Ledger:
             return (header,)
         changed = [key for key in sorted({*run, *run_of(events)}) if run.get(key) != run_of(events).get(key)]
         if changed:
-            pairs = ", ".join(f"{key}={run_of(events).get(key)!r} (now {run.get(key)!r})" for key in changed)
+            before = run_of(events)
+            pairs = ", ".join(f"{key}={_short(before.get(key))} (now {_short(run.get(key))})" for key in changed)
             raise RunError(
                 f"The search in {self.path.parent} was started with {pairs}. Resume it with the same options, or "
                 "choose another folder with --out."
@@ -202,6 +205,11 @@ def decode_told(event: Event, candidate: Candidate) -> Outcome:
         worker=worker,
         reused=event["reused"],
     )
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}..."
 
 
 def _line(event: Event) -> bytes:

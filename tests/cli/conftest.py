@@ -36,18 +36,18 @@ class FakeSearch:
 
     def run_search(self, options, *, observer):
         self.call("run_search", options, observer=observer)
-        return types.SimpleNamespace(summary=self.summary, out=self.out)
+        return types.SimpleNamespace(summary=self.summary, out=self.out, incumbent=self.summary.get("incumbent"))
 
     def resume_search(self, out, *, observer):
         self.call("resume_search", out, observer=observer)
-        return types.SimpleNamespace(summary=self.summary, out=self.out)
+        return types.SimpleNamespace(summary=self.summary, out=self.out, incumbent=self.summary.get("incumbent"))
 
     def trace_report(self, options, *, verify):
         self.call("trace_report", options, verify=verify)
         return self.report
 
-    def cost_report(self, model, widths):
-        self.call("cost_report", model, widths)
+    def cost_report(self, model, widths, *, data, data_root):
+        self.call("cost_report", model, widths, data=data, data_root=data_root)
         return self.report
 
     def evaluate_saved(self, directory, *, data, data_root, split):

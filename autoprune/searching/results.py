@@ -1,0 +1,125 @@
+"""What a search leaves behind: `summary.json`, the front as table and page, and the entries they hold."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from autoprune.core.candidate import Evaluation
+from autoprune.core.seams import BackendReport
+from autoprune.report.files import atomic_write_text, write_front_csv
+from autoprune.report.front_html import marks_of, write_front_html
+from autoprune.report.rows import candidate_rows, front_rows
+from autoprune.searching.finish import cost_entry, describe_candidate
+from autoprune.searching.preparation import Prepared
+from autoprune.study.study import Study
+
+SUMMARY, FRONT_CSV, FRONT_HTML, INCUMBENT = "summary.json", "front.csv", "front.html", "incumbent"
+#: Hypervolume is measured against nothing right at the dense cost.
+REFERENCE_POINT = (0.0, 1.0)
+DEFAULT_FINETUNE_EPOCHS = 1.0
+_PACKAGES = ("autoprune", "torch", "torchvision", "numpy", "ray", "optuna", "pymoo", "mlflow", "scikit-learn")
+
+
+def summarise(prepared: Prepared, study: Study, report: BackendReport, *, interrupted: bool) -> dict[str, Any]:
+    """Returns the summary of a search whose networks have not been tested yet: their `accuracy` is null."""
+    options, network, split = prepared.options, prepared.network, prepared.split
+    dense = network.cost_model.dense
+    incumbent, uniform = study.incumbent, uniform_of(study)
+    return {
+        "format": 1,
+        "folder": str(options.out),
+        "model": prepared.problem.name,
+        "data": prepared.problem.data.name,
+        "budget": list(options.goals),
+        "scope": options.scope,
+        "strategy": options.strategy,
+        "seed": options.seed,
+        "dense": {"accuracy": None, **cost_entry(dense)},
+        "uniform": None if uniform is None else describe_candidate(uniform, prepared),
+        "incumbent": None if incumbent is None else describe_candidate(incumbent, prepared),
+        "groups": [{"name": g.name, "width": g.width, "coupled": g.coupled} for g in network.groups],
+        "frozen": dict(network.frozen),
+        "candidates": study.proposed,
+        "failures": len(study.failures),
+        "seconds": 0.0,
+        "search_seconds": report.seconds,
+        "utilisation": report.utilisation,
+        "workers": report.workers,
+        "hypervolume": study.front.hypervolume(dense.macs, REFERENCE_POINT),
+        "reference_point": list(REFERENCE_POINT),
+        "finetune_epochs": DEFAULT_FINETUNE_EPOCHS if options.finetune_epochs is None else options.finetune_epochs,
+        "images": {
+            "calibration": len(split.calibration),
+            "holdout": len(split.holdout),
+            "training": len(split.training),
+            "test": len(prepared.problem.data.test),
+        },
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
+        "command": shlex.join(["autoprune", *sys.argv[1:]])
+        if Path(sys.argv[0]).stem in ("autoprune", "__main__")
+        else None,
+        "notes": _notes(prepared, study),
+        "interrupted": interrupted,
+    }
+
+
+def uniform_of(study: Study) -> Evaluation | None:
+    """Returns what the highest rung said of uniform widths, which are always candidate 0."""
+    found = [item for item in study.ladder_of(0) if isinstance(item, Evaluation)] if study.proposed else []
+    return found[-1] if found else None
+
+
+def write_results(out: Path, summary: Mapping[str, Any], prepared: Prepared, study: Study) -> None:
+    """Writes everything that is known: `front.csv`, `front.html`, and last `summary.json`.
+
+    Raises:
+        RunError: a file cannot be written.
+    """
+    network = prepared.network
+    rows = candidate_rows(
+        study.evaluations,
+        groups=network.groups,
+        dense=network.cost_model.dense,
+        front_ids={evaluation.candidate.id for evaluation in study.front},
+    )
+    write_front_csv(out / FRONT_CSV, front_rows(rows))
+    write_front_html(
+        out / FRONT_HTML,
+        rows,
+        marks=marks_of(summary),
+        budget=prepared.options.goals,
+        dense_widths={group.name: group.width for group in network.groups},
+        title=f"{prepared.problem.name} on {prepared.problem.data.name}",
+        run=str(out),
+    )
+    atomic_write_text(out / SUMMARY, json.dumps(summary, indent=1) + "\n")
+
+
+def _notes(prepared: Prepared, study: Study) -> list[str]:
+    options, problem = prepared.options, prepared.problem
+    rung = study.front.evaluations[-1].candidate.fidelity.name if len(study.front) else "-"
+    images = f"{len(prepared.split.holdout):,} images of the training set"
+    notes = [f"Hold-out accuracies are of the {rung} fidelity, on {images}."]
+    if options.weights is not None or problem.spec is None or ":" in problem.spec:
+        notes.append("The dense network was trained elsewhere and may have seen the hold-out images.")
+    elif problem.trained_here:
+        notes.append("The dense network was trained on the whole training set and has seen the hold-out images.")
+    else:
+        notes.append("The dense network has the random weights it was built with.")
+    if study.stopped_because:
+        notes.append(f"The search stopped early: {study.stopped_because}")
+    return notes
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,293 @@
+"""One search from its problem to its results: ledger, trackers, study, backend, finish."""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from collections.abc import Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from autoprune.config.options import LEDGER_NAME, default_run_folder
+from autoprune.core.candidate import Evaluation
+from autoprune.core.seams import Backend, BackendReport, Tracker
+from autoprune.errors import RunError
+from autoprune.report.observer import Observer
+from autoprune.searching.finish import Finisher, describe, save_finished
+from autoprune.searching.options import SearchOptions
+from autoprune.searching.preparation import Prepared, Problem, prepare, torch_threads, usable_cores
+from autoprune.searching.results import (
+    FRONT_CSV,
+    FRONT_HTML,
+    INCUMBENT,
+    SUMMARY,
+    summarise,
+    uniform_of,
+    write_results,
+)
+from autoprune.strategies.registry import make_strategy
+from autoprune.study.ledger import Ledger, read_ledger, run_of
+from autoprune.study.replay import replay
+from autoprune.study.study import Study
+from autoprune.tracking.uris import default_store, mask_uri
+from autoprune.training.measure import measure
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from autoprune.tracking.mlflow_tracker import MlflowTracker
+
+TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
+
+
+@dataclass(frozen=True, eq=False)
+class Concluded:
+    """A search that has ended.
+
+    Attributes:
+        out: the run folder.
+        summary: the content of `summary.json`.
+        study: with every evaluation.
+        model: the finished incumbent; None where there is none or the search was interrupted.
+    """
+
+    out: Path
+    summary: dict[str, Any]
+    study: Study
+    model: nn.Module | None
+
+
+def placed(options: SearchOptions, name: str | None) -> SearchOptions:
+    """Returns the options with a run folder; found out before anything is loaded or trained, it can be written to.
+
+    Raises:
+        RunError: nothing can be written there.
+    """
+    out = options.out or default_run_folder(name, datetime.now())
+    place = out
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        raise RunError(f"The run folder {str(out)!r} cannot be written: see {str(place)!r}. Name another with --out.")
+    return replace(options, out=out)
+
+
+def run(problem: Problem, options: SearchOptions, observer: Observer) -> Concluded:
+    """Runs a search, or goes on with the one in the run folder, to its end or interruption.
+
+    Raises:
+        AutopruneError: something the caller can fix; whatever was evaluated is in the ledger.
+    """
+    out = options.out
+    assert out is not None
+    started = time.perf_counter()
+    prepared = prepare(problem, options, observer)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(
+            f"Cannot make the run folder {str(out)!r}: {error.strerror}. Name another with --out."
+        ) from error
+    header = _header(prepared, out)
+    with Ledger(out / LEDGER_NAME, run=header) as ledger, _mlflow(prepared, header, out) as mlflow:
+        heard: list[Tracker] = [observer, *([] if mlflow is None else [mlflow])]
+        study = _study(prepared, [ledger, *heard])
+        replayed = replay(ledger.events, study, heard_by=heard)
+        if replayed.outcomes:
+            observer.stage(f"Resuming after {replayed.outcomes} evaluations")
+        report, interrupted = _evaluate(prepared, study, observer)
+        concluded = _conclude(
+            prepared, study, report, observer, interrupted=interrupted, started=started, mlflow=mlflow
+        )
+        if mlflow is not None:
+            _close_mlflow(mlflow, concluded, observer)
+        return concluded
+
+
+def _header(prepared: Prepared, out: Path) -> dict[str, Any]:
+    """Returns the ledger's header; a resumed search keeps the identity and the options it was given at first."""
+    header = prepared.header()
+    path = out / LEDGER_NAME
+    before: Mapping[str, Any] = {}
+    if path.exists() and path.stat().st_size:
+        before = run_of(read_ledger(path))
+        # What determines the search is compared key by key; where it lies and who works for it may change.
+        header["options"] = before.get("options")
+    return {**header, "uuid": str(before.get("uuid", uuid.uuid4()))}
+
+
+def _study(prepared: Prepared, trackers: list[Tracker]) -> Study:
+    options, space = prepared.options, prepared.space
+    strategy = make_strategy(
+        options.strategy, space=space, profile=prepared.profile, seed=options.seed, candidates=options.candidates
+    )
+    return Study(
+        space,
+        strategy,
+        prepared.ladder,
+        candidates=options.candidates,
+        seed=options.seed,
+        baselines=[("uniform", space.uniform())],
+        trackers=trackers,
+    )
+
+
+def _evaluate(prepared: Prepared, study: Study, observer: Observer) -> tuple[BackendReport, bool]:
+    """Lets the backend drive the study; returns its report and whether Ctrl-C, not the time limit, ended it."""
+    options = prepared.options
+    if study.done:
+        return BackendReport(0, seconds=0.0, busy_seconds=0.0, interrupted=False), False
+    observer.stage(f"Searching {prepared.problem.name} within {' and '.join(options.goals)}")
+    deadline = None if options.time_limit is None else time.monotonic() + options.time_limit
+    timed_out = False
+
+    def late() -> bool:
+        nonlocal timed_out
+        timed_out = deadline is not None and time.monotonic() > deadline
+        return timed_out
+
+    report = _backend(prepared).run(study, prepared.factory(), should_stop=late)
+    return report, report.interrupted and not timed_out
+
+
+def _backend(prepared: Prepared) -> Backend:
+    options = prepared.options
+    if options.backend == "serial":
+        from autoprune.backends import SerialBackend
+
+        return SerialBackend()
+    import torch
+
+    # Ray takes seconds to import: whatever is wrong with the model or the data has been said by now.
+    from autoprune.backends import RayBackend
+
+    on_gpu = prepared.device.startswith("cuda")
+    gpus = max(1, torch.cuda.device_count()) if on_gpu else 0
+    workers = options.workers or (2 * gpus if on_gpu else usable_cores())
+    share = options.gpus_per_worker or (gpus / workers if on_gpu else 0.0)
+    return RayBackend(workers, gpus_per_worker=share, address=options.ray_address)
+
+
+def _conclude(
+    prepared: Prepared,
+    study: Study,
+    report: BackendReport,
+    observer: Observer,
+    *,
+    interrupted: bool,
+    started: float,
+    mlflow: MlflowTracker | None,
+) -> Concluded:
+    """Writes what was found, finishes uniform and incumbent unless interrupted, and writes again."""
+    out = prepared.options.out
+    assert out is not None
+    summary = summarise(prepared, study, report, interrupted=True)
+    model: nn.Module | None = None
+    summary["tracking"] = None if mlflow is None else _location(mlflow, prepared)
+    summary["seconds"] = time.perf_counter() - started
+    # Before the finetuning, which may take long, diverge or be stopped.
+    write_results(out, summary, prepared, study)
+    if not interrupted:
+        try:
+            tested = summarise(prepared, study, report, interrupted=False)
+            tested["tracking"] = summary["tracking"]
+            if study.incumbent is not None:
+                with torch_threads(usable_cores()):
+                    model = _finish(prepared, study, observer, tested, incumbent=study.incumbent)
+            summary = tested
+        except KeyboardInterrupt:
+            observer.warning("Stopped while the best networks were finished: their test accuracies are not known.")
+        summary["seconds"] = time.perf_counter() - started
+        write_results(out, summary, prepared, study)
+    return Concluded(out, summary, study, model)
+
+
+def _finish(
+    prepared: Prepared, study: Study, observer: Observer, summary: dict[str, Any], *, incumbent: Evaluation
+) -> nn.Module:
+    """Tests dense, uniform and incumbent, saves the incumbent, fills the summary in, and returns the incumbent."""
+    options, data, uniform = prepared.options, prepared.problem.data, uniform_of(study)
+    observer.stage("Testing the dense network")
+    summary["dense"]["accuracy"] = measure(prepared.problem.model, data.test, device=prepared.device).accuracy
+    finisher = Finisher(prepared, observer, epochs=summary["finetune_epochs"])
+    if uniform is not None and uniform.candidate.id != incumbent.candidate.id:
+        summary["uniform"] = describe(finisher.finish("uniform widths", uniform), prepared)
+    finished = finisher.finish("the incumbent", incumbent)
+    summary["incumbent"] = describe(finished, prepared)
+    if uniform is not None and uniform.candidate.id == incumbent.candidate.id:
+        summary["uniform"] = summary["incumbent"]
+        summary["notes"].append("No candidate beat uniform widths on the hold-out.")
+    assert options.out is not None
+    info = {key: summary["incumbent"][key] for key in ("accuracy", "holdout_accuracy", "proposed_by", "id")}
+    info.update({"budget": list(options.goals), "seed": options.seed, "finetune_epochs": summary["finetune_epochs"]})
+    save_finished(options.out / INCUMBENT, finished, prepared, info=info)
+    prepared.problem.model.cpu()
+    return finished.model
+
+
+def _store(prepared: Prepared) -> str:
+    """Returns the address of the MLflow store: SQLite beside the run folder unless another is named."""
+    options = prepared.options
+    assert options.out is not None
+    return options.tracking_uri or os.environ.get(TRACKING_VARIABLE) or default_store(options.out.resolve().parent)
+
+
+@contextmanager
+def _mlflow(prepared: Prepared, header: Mapping[str, Any], out: Path) -> Iterator[MlflowTracker | None]:
+    """Yields the MLflow tracker, closed whatever happens; None where MLflow is not wanted."""
+    options = prepared.options
+    if options.no_mlflow:
+        yield None
+        return
+    from autoprune.tracking.mlflow_tracker import MlflowTracker
+
+    tracker = MlflowTracker(
+        tracking_uri=_store(prepared),
+        experiment=f"autoprune {prepared.problem.name}",
+        run_name=out.resolve().name,
+        run_uuid=str(header["uuid"]),
+        dense_cost=prepared.network.cost_model.dense,
+        groups=prepared.network.groups,
+        params={
+            "budget": " ".join(options.goals),
+            "strategy": options.strategy,
+            "scope": options.scope,
+            "seed": options.seed,
+            "candidates": options.candidates,
+            "data": prepared.problem.data.name,
+        },
+        tags={"model": prepared.problem.name},
+    )
+    try:
+        yield tracker
+    finally:
+        tracker.close(interrupted=True)
+
+
+def _location(mlflow: MlflowTracker, prepared: Prepared) -> dict[str, Any] | None:
+    """Returns where the search is found in MLflow, None where the store does not answer."""
+    location = mlflow.location(seconds=20.0)
+    if location is None:
+        return None
+    return {
+        "uri": mask_uri(_store(prepared)),
+        "experiment_id": location.experiment_id,
+        "run_id": location.run_id,
+        "view_id": location.view_id,
+    }
+
+
+def _close_mlflow(tracker: MlflowTracker, concluded: Concluded, observer: Observer) -> None:
+    names = (SUMMARY, FRONT_CSV, FRONT_HTML, *(() if concluded.model is None else (INCUMBENT,)))
+    files = {name: concluded.out / name for name in names if (concluded.out / name).exists()}
+    front = {evaluation.candidate.id for evaluation in concluded.study.front}
+    interrupted = bool(concluded.summary["interrupted"])
+    complaint = tracker.close(concluded.summary, files, front, interrupted=interrupted)
+    if complaint:
+        observer.warning(complaint)
