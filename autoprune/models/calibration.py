@@ -24,8 +24,8 @@ from autoprune.core.seeds import derive_seed
 from autoprune.models.network import LayerCall, LayerKind, TracedNetwork
 from autoprune.models.operations import OperationTap
 
-#: Sampled rows per layer: 50 times the unknowns of a 3x3 convolution over 64 channels.
-ROWS = 32_768
+#: Sampled rows per layer: 28 times the unknowns of a 3x3 convolution over 64 channels.
+ROWS = 16_384
 #: Second moments of wider inputs (a linear layer behind a flattened map) are not gathered: they are sliced.
 WIDEST_INPUT = 4_608
 

@@ -101,7 +101,11 @@ class _LayerSolver:
 
     def _read(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self._remember(func, args)
-        return func(*args, **kwargs)
+        if self._call.kind is not LayerKind.CONV:
+            return func(*args, **kwargs)
+        # Nothing but the end of the chain reads this output, and that is computed anew: any values will do.
+        x, weight = args[0], args[1]
+        return x.new_zeros(()).expand(len(x), weight.shape[0], *self._output_size(x))
 
     def _remember(self, func: Any, args: tuple[Any, ...]) -> None:
         self._input = args[1 if func._schema.name == "aten::addmm" else 0]
@@ -131,16 +135,20 @@ class _LayerSolver:
             added = rows_at(other, self._positions)
             target = target - added
             floor = None if floor is None else -added
-        patches = self._patches(x)
+        rows = self._patches(x).flatten(0, 1)
+        if self._norm is not None or _tensors(self._layer)[1] is not None:
+            rows = torch.cat([rows, rows.new_ones(len(rows), 1)], dim=1)
+        moments = (rows.T @ rows).double() / len(rows)
         sliced, scale = self._folded()
         solution = _ridge_solution(
-            patches.flatten(0, 1),
+            rows,
             target.flatten(0, 1),
-            sliced,
+            sliced[: rows.shape[1]],
+            moments=moments,
             ridge=self._ridge,
             floor=None if floor is None else floor.flatten(0, 1),
         )
-        self._install(solution, patches.flatten(0, 1), scale)
+        self._install(solution, moments, scale)
         out: Tensor = self._layer(x)
         return out if self._norm is None else self._norm(out)
 
@@ -148,10 +156,18 @@ class _LayerSolver:
         if not self._conv:
             return x[:, None, :]
         weight, stride, padding, dilation = self._conv[1], self._conv[3], self._conv[4], self._conv[5]
-        kernel = weight.shape[2:]
-        width = (x.shape[3] + 2 * padding[1] - dilation[1] * (kernel[1] - 1) - 1) // stride[1] + 1
-        pairs = {"kernel": kernel, "stride": stride, "padding": padding, "dilation": dilation, "width": width}
-        return patches_at(x, self._positions, pairs)
+        width = self._output_size(x)[1]
+        sizes = {"kernel": weight.shape[2:], "stride": stride, "padding": padding, "dilation": dilation, "width": width}
+        return patches_at(x, self._positions, sizes)
+
+    def _output_size(self, x: Tensor) -> tuple[int, int]:
+        weight, stride, padding, dilation = self._conv[1], self._conv[3], self._conv[4], self._conv[5]
+        height, width = (
+            (x.shape[2 + side] + 2 * padding[side] - dilation[side] * (weight.shape[2 + side] - 1) - 1) // stride[side]
+            + 1
+            for side in (0, 1)
+        )
+        return height, width
 
     def _folded(self) -> tuple[Tensor, Tensor]:
         """Returns ((d + 1, o) folded weights, (o,) batch-norm scale) of the layer as it is."""
@@ -165,22 +181,22 @@ class _LayerSolver:
             shift = (shift - norm["running_mean"]) * scale + norm["bias"]
         return torch.cat([(flat * scale[:, None]).T, shift[None]]), scale
 
-    def _install(self, solution: Tensor, patches: Tensor, scale: Tensor) -> None:
+    def _install(self, solution: Tensor, moments: Tensor, scale: Tensor) -> None:
+        """Writes a solution into kernel, bias and batch norm; `moments` are (d + 1, d + 1), those of U."""
         weight, bias = _tensors(self._layer)
-        kernel, shift = solution[:-1], solution[-1]
         if self._norm is None:
+            kernel = solution if bias is None else solution[:-1]
             weight.copy_(kernel.T.reshape(weight.shape))
             if bias is not None:
-                bias.copy_(shift)
+                bias.copy_(solution[-1])
             return
+        kernel, shift = solution[:-1], solution[-1]
         # Keep the dense network's split between kernel and batch norm, which training is used to, where it is sane.
         sane = scale.abs() > 1e-2 * scale.abs().median()
         gauge = torch.where(sane, scale, torch.ones_like(scale))
         weight.copy_((kernel / gauge).T.reshape(weight.shape))
-        second = patches.T.float() @ patches.float() / len(patches)
-        mean_patch = patches.mean(0).double()
-        mean = mean_patch @ kernel
-        variance = ((second.double() @ kernel) * kernel).sum(0) - mean**2
+        mean = moments[-1, :-1] @ kernel
+        variance = ((moments[:-1, :-1] @ kernel) * kernel).sum(0) - mean**2
         variance = variance.clamp_min(0) / gauge**2
         norm = self._norm
         deviation = (variance + norm.eps).sqrt()
@@ -202,29 +218,30 @@ def _norm_tensors(norm: nn.Module) -> Mapping[str, Tensor]:
     return {name: getattr(norm, name).double() for name in names}
 
 
-def _ridge_solution(patches: Tensor, target: Tensor, sliced: Tensor, *, ridge: float, floor: Tensor | None) -> Tensor:
+def _ridge_solution(
+    U: Tensor, target: Tensor, sliced: Tensor, *, moments: Tensor, ridge: float, floor: Tensor | None
+) -> Tensor:
     """Returns (d + 1, o): the least-squares kernel and bias, damped towards the sliced ones.
 
     Args:
-        patches: (r, d) U without its column of ones.
+        U: (r, d + 1) patches with their column of ones (without one where the layer cannot take a bias).
         target: (r, o) T.
         sliced: (d + 1, o) A0.
+        moments: (d + 1, d + 1) U^T U / r.
         ridge: the damping.
         floor: (r, o) where a ReLU follows, the value at or below which its output is 0; None where none follows.
     """
-    rows = len(patches)
-    U = torch.cat([patches, patches.new_ones(rows, 1)], dim=1)
-    gram = (U.T @ U).double() / rows
-    damping = ridge * gram.diagonal().mean()
-    gram.diagonal().add_(damping)
-    factor = torch.linalg.cholesky(gram)
+    damping = ridge * moments.diagonal().mean().clamp_min(1e-30)
+    factor = torch.linalg.cholesky(
+        moments + damping * torch.eye(len(moments), dtype=moments.dtype, device=moments.device)
+    )
     pull = damping * sliced
-    solution = torch.cholesky_solve((U.T @ target).double() / rows + pull, factor)
+    solution = torch.cholesky_solve((U.T @ target).double() / len(U) + pull, factor)
     if floor is None:
         return solution
     silent = target <= floor
     for _ in range(RECTIFIED_SWEEPS):
         # Where the dense unit is silent any value below the floor is as good: aim at the one that is easiest to meet.
         eased = torch.where(silent, torch.minimum(U @ solution.to(U.dtype), floor), target)
-        solution = torch.cholesky_solve((U.T @ eased).double() / rows + pull, factor)
+        solution = torch.cholesky_solve((U.T @ eased).double() / len(U) + pull, factor)
     return solution
