@@ -21,7 +21,10 @@ from autoprune.models.surgery import Kept
 from autoprune.training.recipe import finetune_recipe
 from autoprune.training.trainer import train
 
-SCORES = ("accuracy", "agreement")
+#: What the score may be. Kendall's tau with accuracy on 4,000 test images over 20 structures of ResNet-20-B at half the
+#: FLOPs, sequential reconstruction, 4,000 hold-out images: probability 0.88, accuracy 0.85, agreement 0.85; the same on
+#: images with random crops and flips 0.85, 0.83, 0.83; after least squares on 1,000 images accuracy 0.79, agreement 0.82.
+SCORES = ("probability", "accuracy", "agreement")
 #: Floats of input per batch while scoring.
 _BATCH_FLOATS = 1 << 21
 
@@ -29,7 +32,7 @@ _BATCH_FLOATS = 1 << 21
 class CandidateEvaluator:
     """Scores candidates of one subject."""
 
-    def __init__(self, subject: Subject, *, score: str = "accuracy", device: str = "cpu", worker: str = "main") -> None:
+    def __init__(self, subject: Subject, *, score: str = "probability", device: str = "cpu", worker: str = "main") -> None:
         self._subject = subject
         self._score = score
         self._device = torch.device(device)
@@ -87,7 +90,7 @@ class CandidateEvaluator:
         return model, kept
 
     def _measure(self, model: nn.Module, images: int) -> dict[str, float]:
-        """Returns accuracy, loss, and agreement exp(-KL) with the dense network's probabilities."""
+        """Returns accuracy, loss, mean probability of the true label, and agreement exp(-KL) with the dense network."""
         indices = np.arange(min(images, len(self._subject.holdout)))
         logits = logits_of(model, self._subject.holdout, indices, self._device)
         labels, dense = self._labels[: len(logits)], self._subject.dense_logits[: len(logits)]
@@ -96,6 +99,7 @@ class CandidateEvaluator:
         divergence = float((wanted.exp() * (wanted - log_probabilities)).sum(1).mean())
         return {
             "accuracy": float((logits.argmax(1) == labels).double().mean()),
+            "probability": float(log_probabilities.gather(1, labels[:, None]).exp().mean()),
             "loss": float(torch.nn.functional.nll_loss(log_probabilities, labels)),
             "agreement": float(np.exp(-max(divergence, 0.0))) if np.isfinite(divergence) else float("nan"),
         }

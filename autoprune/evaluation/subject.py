@@ -68,7 +68,7 @@ class SubjectFactory:
         lazy_training: training images that are no arrays, None if they are or none are needed.
         lazy_indices: which of them to use.
         augmentation: variation of training images.
-        score: which number is the score: `accuracy` or `agreement`.
+        score: which number is the score: one of `SCORES`.
         device: where workers compute: `cpu`, `cuda`.
         threads: torch threads of a worker on the CPU.
     """

@@ -132,7 +132,7 @@ class Prepared:
             lazy_training=data.train if trains and not in_memory else None,
             lazy_indices=split.training if trains and not in_memory else None,
             augmentation=data.augmentation,
-            score="accuracy",
+            score="probability",
             device=self.device,
         )
 
