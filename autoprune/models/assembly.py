@@ -14,7 +14,8 @@ from autoprune.models.labels import FIXED
 from autoprune.models.network import AxisChannels, LayerCall, Role, TracedAxis, TracedMap, TracedNetwork
 
 if TYPE_CHECKING:
-    from autoprune.models.tracing import AxisRecord, LabelTracer
+    from autoprune.models.records import AxisRecord
+    from autoprune.models.tracing import LabelTracer
 
 
 class _Layouts:
@@ -110,11 +111,13 @@ def _calls(tracer: LabelTracer, layouts: _Layouts) -> tuple[LayerCall, ...]:
             call=record.call,
             input=None if record.input is None else layouts.add(tracer.atoms.roots(record.input)),
             output=layouts.add(tracer.atoms.roots(record.output)),
+            bias=None if record.bias is None else tracer.name(record.bias),
             norm=None if record.norm is None else tracer.name(record.norm),
+            norm_call=record.norm_call,
             target=record.target,
             joins=record.joins,
             first_operand=record.first_operand,
-            reused=times[id(record.weight)] > 1 or record.forked,
+            reused=times[id(record.weight)] > 1 or record.forked or tracer.norm_uses[id(record.norm)] > 1,
             rectified=record.rectified and record.readers == 1,
         )
         for record in tracer.calls
@@ -128,7 +131,7 @@ def _cost_model(
     axes: tuple[TracedAxis, ...],
     layouts: list[AxisChannels],
 ) -> CostModel:
-    uses: dict[int, int] = defaultdict(int)
+    uses: dict[int, int] = defaultdict(int, tracer.derived_uses)
     for call in tracer.calls:
         uses[id(call.weight)] += call.uses
     labelled: dict[str, list[TracedAxis]] = defaultdict(list)

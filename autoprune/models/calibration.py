@@ -10,8 +10,10 @@ Everything is gathered once per search and handed to workers as plain arrays.
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +24,10 @@ from torch import Tensor, nn
 
 from autoprune.core.seeds import derive_seed
 from autoprune.models.network import LayerCall, LayerKind, TracedNetwork
-from autoprune.models.operations import OperationTap
+from autoprune.models.operations import ChainTap, Handler, LayerOperands, Operation, OperationTap, layer_operands
+from autoprune.models.surgery import named_tensors
+
+_log = logging.getLogger(__name__)
 
 #: Sampled rows per layer: 28 times the unknowns of a 3x3 convolution over 64 channels.
 ROWS = 16_384
@@ -71,8 +76,6 @@ class Calibration:
 
 def shared_tensor(array: npt.NDArray[Any]) -> Tensor:
     """Returns a tensor over an array that may be read-only; nothing may write to it."""
-    import warnings
-
     with warnings.catch_warnings():
         # Writing is what torch warns of; these tensors are only read.
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
@@ -90,6 +93,8 @@ def calibrate(
 ) -> Calibration:
     """Returns the statistics of a dense network.
 
+    A layer that does not see one block of rows an image, in the order of the images, is left out: it is sliced.
+
     Args:
         model: the dense network, in eval mode.
         network: its trace.
@@ -98,97 +103,178 @@ def calibrate(
         rows: sampled rows per layer.
         batch: images per forward pass.
     """
-    calls = [call for call in network.calls if solvable(call)]
-    moments: dict[int, list[Tensor]] = {}
-    targets: dict[int, list[Tensor]] = {call.call: [] for call in calls}
-    positions: dict[int, list[Tensor]] = {call.call: [] for call in calls}
+    tensors = named_tensors(model)
     per_image = max(1, math.ceil(rows / len(images)))
-
-    def read(call: LayerCall) -> Any:
-        def handler(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            x = args[_input_argument(func)]
-            if call.input is not None and x.shape[1] <= WIDEST_INPUT:
-                flat = (x.movedim(1, -1).reshape(-1, x.shape[1]) if x.dim() > 2 else x).float()
-                flat = torch.cat([flat, flat.new_ones(len(flat), 1)], dim=1)
-                total = moments.setdefault(call.call, [torch.zeros((), dtype=torch.float64, device=x.device)])
-                total[0] = total[0] + (flat.T @ flat).double() / (flat.shape[0] / len(x) * len(images))
-            out = func(*args, **kwargs)
-            return write(call)(lambda: out) if call.target == call.call else out
-
-        return handler
-
-    def write(call: LayerCall) -> Any:
-        def keep(run: Any) -> Any:
-            out = run()
-            value = out[0] if isinstance(out, tuple) else out
-            sampled = _sample_positions(value, per_image, derive_seed(seed, call.weight, len(targets[call.call])))
-            positions[call.call].append(sampled)
-            targets[call.call].append(rows_at(value, sampled))
-            return out
-
-        return keep
-
-    def at_target(call: LayerCall) -> Any:
-        keep = write(call)
-        return lambda func, args, kwargs: keep(lambda: func(*args, **kwargs))
-
-    handlers = {call.call: read(call) for call in calls}
-    handlers.update({call.target: at_target(call) for call in calls if call.target != call.call})
+    taps = [
+        _Gatherer(call, tensors[call.weight], images=len(images), per_image=per_image, seed=seed)
+        for call in network.calls
+        if solvable(call)
+    ]
+    handlers: dict[int, Handler] = {}
+    for tap in taps:
+        handlers.update(tap.handlers())
+    with OperationTap({tap.call.call: tap.look for tap in taps}):
+        model(images[:1])
     for start in range(0, len(images), batch):
+        block = images[start : start + batch]
+        for tap in taps:
+            tap.batch = len(block)
         with OperationTap(handlers):
-            model(images[start : start + batch])
+            model(block)
+        for tap in taps:
+            tap.broken |= not tap.finished
+    strayed = [tap.call.layer for tap in taps if tap.broken]
+    if strayed:
+        _log.warning(
+            "The network runs otherwise on a batch of images than on one: %s will be sliced, not reconstructed.",
+            ", ".join(strayed[:4]) + (", ..." if len(strayed) > 4 else ""),
+        )
+    whole = [tap for tap in taps if not tap.broken]
     return Calibration(
-        {number: total[0] for number, total in moments.items()},
-        {number: torch.cat(parts) for number, parts in targets.items()},
-        {number: torch.cat(parts) for number, parts in positions.items()},
+        {tap.call.call: tap.moments for tap in whole if tap.moments is not None},
+        {tap.call.call: torch.cat(tap.targets) for tap in whole},
+        {tap.call.call: torch.cat(tap.positions) for tap in whole},
     )
 
 
-def _input_argument(func: Any) -> int:
-    return 1 if func._schema.name == "aten::addmm" else 0
+class _Gatherer(ChainTap):
+    """Gathers the statistics of one layer over batches.
+
+    Attributes:
+        batch: images of the forward pass under way.
+        moments: of what has been seen, as in `Calibration`; None until then.
+        targets: (B, p, o) a batch.
+        positions: (B, p) a batch.
+    """
+
+    def __init__(self, call: LayerCall, weight: Tensor, *, images: int, per_image: int, seed: int) -> None:
+        super().__init__(call, weight)
+        self.batch = 0
+        self.moments: Tensor | None = None
+        self.targets: list[Tensor] = []
+        self.positions: list[Tensor] = []
+        self._images = images
+        self._per_image = per_image
+        self._seed = seed
+        self._alone: Tensor | None = None
+
+    def look(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Remembers what the layer reads for the first image alone, if that is several rows."""
+        operands = layer_operands(func, args)
+        if operands is not None and self.call.kind is LayerKind.LINEAR and len(operands.input) > 1:
+            self._alone = operands.input.clone()
+        return func(*args, **kwargs)
+
+    def begin(self, operands: LayerOperands) -> bool:
+        """Adds to the second moments; returns whether each image has its own rows, in the order of the images."""
+        x = operands.input
+        if self.call.kind is LayerKind.LINEAR:
+            if len(x) % self.batch or x.dim() != 2 or not self._image_by_image(x):
+                return False
+        elif len(x) != self.batch:
+            return False
+        if self.call.input is not None and x.shape[1] <= WIDEST_INPUT:
+            flat = x.movedim(1, -1).reshape(-1, x.shape[1]) if x.dim() > 2 else x
+            flat = torch.cat([flat, flat.new_ones(len(flat), 1)], dim=1)
+            share = (flat.T @ flat).double() / (len(flat) / self.batch * self._images)
+            self.moments = share if self.moments is None else self.moments + share
+        return True
+
+    def _image_by_image(self, x: Tensor) -> bool:
+        rows = len(x) // self.batch
+        if self._alone is None:
+            return rows == 1
+        # Rows ordered by position first, images second, would pair a dense value with another image's patch.
+        alone = self._alone
+        if rows != len(alone):
+            return False
+        return bool(self.targets) or torch.allclose(x[:rows], alone, rtol=1e-3, atol=1e-3 * float(alone.abs().max()))
+
+    def end(self, value: Tensor) -> Tensor:
+        """Samples the targets."""
+        seed = derive_seed(self._seed, self.call.weight, len(self.targets))
+        sampled = _sample_positions(value, self.batch, per_image=self._per_image, seed=seed)
+        self.positions.append(sampled)
+        self.targets.append(rows_at(value, sampled))
+        return value
+
+    def join(self, addition: Operation) -> Tensor:
+        """Adds the other stream and samples the targets."""
+        return self.end(addition.again())
 
 
-def _sample_positions(value: Tensor, per_image: int, seed: int) -> Tensor:
-    """Returns (B, p) flat positions of a (B, o, *) output, drawn without replacement for each image."""
-    available = value.shape[2:].numel() if value.dim() > 2 else 1
+def _sample_positions(value: Tensor, images: int, *, per_image: int, seed: int) -> Tensor:
+    """Returns (B, p) flat positions of a (B, o, *) or (B * rows, o) output, without replacement for each image."""
+    available = value.shape[2:].numel() if value.dim() > 2 else len(value) // images
     if per_image >= available:
-        return torch.arange(available, device=value.device).expand(len(value), available).contiguous()
+        return torch.arange(available, device=value.device).expand(images, available).contiguous()
     generator = torch.Generator().manual_seed(seed)
-    order = torch.rand(len(value), available, generator=generator).argsort(dim=1)[:, :per_image]
+    order = torch.rand(images, available, generator=generator).argsort(dim=1)[:, :per_image]
     return order.sort(dim=1).values.to(value.device)
 
 
 def rows_at(value: Tensor, positions: Tensor) -> Tensor:
-    """Returns (B, p, o) the values of a (B, o, *) tensor at (B, p) flat positions."""
+    """Returns (B, p, o) the values of a (B, o, *) or (B * rows, o) tensor at (B, p) flat positions."""
     if value.dim() == 2:
-        return value[:, None, :].clone()
+        rows = value.reshape(len(positions), -1, value.shape[1])
+        return rows.gather(1, positions[:, :, None].expand(-1, -1, value.shape[1]))
     flat = value.flatten(2)
     index = positions[:, None, :].expand(-1, flat.shape[1], -1)
     return flat.gather(2, index).transpose(1, 2).contiguous()
 
 
-def patches_at(x: Tensor, positions: Tensor, conv: Mapping[str, Any]) -> Tensor:
+def output_extents(
+    extents: Sequence[int],
+    kernel: Sequence[int],
+    *,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> list[int]:
+    """Returns the spatial extents of a convolution's output."""
+    return [
+        (extent + 2 * padding[dim] - dilation[dim] * (kernel[dim] - 1) - 1) // stride[dim] + 1
+        for dim, extent in enumerate(extents)
+    ]
+
+
+def patches_at(
+    x: Tensor,
+    positions: Tensor,
+    *,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> Tensor:
     """Returns (B, p, n * kernel area) the input patches under (B, p) flat output positions of a convolution.
 
     Args:
-        x: (B, n, H, W) input.
-        positions: flat output positions.
-        conv: `kernel`, `stride`, `padding`, `dilation`: pairs; `width`: columns of the output map.
+        x: (B, n, *) input with as many spatial dimensions as the other arguments have entries.
+        positions: flat positions of the output.
+        kernel: extent of the kernel.
+        stride: of the convolution.
+        padding: zeros on both sides.
+        dilation: of the kernel.
     """
-    (kh, kw), (sh, sw), (ph, pw), (dh, dw) = (conv[key] for key in ("kernel", "stride", "padding", "dilation"))
-    if ph or pw:
-        x = torch.nn.functional.pad(x, [pw, pw, ph, ph])
-    columns = x.shape[3]
-    row, column = positions // conv["width"], positions % conv["width"]
-    base = row * sh * columns + column * sw
-    offsets = (
-        torch.arange(kh, device=x.device)[:, None] * dh * columns + torch.arange(kw, device=x.device) * dw
-    ).flatten()
+    if any(padding):
+        x = torch.nn.functional.pad(x, [side for pad in reversed(padding) for side in (pad, pad)])
+    extents = x.shape[2:]
+    places = output_extents(extents, kernel, stride=stride, padding=(0,) * len(kernel), dilation=dilation)
+    base, offsets = torch.zeros_like(positions), positions.new_zeros(1)
+    left, span = positions, 1
+    # From the last dimension to the first: the remainder is the place along it, the quotient goes on.
+    for dim in reversed(range(len(kernel))):
+        base = base + left % places[dim] * (stride[dim] * span)
+        left = left // places[dim]
+        steps = torch.arange(kernel[dim], device=x.device) * (dilation[dim] * span)
+        offsets = (steps[:, None] + offsets).flatten()
+        span *= extents[dim]
     index = (base[:, :, None] + offsets).flatten(1)
     flat = x.flatten(2)
     taken = flat.gather(2, index[:, None, :].expand(-1, flat.shape[1], -1))
     batch, count = positions.shape
-    return taken.view(batch, flat.shape[1], count, kh * kw).permute(0, 2, 1, 3).reshape(batch, count, -1)
+    return taken.view(batch, flat.shape[1], count, len(offsets)).permute(0, 2, 1, 3).reshape(batch, count, -1)
 
 
 def to_numpy(tensor: Tensor) -> npt.NDArray[np.float64]:

@@ -11,11 +11,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from autoprune.core.cost import Cost
 
 
-class _Counter(TorchDispatchMode):
+class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it unannotated
     """Adds up the multiply-accumulates of convolutions and of products with two-dimensional weights."""
 
     def __init__(self, model: nn.Module) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # likewise
         self.macs = 0
         self._weights = {parameter.data_ptr() for parameter in model.parameters()}
 

@@ -43,7 +43,7 @@ class Atoms:
 
     def tie(self, left: Tensor, right: Tensor, reason: str) -> None:
         """Makes equally placed atoms of two label tensors one class; one tied to `FIXED` is frozen."""
-        left, right = torch.broadcast_tensors(left, right)
+        left, right = torch.broadcast_tensors(left, right)  # type: ignore[no-untyped-call]  # torch's
         pairs = torch.unique(torch.stack([left.reshape(-1), right.reshape(-1)], dim=1), dim=0)
         for a, b in pairs.tolist():
             if a == FIXED or b == FIXED:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.core.candidate import Merge
+from autoprune.errors import ModelError
 from autoprune.models.calibration import Calibration, solvable
 from autoprune.models.network import IndexArray, TracedNetwork
 from autoprune.models.reconstruction import reconstruct
-from autoprune.models.surgery import Kept, cut
+from autoprune.models.surgery import Kept, cut, named_tensors
 
 #: Ridge of the least-squares merge, relative to the mean variance of the kept channels.
 _RIDGE = 1e-4
@@ -33,10 +35,12 @@ def cut_and_merge(
         model: the dense network.
         network: its trace.
         kept: the channels to keep.
-        merge: how consumers take over what the dropped channels carried.
+        merge: how consumers take over what the dropped channels carried; nothing changes where every channel is kept.
         calibration: statistics of the dense network; needed for all but `slice`.
         images: (B, C, H, W) those of the calibration; needed for `sequential` and for networks with batch norm.
     """
+    if kept.structure == network.dense:
+        return cut(model, network, kept).eval()
     if merge is Merge.LEAST_SQUARES:
         assert calibration is not None
         small = cut_least_squares(model, network, kept, calibration)
@@ -45,7 +49,11 @@ def cut_and_merge(
     if merge is Merge.SEQUENTIAL:
         assert calibration is not None
         assert images is not None
-        return reconstruct(small, network, kept, calibration, images)
+        try:
+            return reconstruct(small, network, kept, calibration, images)
+        except ModelError as error:
+            warnings.warn(f"{error} It is sliced and recalibrated instead.", RuntimeWarning, stacklevel=2)
+            small = cut(model, network, kept)
     return small.eval() if images is None else recalibrate(small, images)
 
 
@@ -56,7 +64,7 @@ def cut_least_squares(model: nn.Module, network: TracedNetwork, kept: Kept, cali
     A channel is predicted as `x = M x_kept + c` with `M = Cov[:, kept] Cov[kept, kept]^-1`. The kernel takes M over;
     c goes into the bias where there is one, and else into the statistics of the batch norm at its recalibration.
     """
-    masks = kept.masks(network)
+    masks, tensors = kept.masks(network), named_tensors(model)
     inputs: dict[str, Tensor] = {}
     shifts: dict[str, Tensor] = {}
     for call in network.calls:
@@ -67,8 +75,7 @@ def cut_least_squares(model: nn.Module, network: TracedNetwork, kept: Kept, cali
         if len(rows) in (0, len(layout.group)):
             continue
         index = torch.from_numpy(rows).to(calibration.moments[call.call].device)
-        weight = model.get_parameter(call.weight)
-        bias = getattr(model.get_submodule(call.layer), "bias", None)
+        weight, bias = tensors[call.weight], None if call.bias is None else tensors[call.bias]
         moments = calibration.moments[call.call]
         # Without bias and batch norm nothing can take the constant over: predict through the origin.
         centred = bias is not None or call.norm is not None
@@ -77,17 +84,17 @@ def cut_least_squares(model: nn.Module, network: TracedNetwork, kept: Kept, cali
         small.diagonal().add_(_RIDGE * small.diagonal().mean().clamp_min(1e-12))
         prediction = torch.linalg.solve(small, matrix[index]).T
         inputs[call.weight] = prediction
-        if centred and isinstance(bias, Tensor):
+        if call.bias is not None:
             mean = moments[:-1, -1]
             constant = mean - prediction @ mean[index]
             read = weight.detach().reshape(weight.shape[0], weight.shape[1], -1).sum(2)
-            shifts[f"{call.layer}.bias"] = read.double() @ constant
+            shifts[call.bias] = read.double() @ constant
     small_model = cut(model, network, kept, inputs=inputs)
-    tensors = dict(small_model.named_parameters(remove_duplicate=False))
-    outputs = {f"{call.layer}.bias": call.output for call in network.calls}
+    small_tensors = named_tensors(small_model)
+    outputs = {call.bias: call.output for call in network.calls}
     for name, shift in shifts.items():
         rows = network.channels[outputs[name]].kept(masks)
-        tensors[name].add_(shift[torch.from_numpy(rows).to(shift.device)].to(tensors[name]))
+        small_tensors[name].add_(shift[torch.from_numpy(rows).to(shift.device)].to(small_tensors[name]))
     return small_model
 
 

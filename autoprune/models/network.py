@@ -87,11 +87,13 @@ class LayerCall:
         call: position among the network's recorded operations (convolutions, linear layers, norms, additions).
         input: index into `channels` of its input axis; None when no channel of it is labelled.
         output: index into `channels` of its output axis.
+        bias: qualified name of its bias, if it has one.
         norm: qualified name of the batch norm's weight that alone reads the output, if any.
+        norm_call: position of that batch norm among the recorded operations.
         target: position of the last operation of the chain conv, norm, addition whose links nothing else reads.
         joins: whether `target` is the addition of another stream.
         first_operand: whether the chain enters that addition as its first operand.
-        reused: whether the layer is called more than once.
+        reused: whether the layer or its batch norm is called more than once, or a link of the chain is read by others.
         rectified: whether a ReLU alone reads the end of the chain: values below zero then do not matter.
     """
 
@@ -101,7 +103,9 @@ class LayerCall:
     call: int
     input: int | None
     output: int
+    bias: str | None
     norm: str | None
+    norm_call: int | None
     target: int
     joins: bool
     first_operand: bool

@@ -1,18 +1,22 @@
 """Recorded operations: convolutions, linear layers, batch norms and additions of two streams, numbered as they run.
 
 Dense and cut network run the same Python code, so the k-th recorded operation of one is that of the other. This is how
-a value inside the cut network finds its dense counterpart.
+a value inside the cut network finds its dense counterpart. A network that runs other operations for another batch size
+breaks the numbering; `ChainTap` notices, because it compares the tensors that an operation gets with those it expects.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-CONVOLUTIONS = frozenset({"aten::convolution", "aten::_convolution", "aten::mkldnn_convolution"})
+from autoprune.models.network import LayerCall
+
+CONVOLUTIONS = frozenset({"aten::convolution", "aten::_convolution"})
 LINEAR = frozenset({"aten::addmm", "aten::mm", "aten::linear"})
 NORMS = frozenset(
     {
@@ -42,11 +46,19 @@ def is_recorded(name: str, args: tuple[Any, ...]) -> bool:
 
 
 class OperationTap(TorchDispatchMode):
-    """Calls a handler in place of each chosen recorded operation."""
+    """Calls a handler in place of each chosen recorded operation.
 
-    def __init__(self, handlers: Mapping[int, Handler]) -> None:
-        super().__init__()
+    Args:
+        handlers: {number of an operation: what runs instead}.
+        norms: runs instead of every batch norm without a handler, from operation `norms_from` on.
+        norms_from: see `norms`.
+    """
+
+    def __init__(self, handlers: Mapping[int, Handler], *, norms: Handler | None = None, norms_from: int = 0) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
         self._handlers = handlers
+        self._norms = norms
+        self._norms_from = norms_from
         self.operations = 0
 
     def __torch_dispatch__(
@@ -54,8 +66,140 @@ class OperationTap(TorchDispatchMode):
     ) -> Any:
         """Runs the handler of a recorded operation that has one, else the operation itself."""
         kwargs = kwargs or {}
-        if not is_recorded(func._schema.name, args):
+        name = func._schema.name
+        if not is_recorded(name, args):
             return func(*args, **kwargs)
         handler = self._handlers.get(self.operations)
+        if handler is None and name in NORMS and self.operations >= self._norms_from:
+            handler = self._norms
         self.operations += 1
         return func(*args, **kwargs) if handler is None else handler(func, args, kwargs)
+
+
+@dataclass(frozen=True, eq=False)
+class Operation:
+    """One operation as it was called; `again` runs it anew, on weights that may have changed since.
+
+    Attributes:
+        func: the operation.
+        args: its positional arguments.
+        kwargs: its keyword arguments.
+    """
+
+    func: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    def again(self, first: Tensor | None = None) -> Any:
+        """Returns the result of another run, with another first argument if one is given."""
+        args = self.args if first is None else (first, *self.args[1:])
+        return self.func(*args, **self.kwargs)
+
+
+@dataclass(frozen=True, eq=False)
+class LayerOperands:
+    """What a convolution or linear layer is called on.
+
+    Attributes:
+        input: (B, n, *) or (rows, n).
+        weight: (o, n, *); a view of the parameter where the operation gets its transpose.
+        bias: (o,) or None.
+    """
+
+    input: Tensor
+    weight: Tensor
+    bias: Tensor | None
+
+
+def layer_operands(func: Any, args: tuple[Any, ...]) -> LayerOperands | None:
+    """Returns the operands of a convolution or linear layer, None for any other operation."""
+    name = func._schema.name
+    if name in CONVOLUTIONS:
+        return LayerOperands(args[0], args[1], args[2])
+    if name == "aten::addmm":
+        return LayerOperands(args[1], args[2].t(), args[0])
+    if name == "aten::mm":
+        return LayerOperands(args[0], args[1].t(), None)
+    if name == "aten::linear":
+        return LayerOperands(args[0], args[1], args[2] if len(args) > 2 else None)
+    return None
+
+
+class ChainTap:
+    """Follows one layer's chain (layer, batch norm, addition) through a forward and checks that it is the traced one.
+
+    Attributes:
+        call: the traced call.
+        layer: the layer's operation, once it has run.
+        norm: the batch norm's, once it has run.
+        broken: whether an operation was met that is not the traced one.
+        finished: whether the end of the chain was reached.
+    """
+
+    def __init__(self, call: LayerCall, weight: Tensor) -> None:
+        self.call = call
+        self.layer: Operation | None = None
+        self.norm: Operation | None = None
+        self.broken = False
+        self.finished = False
+        self._weight = weight
+        self._last: Tensor | None = None
+
+    def handlers(self) -> dict[int, Handler]:
+        """Returns what to run in place of the operations of the chain."""
+        found: dict[int, Handler] = {self.call.call: self._at_layer}
+        if self.call.norm_call is not None:
+            found[self.call.norm_call] = self._at_norm
+        if self.call.joins:
+            found[self.call.target] = self._at_join
+        return found
+
+    def begin(self, operands: LayerOperands) -> bool:
+        """Takes what the layer is about to read; returns whether it is what was expected."""
+        raise NotImplementedError
+
+    def output(self, layer: Operation) -> Tensor:
+        """Returns what the layer hands on."""
+        result: Tensor = layer.again()
+        return result
+
+    def end(self, value: Tensor) -> Tensor:
+        """Takes the value at the end of a chain without addition; returns what to put in its place."""
+        raise NotImplementedError
+
+    def join(self, addition: Operation) -> Tensor:
+        """Runs the addition of the other stream that ends the chain; returns its result."""
+        raise NotImplementedError
+
+    def _at_layer(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        operands = layer_operands(func, args)
+        self._last, self.finished = None, False
+        self.layer, self.norm = Operation(func, args, kwargs), None
+        same = operands is not None and operands.weight.data_ptr() == self._weight.data_ptr()
+        if operands is None or not same or not self.begin(operands):
+            return self._give_up(func, args, kwargs)
+        return self._link(self.output(self.layer), last=self.call.target == self.call.call)
+
+    def _at_norm(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if self._last is None or args[0] is not self._last or func._schema.name not in NORMS:
+            return self._give_up(func, args, kwargs)
+        self.norm = Operation(func, args, kwargs)
+        out = func(*args, **kwargs)
+        last = self.call.target == self.call.norm_call
+        return (self._link(out[0], last=last), *out[1:]) if isinstance(out, tuple) else self._link(out, last=last)
+
+    def _at_join(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        addition = is_addition(func._schema.name.removesuffix("_"), args)
+        if self._last is None or not addition or args[0 if self.call.first_operand else 1] is not self._last:
+            return self._give_up(func, args, kwargs)
+        self._last, self.finished = None, True
+        return self.join(Operation(func, args, kwargs))
+
+    def _link(self, value: Tensor, *, last: bool) -> Tensor:
+        self.finished = last
+        self._last = None if last else value
+        return self.end(value) if last else value
+
+    def _give_up(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self.broken, self._last = True, None
+        return func(*args, **kwargs)

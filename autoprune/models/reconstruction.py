@@ -19,16 +19,18 @@ unchanged: folded away, the network is as good until the first training step rui
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from autoprune.models.calibration import Calibration, patches_at, rows_at, solvable
+from autoprune.errors import ModelError
+from autoprune.models.calibration import Calibration, output_extents, patches_at, rows_at, solvable
 from autoprune.models.network import LayerCall, LayerKind, TracedNetwork
-from autoprune.models.operations import Handler, OperationTap
-from autoprune.models.surgery import Kept
+from autoprune.models.operations import ChainTap, Handler, LayerOperands, Operation, OperationTap
+from autoprune.models.surgery import Kept, Mask, named_tensors
 
 #: Ridge towards the sliced weights, relative to the mean second moment of the patches.
 RIDGE = 1e-2
@@ -48,6 +50,9 @@ def reconstruct(
 ) -> nn.Module:
     """Solves the layers of a cut network in place and returns it, in eval mode.
 
+    Batch norms outside of solved chains (behind depthwise convolutions, in front of layers) get the statistics of what
+    reaches them. Without a cut group nothing changes.
+
     Args:
         cut_model: what `cut` returned.
         network: the trace of the dense network.
@@ -55,193 +60,255 @@ def reconstruct(
         calibration: statistics of the dense network on `images`.
         images: (B, C, H, W) the images that the calibration was gathered on, in the same order.
         ridge: damping towards the sliced weights.
+
+    Raises:
+        ModelError: the cut network runs other operations on these images than the dense one did on one image.
     """
     cut_model.eval()
-    masks = kept.masks(network)
-    handlers: dict[int, Handler] = {}
-    disturbed = False
+    masks, tensors = kept.masks(network), named_tensors(cut_model)
+    solvers: list[_LayerSolver] = []
+    disturbed: int | None = None
     for call in network.calls:
-        cut_input = call.input is not None and _is_cut(network, call.input, masks)
-        disturbed |= cut_input
-        if disturbed and solvable(call) and call.call in calibration.targets:
-            rows = network.channels[call.output].kept(masks)
-            solver = _LayerSolver(cut_model, call, calibration, torch.from_numpy(rows).to(images.device), ridge)
-            handlers.update(solver.handlers())
-        disturbed |= _is_cut(network, call.output, masks)
-    with OperationTap(handlers):
+        if disturbed is None and call.input is not None and _is_cut(network, call.input, masks):
+            disturbed = call.call
+        if disturbed is not None and solvable(call) and call.call in calibration.targets:
+            rows = torch.from_numpy(network.channels[call.output].kept(masks)).to(images.device)
+            solvers.append(_LayerSolver(call, tensors[call.weight], calibration, rows=rows, ridge=ridge))
+    if disturbed is None:
+        return cut_model
+    handlers: dict[int, Handler] = {}
+    for solver in solvers:
+        handlers.update(solver.handlers())
+    with OperationTap(handlers, norms=_NormRefresher(), norms_from=disturbed):
         cut_model(images)
+    strayed = [solver.call.layer for solver in solvers if solver.broken or not solver.finished]
+    if strayed:
+        raise ModelError(
+            f"The network cannot be reconstructed: {strayed[0]!r} does not run in its place on {len(images)} images, "
+            "as it does on one. Make the forward independent of the batch size, or merge by least squares."
+        )
     return cut_model
 
 
-def _is_cut(network: TracedNetwork, channels: int, masks: Any) -> bool:
+def _is_cut(network: TracedNetwork, channels: int, masks: Sequence[Mask]) -> bool:
     layout = network.channels[channels]
     return any(not masks[group].all() for group in layout.members)
 
 
-class _LayerSolver:
+class _NormRefresher:
+    """Gives each batch norm the statistics of its input, then runs it; one that runs twice keeps the first ones."""
+
+    def __init__(self) -> None:
+        self._seen: set[int] = set()
+
+    def __call__(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        x, mean, variance = args[0], args[3], args[4]
+        if isinstance(mean, Tensor) and isinstance(variance, Tensor) and mean.data_ptr() not in self._seen:
+            self._seen.add(mean.data_ptr())
+            _set_statistics(mean, variance, x)
+        return func(*args, **kwargs)
+
+
+def _set_statistics(mean: Tensor, variance: Tensor, x: Tensor) -> None:
+    """Sets (n,) running statistics to those of a (B, n, *) input, the variance unbiased as batch norm keeps it."""
+    dims = [dim for dim in range(x.dim()) if dim != 1]
+    mean.copy_(x.mean(dims))
+    if x.numel() > x.shape[1]:
+        variance.copy_(x.var(dims))
+
+
+class _LayerSolver(ChainTap):
     """Solves one layer when the end of its chain is reached."""
 
-    def __init__(self, model: nn.Module, call: LayerCall, calibration: Calibration, rows: Tensor, ridge: float) -> None:
-        self._call = call
-        self._layer = model.get_submodule(call.layer)
-        self._norm = model.get_submodule(call.norm.rpartition(".")[0]) if call.norm is not None else None
+    def __init__(
+        self, call: LayerCall, weight: Tensor, calibration: Calibration, *, rows: Tensor, ridge: float
+    ) -> None:
+        super().__init__(call, weight)
         self._targets = calibration.targets[call.call]
         self._positions = calibration.positions[call.call]
         self._rows = rows
         self._ridge = ridge
-        self._input: Tensor | None = None
-        self._conv: tuple[Any, ...] = ()
+        self._operands: LayerOperands | None = None
+        self._version = 0
+        self._real = False
 
-    def handlers(self) -> dict[int, Handler]:
-        """Returns what to run in place of the layer and of the end of its chain."""
-        call = self._call
-        if call.target == call.call:
-            return {call.call: self._alone}
-        return {call.call: self._read, call.target: self._at_join if call.joins else self._at_norm}
+    def begin(self, operands: LayerOperands) -> bool:
+        """Remembers what the layer reads until the end of its chain."""
+        per_image = len(operands.input) // len(self._positions) if self.call.kind is LayerKind.LINEAR else 1
+        self._operands, self._version = operands, operands.input._version
+        return len(operands.input) == per_image * len(self._positions)
 
-    def _read(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        self._remember(func, args)
-        if self._call.kind is not LayerKind.CONV:
-            return func(*args, **kwargs)
-        # Nothing but the end of the chain reads this output, and that is computed anew: any values will do.
-        x, weight = args[0], args[1]
-        return x.new_zeros(()).expand(len(x), weight.shape[0], *self._output_size(x))
+    def output(self, layer: Operation) -> Tensor:
+        """Returns any values of the right shape: only the end of the chain is read, and that is computed anew."""
+        self._real = self.call.kind is LayerKind.LINEAR
+        if self._real:
+            return super().output(layer)
+        x: Tensor = layer.args[0]
+        weight: Tensor = layer.args[1]
+        stride, padding, dilation = layer.args[3:6]
+        extents = output_extents(x.shape[2:], weight.shape[2:], stride=stride, padding=padding, dilation=dilation)
+        shape = (len(x), len(weight), *extents)
+        # An addition in place may write into it directly; a batch norm in between needs no memory.
+        return x.new_zeros(()).expand(shape) if self.call.norm_call is not None else x.new_zeros(shape)
 
-    def _remember(self, func: Any, args: tuple[Any, ...]) -> None:
-        self._input = args[1 if func._schema.name == "aten::addmm" else 0]
-        self._conv = args if self._call.kind is LayerKind.CONV else ()
+    def end(self, value: Tensor) -> Tensor:
+        """Solves a chain without addition."""
+        return self._solve(None, value)
 
-    def _alone(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        self._remember(func, args)
-        return self._solve(None)
+    def join(self, addition: Operation) -> Tensor:
+        """Solves a chain that ends in an addition, for what the other stream leaves to it."""
+        left, right = addition.args
+        mine, other = (left, right) if self.call.first_operand else (right, left)
+        total: Tensor = self._solve(other, mine) + other
+        if not addition.func._schema.name.endswith("_"):
+            return total
+        assert isinstance(left, Tensor)
+        return left.copy_(total)
 
-    def _at_norm(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        out = func(*args, **kwargs)
-        new = self._solve(None)
-        return (new, *out[1:]) if isinstance(out, tuple) else new
-
-    def _at_join(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        other = args[1] if self._call.first_operand else args[0]
-        new = self._solve(other) + other
-        return args[0].copy_(new) if func._schema.name.endswith("_") else new
-
-    def _solve(self, other: Tensor | None) -> Tensor:
+    def _solve(self, other: Tensor | None, value: Tensor) -> Tensor:
         """Sets the layer's new weights and returns its chain's output, without the other stream."""
-        assert self._input is not None
-        x, self._input = self._input, None
+        layer, norm, operands = self.layer, self.norm, self._operands
+        # The solver outlives the forward; what it holds of the activations must not.
+        self.layer = self.norm = self._operands = None
+        assert layer is not None
+        assert operands is not None
+        if operands.input._version != self._version:
+            # Overwritten in place since the layer read it: what is left are not its patches.
+            return value if self._real else _rerun(layer, norm)
         target = self._targets.index_select(2, self._rows)
-        floor = torch.zeros_like(target) if self._call.rectified else None
+        floor = torch.zeros_like(target) if self.call.rectified else None
         if other is not None:
             added = rows_at(other, self._positions)
             target = target - added
             floor = None if floor is None else -added
-        rows = self._patches(x).flatten(0, 1)
-        if self._norm is not None or _tensors(self._layer)[1] is not None:
-            rows = torch.cat([rows, rows.new_ones(len(rows), 1)], dim=1)
-        moments = (rows.T @ rows).double() / len(rows)
-        sliced, scale = self._folded()
-        solution = _ridge_solution(
-            rows,
+        folded = _Folded.of(operands, norm)
+        U = self._patches(layer, operands.input).flatten(0, 1)
+        if norm is not None or operands.bias is not None:
+            U = torch.cat([U, U.new_ones(len(U), 1)], dim=1)
+        solution = ridge_solution(
+            U,
             target.flatten(0, 1),
-            sliced[: rows.shape[1]],
-            moments=moments,
+            folded.kernel[: U.shape[1]],
             ridge=self._ridge,
             floor=None if floor is None else floor.flatten(0, 1),
         )
-        self._install(solution, moments, scale)
-        out: Tensor = self._layer(x)
-        return out if self._norm is None else self._norm(out)
+        return _install(solution, folded.scale, layer=layer, operands=operands, norm=norm)
 
-    def _patches(self, x: Tensor) -> Tensor:
-        if not self._conv:
-            return x[:, None, :]
-        weight, stride, padding, dilation = self._conv[1], self._conv[3], self._conv[4], self._conv[5]
-        width = self._output_size(x)[1]
-        sizes = {"kernel": weight.shape[2:], "stride": stride, "padding": padding, "dilation": dilation, "width": width}
-        return patches_at(x, self._positions, sizes)
-
-    def _output_size(self, x: Tensor) -> tuple[int, int]:
-        weight, stride, padding, dilation = self._conv[1], self._conv[3], self._conv[4], self._conv[5]
-        height, width = (
-            (x.shape[2 + side] + 2 * padding[side] - dilation[side] * (weight.shape[2 + side] - 1) - 1) // stride[side]
-            + 1
-            for side in (0, 1)
+    def _patches(self, layer: Operation, x: Tensor) -> Tensor:
+        """Returns (B, p, d) the input patches of the sampled positions."""
+        if self.call.kind is LayerKind.LINEAR:
+            return rows_at(x, self._positions)
+        weight, (stride, padding, dilation) = layer.args[1], layer.args[3:6]
+        return patches_at(
+            x, self._positions, kernel=weight.shape[2:], stride=stride, padding=padding, dilation=dilation
         )
-        return height, width
 
-    def _folded(self) -> tuple[Tensor, Tensor]:
-        """Returns ((d + 1, o) folded weights, (o,) batch-norm scale) of the layer as it is."""
-        weight, bias = _tensors(self._layer)
-        flat = weight.flatten(1).double()
+
+@dataclass(frozen=True, eq=False)
+class _Folded:
+    """A layer with its batch norm folded in.
+
+    Attributes:
+        kernel: (d + 1, o) float64 weights, the last row the bias.
+        scale: (o,) float64 factor of the batch norm, 1 where there is none.
+    """
+
+    kernel: Tensor
+    scale: Tensor
+
+    @classmethod
+    def of(cls, operands: LayerOperands, norm: Operation | None) -> _Folded:
+        """Returns the layer as it is."""
+        flat = operands.weight.flatten(1).double()
+        bias = operands.bias
         shift = torch.zeros(len(flat), dtype=torch.float64, device=flat.device) if bias is None else bias.double()
         scale = torch.ones_like(shift)
-        if self._norm is not None:
-            norm = _norm_tensors(self._norm)
-            scale = norm["weight"] / (norm["running_var"] + self._norm.eps).sqrt()
-            shift = (shift - norm["running_mean"]) * scale + norm["bias"]
-        return torch.cat([(flat * scale[:, None]).T, shift[None]]), scale
-
-    def _install(self, solution: Tensor, moments: Tensor, scale: Tensor) -> None:
-        """Writes a solution into kernel, bias and batch norm; `moments` are (d + 1, d + 1), those of U."""
-        weight, bias = _tensors(self._layer)
-        if self._norm is None:
-            kernel = solution if bias is None else solution[:-1]
-            weight.copy_(kernel.T.reshape(weight.shape))
-            if bias is not None:
-                bias.copy_(solution[-1])
-            return
-        kernel, shift = solution[:-1], solution[-1]
-        # Keep the dense network's split between kernel and batch norm, which training is used to, where it is sane.
-        sane = scale.abs() > 1e-2 * scale.abs().median()
-        gauge = torch.where(sane, scale, torch.ones_like(scale))
-        weight.copy_((kernel / gauge).T.reshape(weight.shape))
-        mean = moments[-1, :-1] @ kernel
-        variance = ((moments[:-1, :-1] @ kernel) * kernel).sum(0) - mean**2
-        variance = variance.clamp_min(0) / gauge**2
-        norm = self._norm
-        deviation = (variance + norm.eps).sqrt()
-        offset = torch.zeros_like(mean) if bias is None else bias.double()
-        norm.running_mean.copy_(mean / gauge + offset)
-        norm.running_var.copy_(variance)
-        norm.weight.copy_(gauge * deviation)
-        norm.bias.copy_(mean + shift)
+        if norm is not None:
+            weight, beta, mean, variance = (item.double() for item in norm.args[1:5])
+            scale = weight / (variance + norm.args[-1]).sqrt()
+            shift = (shift - mean) * scale + beta
+        return cls(torch.cat([(flat * scale[:, None]).T, shift[None]]), scale)
 
 
-def _tensors(layer: nn.Module) -> tuple[Tensor, Tensor | None]:
-    weight, bias = layer.weight, layer.bias
-    assert isinstance(weight, Tensor)
-    return weight, bias if isinstance(bias, Tensor) else None
+def _rerun(layer: Operation, norm: Operation | None) -> Tensor:
+    """Returns the output of a layer and its batch norm as they are."""
+    out: Tensor = layer.again()
+    if norm is None:
+        return out
+    normed = norm.again(out)
+    result: Tensor = normed[0] if isinstance(normed, tuple) else normed
+    return result
 
 
-def _norm_tensors(norm: nn.Module) -> Mapping[str, Tensor]:
-    names = ("weight", "bias", "running_mean", "running_var")
-    return {name: getattr(norm, name).double() for name in names}
-
-
-def _ridge_solution(
-    U: Tensor, target: Tensor, sliced: Tensor, *, moments: Tensor, ridge: float, floor: Tensor | None
+def _install(
+    solution: Tensor, scale: Tensor, *, layer: Operation, operands: LayerOperands, norm: Operation | None
 ) -> Tensor:
+    """Writes a (d + 1, o) solution, (d, o) without bias and norm, into layer and norm; returns their new output."""
+    weight, bias = operands.weight, operands.bias
+    kernel = solution if norm is None and bias is None else solution[:-1]
+    if norm is None:
+        weight.copy_(kernel.T.reshape(weight.shape))
+        if bias is not None:
+            bias.copy_(solution[-1])
+        return _rerun(layer, None)
+    # Keep the dense network's split between kernel and batch norm, which training is used to, where it is sane.
+    sane = scale.abs() > 1e-2 * scale.abs().median()
+    gauge = torch.where(sane, scale, torch.ones_like(scale))
+    weight.copy_((kernel / gauge).T.reshape(weight.shape))
+    made = layer.again()
+    gamma, beta, mean, variance = norm.args[1:5]
+    _set_statistics(mean, variance, made)
+    offset = mean.double() if bias is None else mean.double() - bias.double()
+    gamma.copy_(gauge * (variance.double() + norm.args[-1]).sqrt())
+    beta.copy_(solution[-1] + gauge * offset)
+    normed = norm.again(made)
+    result: Tensor = normed[0] if isinstance(normed, tuple) else normed
+    return result
+
+
+def ridge_solution(U: Tensor, target: Tensor, sliced: Tensor, *, ridge: float, floor: Tensor | None) -> Tensor:
     """Returns (d + 1, o): the least-squares kernel and bias, damped towards the sliced ones.
 
     Args:
-        U: (r, d + 1) patches with their column of ones (without one where the layer cannot take a bias).
+        U: (r, d + 1) patches with their column of ones, without one where the layer cannot take a bias.
         target: (r, o) T.
-        sliced: (d + 1, o) A0.
-        moments: (d + 1, d + 1) U^T U / r.
+        sliced: (d + 1, o) float64 A0.
         ridge: the damping.
         floor: (r, o) where a ReLU follows, the value at or below which its output is 0; None where none follows.
     """
-    damping = ridge * moments.diagonal().mean().clamp_min(1e-30)
-    factor = torch.linalg.cholesky(
-        moments + damping * torch.eye(len(moments), dtype=moments.dtype, device=moments.device)
-    )
-    pull = damping * sliced
-    solution = torch.cholesky_solve((U.T @ target).double() / len(U) + pull, factor)
+    system = _RidgeSystem(U, sliced, ridge)
+    solution = system.solve(target)
     if floor is None:
         return solution
     silent = target <= floor
     for _ in range(RECTIFIED_SWEEPS):
         # Where the dense unit is silent any value below the floor is as good: aim at the one that is easiest to meet.
         eased = torch.where(silent, torch.minimum(U @ solution.to(U.dtype), floor), target)
-        solution = torch.cholesky_solve((U.T @ eased).double() / len(U) + pull, factor)
+        solution = system.solve(eased)
     return solution
+
+
+class _RidgeSystem:
+    """The factorised normal equations of one U and A0, for many T.
+
+    With fewer rows than unknowns (a linear layer behind a flattened map) the dual is solved, which has r unknowns:
+    A = A0 + U^T (U U^T / r + damping)^-1 (T - U A0) / r.
+    """
+
+    def __init__(self, U: Tensor, sliced: Tensor, ridge: float) -> None:
+        self._U, self._sliced = U, sliced
+        self._rows, unknowns = U.shape
+        self._dual = self._rows < unknowns
+        gram = (U @ U.T if self._dual else U.T @ U).double() / self._rows
+        self._damping = ridge * float(gram.trace()) / unknowns
+        gram.diagonal().add_(self._damping)
+        self._factor = torch.linalg.cholesky(gram)
+
+    def solve(self, target: Tensor) -> Tensor:
+        """Returns (d + 1, o) the solution for (r, o) targets."""
+        if self._dual:
+            rest = target.double() - (self._U @ self._sliced.to(self._U.dtype)).double()
+            inner = torch.cholesky_solve(rest / self._rows, self._factor)
+            return self._sliced + (self._U.T @ inner.to(self._U.dtype)).double()
+        cross = (self._U.T @ target).double() / self._rows
+        return torch.cholesky_solve(cross + self._damping * self._sliced, self._factor)

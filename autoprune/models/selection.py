@@ -129,7 +129,9 @@ def folded_weight(model: nn.Module, call: LayerCall) -> Tensor:
     if call.norm is None:
         return flat
     norm = model.get_submodule(call.norm.rpartition(".")[0])
-    scale = norm.weight / (norm.running_var + norm.eps).sqrt()  # type: ignore[operator,union-attr]
+    assert isinstance(norm, nn.modules.batchnorm._NormBase)
+    assert norm.running_var is not None
+    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
     return flat * scale.detach()[:, None, None]
 
 

@@ -7,7 +7,8 @@ an operation without a rule freezes the channels it reads, with its name as the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +22,9 @@ from autoprune.errors import ModelError
 from autoprune.models.assembly import assemble
 from autoprune.models.labels import FIXED, Atoms, along, spread
 from autoprune.models.layers import ChannelMap
-from autoprune.models.network import LayerKind, Role, TracedNetwork
+from autoprune.models.network import Role, TracedNetwork
+from autoprune.models.records import AxisRecord, Call, CallRecord, MapRecord
+from autoprune.models.rules import apply_rule
 
 
 @dataclass
@@ -45,73 +48,37 @@ class TensorNames:
         return self.tensors.get(id(tensor)) is tensor
 
 
-@dataclass
-class AxisRecord:
-    """Labels of one parameter axis."""
-
-    tensor: Tensor
-    axis: int
-    role: Role
-    labels: Tensor
-
-
-@dataclass
-class CallRecord:
-    """One recorded operation of a layer: see `LayerCall`."""
-
-    weight: Tensor
-    kind: LayerKind
-    groups: int
-    call: int
-    input: Tensor | None
-    output: Tensor
-    uses: int
-    norm: Tensor | None = None
-    target: int = -1
-    joins: bool = False
-    first_operand: bool = False
-    settled: bool = False
-    readers: int = 0
-    rectified: bool = False
-    forked: bool = False
-    links: int = 0
-
-
-@dataclass
-class MapRecord:
-    """One call of a `ChannelMap`."""
-
-    name: str
-    input: Tensor
-    output: Tensor
+#: Values by identity of a tensor, dropped with it.
+_ByTensor: Callable[[], MutableMapping[Tensor, Any]] = WeakIdKeyDictionary
 
 
 class LabelTracer(TorchDispatchMode):
     """Carries labels through every operation and records axes, layer calls and chains."""
 
     def __init__(self, known: TensorNames) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
         self.known = known
         self.atoms = Atoms()
         self.axes: dict[tuple[int, int], AxisRecord] = {}
         self.calls: list[CallRecord] = []
         self.maps: list[MapRecord] = []
         self.operations = 0
-        self._labels = WeakIdKeyDictionary()
-        self._weight_views = WeakIdKeyDictionary()
-        self._chains = WeakIdKeyDictionary()
+        self.norm_uses: Counter[int] = Counter()
+        self._labels = _ByTensor()
+        self._weight_views = _ByTensor()
+        self._chains = _ByTensor()
+        self._derived = _ByTensor()
+        self.derived_uses: Counter[int] = Counter()
         self._opaque = 0
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Runs the operation, then lets its rule say what happened to the channels."""
-        from autoprune.models.rules import apply_rule
-
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
         if self._opaque == 0:
-            apply_rule(self, func, args, kwargs, out)
+            apply_rule(self, Call(func, args, kwargs, out))
         return out
 
     def labels(self, tensor: object) -> Tensor | None:
@@ -138,6 +105,21 @@ class LabelTracer(TorchDispatchMode):
     def view_of_parameter(self, view: Tensor, parameter: Tensor) -> None:
         """Remembers that a tensor is the transpose of a two-dimensional parameter."""
         self._weight_views[view] = parameter
+
+    def derive(self, call: Call) -> None:
+        """Remembers which parameter of the same shape a tensor was computed from, as weight normalisation does."""
+        for leaf in call.operands:
+            source = leaf if leaf in self.known else self._derived.get(leaf)
+            if isinstance(source, nn.Parameter):
+                for result in call.results:
+                    if result.shape == leaf.shape and result not in self.known:
+                        self._derived[result] = source
+
+    def count_derived(self, weight: Tensor, uses: int) -> None:
+        """Counts the multiply-accumulates of a computed weight with the parameter that it was computed from."""
+        source = self._derived.get(weight)
+        if source is not None:
+            self.derived_uses[id(source)] += uses
 
     def axis(self, tensor: Tensor, axis: int, labels: Tensor, role: Role) -> Tensor:
         """Records the labels along a parameter axis, tying them to those of an earlier use; returns them."""
@@ -199,7 +181,7 @@ class LabelTracer(TorchDispatchMode):
             record.settled = True
             record.readers += 1
             if in_place:
-                self._chains.pop(tensor)
+                self._chains.pop(tensor, None)
 
     def hooks(self, model: nn.Module) -> list[Any]:
         """Registers the handling of `ChannelMap` modules; returns the handles to remove."""
@@ -210,7 +192,7 @@ class LabelTracer(TorchDispatchMode):
                 handles.append(module.register_forward_hook(self._leave_map(name)))
         return handles
 
-    def _enter_map(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+    def _enter_map(self, _: nn.Module, args: tuple[Any, ...]) -> None:
         self._opaque += 1
         self.read_chain(args[0], None)
 
