@@ -104,15 +104,17 @@ def _clustering(name: str) -> Heuristic:
     return structure
 
 
-#: The most promising first (measured, see testing.landscape and the README): also the order of first proposals.
+#: The most promising first, which is also the order of first proposals. CIFAR-10 ResNet-20-B at 50 % of the FLOPs,
+#: block-internal channels, sequential reconstruction, 2,000 hold-out images: feature-cluster 87.9, reconstruction
+#: and sparsity 87.6, cluster 86.1, exemplar 85.9, (uniform widths 85.6,) pca 84.8, global-l2 82.6.
 HEURISTICS: dict[str, Heuristic] = {
     "reconstruction": reconstruction,
-    "pca": pca,
-    "cluster": _clustering("cluster"),
-    "global-l2": global_l2,
     "feature-cluster": _clustering("feature_cluster"),
-    "exemplar": _clustering("exemplar"),
     "sparsity": sparsity,
+    "cluster": _clustering("cluster"),
+    "exemplar": _clustering("exemplar"),
+    "pca": pca,
+    "global-l2": global_l2,
 }
 
 

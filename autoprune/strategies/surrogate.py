@@ -14,6 +14,7 @@ Notation:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 
 import numpy as np
@@ -113,7 +114,7 @@ class Surrogate:
         views = self._view(widths)
         cross = self._covariance(views, self._views, self.kernel)
         mean: FloatArray = cross @ self._alpha
-        half = np.linalg.solve(self._root, cross.T)
+        half = self._inverse_root @ cross.T
         return mean, self._covariance(views, views, self.kernel) - half.T @ half
 
     def restore(self, standardised: FloatArray) -> FloatArray:
@@ -130,11 +131,10 @@ class Surrogate:
         effect_total = float(rng.normal(0.0, np.sqrt(shared)))
         effect_u = rng.normal(0.0, np.sqrt(by_u), u.shape[1])
         effect_v = rng.normal(0.0, np.sqrt(by_v), v.shape[1])
-        interactions = rest * _matern(u, v, u, v, self.kernel.length) + _JITTER * np.eye(len(u))
         drawn = total * effect_total + u @ effect_u + v @ effect_v
-        drawn = drawn + np.linalg.cholesky(interactions) @ rng.standard_normal(len(u))
+        drawn = drawn + np.sqrt(rest) * self._root_of_rest @ rng.standard_normal(len(u))
         drawn = drawn + rng.normal(0.0, np.sqrt(self.kernel.noise), len(u))
-        correction = np.linalg.solve(self._root.T, np.linalg.solve(self._root, self._y - drawn))
+        correction = self._inverse_root.T @ (self._inverse_root @ (self._y - drawn))
         common = (effect_total + shared * float(total @ correction)) / self._total_scale
         per_energy: FloatArray = (effect_u + by_u * (u.T @ correction)) / self._u_scale + common
         per_log: FloatArray = (effect_v + by_v * (v.T @ correction)) / self._v_scale
@@ -159,10 +159,19 @@ class Surrogate:
     def _condition(self, kernel: Kernel) -> float:
         """Conditions on the data; returns the log marginal likelihood up to a constant."""
         covariance = self._covariance(self._views, self._views, kernel)
-        self._root = np.linalg.cholesky(covariance + (kernel.noise + _JITTER) * np.eye(len(covariance)))
-        half = np.linalg.solve(self._root, self._y)
-        self._alpha: FloatArray = np.linalg.solve(self._root.T, half)
-        return float(-0.5 * half @ half - np.log(np.diag(self._root)).sum())
+        root = np.linalg.cholesky(covariance + (kernel.noise + _JITTER) * np.eye(len(covariance)))
+        # numpy has no triangular solve: one inverse, of a well-conditioned root, instead of an elimination each time.
+        self._inverse_root: FloatArray = np.linalg.inv(root)
+        half = self._inverse_root @ self._y
+        self._alpha: FloatArray = self._inverse_root.T @ half
+        return float(-0.5 * half @ half - np.log(np.diag(root)).sum())
+
+    @cached_property
+    def _root_of_rest(self) -> FloatArray:
+        """Returns (n, n) a root of the interactions' covariance at the data."""
+        _, u, v = self._views
+        root: FloatArray = np.linalg.cholesky(_matern(u, v, u, v, self.kernel.length) + _JITTER * np.eye(len(u)))
+        return root
 
     def _most_likely(self) -> Kernel:
         kernels = [Kernel(*one) for one in product(_SHARES, _LENGTHS, _NOISES)]

@@ -110,19 +110,25 @@ def thresholded(space: SearchSpace, tables: DamageTables) -> Structure:
     return space.project(widths_of(knob)[None])[0]
 
 
-def allocated(space: SearchSpace, tables: DamageTables, *, rounds: int = 4) -> Structure:
+def allocated(space: SearchSpace, tables: DamageTables) -> Structure:
     """Returns the structure whose summed damage is about smallest within the budget."""
-    return space.project(lagrangian_widths(space, tables, rounds=rounds)[None])[0]
+    return space.project(lagrangian_widths(space, tables, start=space.uniform(), rounds=4)[None])[0]
 
 
-def lagrangian_widths(space: SearchSpace, tables: DamageTables, *, rounds: int = 4) -> FloatArray:
+def lagrangian_widths(space: SearchSpace, tables: DamageTables, *, start: Structure, rounds: int) -> FloatArray:
     """Returns (G,) widths that minimise the summed damage plus a price on the cost, the price searched to the budget.
 
     The price of a channel is the exact gradient of the cost at the widths of the round before: costs are
     quadratic, so the price of a channel depends on its neighbours' widths. Widths off the lower convex hull of a
     table are unreachable by any price; projection fills what that leaves of the budget.
+
+    Args:
+        space: with costs and limits.
+        tables: damage by width.
+        start: where the first prices are read.
+        rounds: how often prices are read anew.
     """
-    widths = np.asarray(space.uniform().widths, dtype=np.float64)
+    widths = np.asarray(start.widths, dtype=np.float64)
     chosen = widths
     for _ in range(rounds):
         chosen = _priced(space, tables, _prices(space, widths))

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -69,8 +70,12 @@ class Landscape:
         score = float(np.clip(exact + noise, 0.0, 1.0))
         return Evaluation(candidate, score=score, accuracy=score, seconds=1.0 + 2.0 * level)
 
+    @cached_property
+    def _uniform(self) -> Structure:
+        return self.space.uniform()
+
     def _accuracy(self, structure: Structure, sensitivities: FloatArray, *, steepness: float) -> float:
-        uniform = self._damage(self.space.uniform(), sensitivities)
+        uniform = self._damage(self._uniform, sensitivities)
         damage = self._damage(structure, sensitivities) / max(uniform, 1e-9)
         return _CHANCE + (_DENSE - _CHANCE) * float(np.exp(-steepness * damage**1.2))
 
