@@ -161,7 +161,7 @@ class Surrogate:
         covariance = self._covariance(self._views, self._views, kernel)
         root = np.linalg.cholesky(covariance + (kernel.noise + _JITTER) * np.eye(len(covariance)))
         # numpy has no triangular solve: one inverse, of a well-conditioned root, instead of an elimination each time.
-        self._inverse_root: FloatArray = np.linalg.inv(root)
+        self._inverse_root: FloatArray = np.asarray(np.linalg.inv(root), dtype=np.float64)
         half = self._inverse_root @ self._y
         self._alpha: FloatArray = self._inverse_root.T @ half
         return float(-0.5 * half @ half - np.log(np.diag(root)).sum())

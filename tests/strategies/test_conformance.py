@@ -10,7 +10,7 @@ from autoprune.testing import check_strategy, resnet_landscape
 
 @pytest.mark.parametrize("name", [name for name in strategy_names() if name != "gp"])
 def test_every_strategy_keeps_the_promises_of_the_seam(name: str) -> None:
-    check_strategy(partial(make_strategy, name), candidates=16, over_budget=name == "sensitivity")
+    check_strategy(partial(make_strategy, name), candidates=12, over_budget=name == "sensitivity")
 
 
 @pytest.mark.slow
