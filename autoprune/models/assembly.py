@@ -11,7 +11,15 @@ from torch import nn
 from autoprune.core.cost import AxisWidth, CostModel, LayerTerm
 from autoprune.core.structure import PrunableGroup
 from autoprune.models.labels import FIXED
-from autoprune.models.network import AxisChannels, LayerCall, Role, TracedAxis, TracedMap, TracedNetwork
+from autoprune.models.network import (
+    AxisChannels,
+    LayerCall,
+    Role,
+    TracedAxis,
+    TracedMap,
+    TracedNetwork,
+    layer_name,
+)
 
 if TYPE_CHECKING:
     from autoprune.models.records import AxisRecord
@@ -91,7 +99,7 @@ def _groups(
         first = records[occurrences[0][0]]
         if first.role is not Role.PRODUCES or len(classes) < 2:
             continue
-        name = tracer.name(first.tensor).rpartition(".")[0]
+        name = layer_name(tracer.name(first.tensor))
         taken[name] = taken.get(name, 0) + 1
         name = name if taken[name] == 1 else f"{name}#{taken[name]}"
         place.update({root: (len(groups), channel) for channel, root in enumerate(classes)})
@@ -176,5 +184,5 @@ def _frozen_layers(
         some = (
             "" if len(outside) == len(roots[id(record)]) else f" ({len(outside)} of {len(roots[id(record)])} channels)"
         )
-        frozen[tracer.name(record.tensor).rpartition(".")[0]] = reason + some
+        frozen[layer_name(tracer.name(record.tensor))] = reason + some
     return frozen

@@ -17,6 +17,12 @@ from autoprune.core.structure import PrunableGroup, Structure
 IndexArray = npt.NDArray[np.int64]
 
 
+def layer_name(parameter: str) -> str:
+    """Returns the layer that a parameter belongs to (`conv1` for `conv1.weight`); one of another name is its own."""
+    layer, _, leaf = parameter.rpartition(".")
+    return layer if leaf in ("weight", "bias") and layer else parameter
+
+
 class Role(StrEnum):
     """What an axis does with the channels along it."""
 
@@ -115,7 +121,7 @@ class LayerCall:
     @property
     def layer(self) -> str:
         """The layer's qualified name."""
-        return self.weight.rpartition(".")[0]
+        return layer_name(self.weight)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,5 +173,5 @@ class TracedNetwork:
         found: dict[str, None] = {}
         for axis in self.axes:
             if axis.role is role and group in self.channels[axis.channels].members:
-                found.update(dict.fromkeys(name.rpartition(".")[0] for name in axis.names))
+                found.update(dict.fromkeys(layer_name(name) for name in axis.names))
         return tuple(found)

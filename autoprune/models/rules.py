@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from autoprune.models.tracing import LabelTracer
 
 _WEIGHT_VIEWS = frozenset({"aten::t", "aten::transpose"})
+#: Give a parameter of one dimension others of size 1, so that it meets the channels of an activation.
+_VECTOR_VIEWS = frozenset(
+    {"aten::view", "aten::_unsafe_view", "aten::_reshape_alias", "aten::unsqueeze", "aten::slice", "aten::alias"}
+)
 _LIKE_POINTWISE = frozenset(
     {
         "aten::hardswish",
@@ -58,6 +62,8 @@ def _interpret(tracer: LabelTracer, call: Call) -> CallRecord | None:
             tracer.view_of_parameter(call.out, viewed)
         return None
     tracer.derive(call)
+    if call.name in _VECTOR_VIEWS and (source := tracer.vector(call.args[0])) is not None:
+        tracer.view_of_vector(call.out, source)
     if call.base not in _NOT_POINTWISE and (torch.Tag.pointwise in call.func.tags or call.base in _LIKE_POINTWISE):
         return _pointwise(tracer, call)
     if any(tracer.labels(leaf) is not None for leaf in call.operands):
@@ -100,8 +106,11 @@ def _convolution(tracer: LabelTracer, call: Call) -> None:
 
 def _depthwise(tracer: LabelTracer, weight: Tensor, read: Tensor | None) -> Tensor:
     """Returns the output labels of a depthwise convolution: each input channel has its own filters, which follow it."""
-    width = weight.shape[0]
-    written = torch.full((width,), FIXED) if read is None else read.repeat_interleave(width // len(read))
+    if read is None:
+        written = tracer.produced(weight, 0)
+        tracer.atoms.freeze(written, f"{tracer.name(weight)} is a depthwise convolution of fixed channels")
+        return written
+    written = read.repeat_interleave(weight.shape[0] // len(read))
     tracer.axis(weight, 0, written, Role.FOLLOWS)
     return written
 
@@ -255,7 +264,10 @@ def _meet_unlabelled(tracer: LabelTracer, labels: Tensor, other: Tensor, reason:
         if axis < 0 or other.shape[axis] == 1:
             continue
         vector = along(labels, dim)
-        if vector is not None and tracer.parameter(other) is other:
+        source = tracer.vector(other)
+        if vector is not None and source is not None and source.numel() == other.shape[axis]:
+            tracer.axis(source, 0, vector, Role.FOLLOWS)
+        elif vector is not None and tracer.parameter(other) is other:
             tracer.axis(other, axis, vector, Role.FOLLOWS)
         else:
             tracer.atoms.freeze(labels, reason)

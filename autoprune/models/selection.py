@@ -129,8 +129,8 @@ def folded_weight(model: nn.Module, call: LayerCall) -> Tensor:
     if call.norm is None:
         return flat
     norm = model.get_submodule(call.norm.rpartition(".")[0])
-    assert isinstance(norm, nn.modules.batchnorm._NormBase)
-    assert norm.running_var is not None
+    if not isinstance(norm, nn.modules.batchnorm._NormBase) or norm.running_var is None:
+        return flat  # a norm called as a function: its parameters have no common home
     scale = norm.weight / (norm.running_var + norm.eps).sqrt()
     return flat * scale.detach()[:, None, None]
 

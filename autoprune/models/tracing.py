@@ -66,6 +66,7 @@ class LabelTracer(TorchDispatchMode):
         self.norm_uses: Counter[int] = Counter()
         self._labels = _ByTensor()
         self._weight_views = _ByTensor()
+        self._vector_views = _ByTensor()
         self._chains = _ByTensor()
         self._derived = _ByTensor()
         self.derived_uses: Counter[int] = Counter()
@@ -105,6 +106,18 @@ class LabelTracer(TorchDispatchMode):
     def view_of_parameter(self, view: Tensor, parameter: Tensor) -> None:
         """Remembers that a tensor is the transpose of a two-dimensional parameter."""
         self._weight_views[view] = parameter
+
+    def vector(self, tensor: Tensor) -> Tensor | None:
+        """Returns the parameter of one dimension that a tensor is or is a view of."""
+        if tensor in self.known and tensor.dim() == 1:
+            return tensor
+        viewed: Tensor | None = self._vector_views.get(tensor)
+        return viewed
+
+    def view_of_vector(self, view: Tensor, parameter: Tensor) -> None:
+        """Remembers that a tensor is a view of all of a parameter of one dimension."""
+        if view.numel() == parameter.numel() == max(view.shape):
+            self._vector_views[view] = parameter
 
     def derive(self, call: Call) -> None:
         """Remembers which parameter of the same shape a tensor was computed from, as weight normalisation does."""

@@ -1,0 +1,217 @@
+"""The trace against the network itself: costs, equivalence, groups, reasons."""
+
+from __future__ import annotations
+
+import copy
+import re
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils._pytree import tree_leaves
+
+from autoprune.core.structure import Structure
+from autoprune.errors import ModelError
+from autoprune.models.counting import count
+from autoprune.models.network import Role
+from autoprune.models.surgery import cut, keep_all, random_kept
+from autoprune.models.tracing import trace
+from autoprune.models.verify import random_structure, restricted, verified, verify
+from autoprune.models.zoo import build_model, model_info
+from tests.models.toy_networks import NETWORKS, SHAPE, UNPROVED, images, settled, toy
+
+FAMILIES = [f"cifar/resnet{depth}-{option}" for depth in (20, 56) for option in "ab"]
+FAMILIES += ["cifar/vgg16", "cifar/vgg16-512head", "cifar/densenet40-nobn", "cifar/resnet8", "digits/resnet"]
+DEEP = [f"cifar/resnet{depth}-{option}" for depth in (32, 44, 110) for option in "ab"]
+TORCHVISION = [
+    "resnet18",
+    "resnet50",
+    "resnext50_32x4d",
+    "vgg11_bn",
+    "densenet121",
+    "mobilenet_v2",
+    "mobilenet_v3_small",
+    "efficientnet_b0",
+    "shufflenet_v2_x0_5",
+    "googlenet",
+    "squeezenet1_0",
+    "regnet_y_400mf",
+    "convnext_tiny",
+]
+
+
+def traced(model: nn.Module, shape: tuple[int, ...] = SHAPE):
+    return trace(model, torch.zeros(1, *shape))
+
+
+def zoo(spec: str) -> tuple[nn.Module, tuple[int, ...]]:
+    torch.manual_seed(0)
+    shape = model_info(spec).input_shape
+    assert shape is not None
+    return settled(build_model(spec)), shape
+
+
+class TestInvariants:
+    @pytest.mark.parametrize("name", NETWORKS)
+    def test_the_cost_of_any_structure_is_the_count_on_the_cut_network(self, name):
+        model = toy(name)
+        network = verified(model, traced(model))
+        rng = np.random.default_rng(1)
+        for _ in range(12):
+            structure = random_structure(network, rng)
+            small = cut(model, network, random_kept(network, structure, rng))
+            assert count(small, (1, *SHAPE)) == network.cost_model.cost(structure)
+
+    @pytest.mark.parametrize("name", NETWORKS)
+    def test_the_cut_network_is_the_dense_one_whose_consumers_read_zeros(self, name):
+        model = toy(name)
+        network = verified(model, traced(model))
+        for seed in range(4):
+            found = verify(model, network, seed=seed)
+            assert found.deviation < 1e-10
+            assert found.holds
+
+    @pytest.mark.parametrize("name", NETWORKS)
+    def test_at_retain_1_outputs_are_the_same_to_the_last_bit(self, name):
+        model = toy(name)
+        network = traced(model)
+        x = images(3)
+        with torch.no_grad():
+            before, after = model(x), cut(model, network, keep_all(network))(x)
+        leaves = list(zip(*(tree_leaves(item) for item in (before, after)), strict=True))
+        assert all(torch.equal(a, b) for a, b in leaves)
+
+    @pytest.mark.parametrize("name", NETWORKS)
+    def test_every_layer_is_prunable_or_names_its_reason(self, name):
+        model = toy(name)
+        network = verified(model, traced(model))
+        prunable = {
+            layer
+            for index in range(len(network.groups))
+            for role in (Role.PRODUCES, Role.FOLLOWS)
+            for layer in network.layers_of(index, role)
+        }
+        for layer, module in model.named_modules():
+            if isinstance(module, nn.Conv2d | nn.Linear | nn.ConvTranspose2d) and "parametriz" not in repr(module):
+                assert layer in prunable or network.frozen.get(layer), layer
+        assert all(network.frozen.values())
+
+    @pytest.mark.parametrize("name", NETWORKS)
+    def test_tracing_leaves_the_network_as_it_was(self, name):
+        model = toy(name).train()
+        before = copy.deepcopy(model.state_dict())
+        network = traced(model)
+        verified(model, network)
+        assert model.training
+        assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+        assert not any(parameter.grad is not None for parameter in model.parameters())
+
+    @pytest.mark.parametrize("name", sorted(set(NETWORKS) - UNPROVED))
+    def test_only_what_cannot_be_proved_is_frozen_afterwards(self, name):
+        model = toy(name)
+        network = traced(model)
+        assert verified(model, network).groups == network.groups
+
+    def test_all_widths_of_one_channel_can_be_cut(self):
+        for name in ("residual with channel maps", "dense blocks", "channel shuffle", "transposed and resized"):
+            model = toy(name)
+            network = traced(model)
+            ones = Structure((1,) * len(network.groups))
+            kept = random_kept(network, ones, np.random.default_rng(0))
+            assert verify(model, network, kept=kept).holds
+
+
+class TestZoo:
+    @pytest.mark.parametrize("spec", FAMILIES)
+    def test_a_family_is_proved(self, spec):
+        self.prove(spec)
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("spec", [*DEEP, *(f"torchvision/{name}" for name in TORCHVISION)])
+    def test_a_deep_network_is_proved(self, spec):
+        self.prove(spec)
+
+    def prove(self, spec: str) -> None:
+        model, shape = zoo(spec)
+        network = traced(model, shape)
+        assert count(model, (1, *shape)) == network.cost_model.dense
+        found = verify(model, network, seed=3)
+        assert found.deviation < 1e-9
+        assert found.computed == found.counted
+
+    @pytest.mark.parametrize(("spec", "internal", "coupled"), [
+        ("cifar/resnet20-a", 9, 3),
+        ("cifar/resnet20-b", 9, 3),
+        ("cifar/resnet56-a", 27, 3),
+        ("cifar/vgg16", 13, 0),
+        ("torchvision/mobilenet_v2", 20, 5),
+    ])  # fmt: skip
+    def test_the_groups_are_those_of_the_papers(self, spec, internal, coupled):
+        model, shape = zoo(spec)
+        groups = traced(model, shape).groups
+        assert [sum(not group.coupled for group in groups), sum(group.coupled for group in groups)] == [
+            internal,
+            coupled,
+        ]
+
+    def test_option_a_streams_are_cut_jointly_across_stages(self):
+        model, shape = zoo("cifar/resnet20-a")
+        network = traced(model, shape)
+        streams = [group for group in network.groups if group.coupled]
+        # The 16 channels of the first stage live on in the next two, which add 16 and 32 of their own.
+        assert [group.width for group in streams] == [16, 16, 32]
+        assert verify(model, restricted(network, {group.name for group in streams})).holds
+
+
+class TestReasons:
+    def test_a_fixed_split_freezes_its_group_alone(self):
+        model = toy("fixed split")
+        network = traced(model)
+        proved = verified(model, network)
+        assert [group.name for group in network.groups] == ["stem.0", "both", "last.0"]
+        assert [group.name for group in proved.groups] == ["stem.0", "last.0"]
+        assert "forward fails once it is cut" in proved.frozen["both"]
+
+    def test_a_view_with_a_written_width_freezes_its_group_alone(self):
+        model = toy("fixed view")
+        proved = verified(model, traced(model))
+        assert [group.name for group in proved.groups] == ["stem.0", "last.0"]
+        assert "invalid for input of size" in proved.frozen["middle.0"]
+
+    @pytest.mark.parametrize(("name", "layer", "reason"), [
+        ("plain", "head", "network output"),
+        ("slice", "middle.0", "slice takes a part of the channels at fixed positions"),
+        ("spatial attention", "gate", "a single channel broadcast over others"),
+        ("tokens", "patches", "layer norm over channels"),
+        ("computed weight", "stem.0", "weight is computed in the forward"),
+        ("residual with zero padding", "layers.2.conv2", "fixed width .4 of 10 channels."),
+        ("unusual norms", "layers.6", "no channel rule for aten::native_group_norm"),
+        ("depthwise on the image", "layers.0", "a depthwise convolution of fixed channels"),
+    ])  # fmt: skip
+    def test_a_frozen_layer_names_its_reason(self, name, layer, reason):
+        frozen = traced(toy(name)).frozen
+        assert re.search(reason, frozen[layer])
+
+    def test_reused_and_tied_layers_form_one_group(self):
+        network = traced(toy("reused layers"))
+        assert {group.name: group.width for group in network.groups} == {"stem.0": 7, "left": 5, "join": 7}
+        assert {"left", "right"} <= set(network.layers_of(1, Role.PRODUCES))
+
+    def test_a_layer_called_through_a_function_is_named_by_its_parameter(self):
+        assert [group.name for group in traced(toy("functional weights")).groups] == ["first", "second", "matrix"]
+
+    def test_a_forward_that_fails_says_on_what(self):
+        with pytest.raises(ModelError, match=r"fails on a random 1x1x12x12 input: RuntimeError.*Check the input shape"):
+            trace(toy("plain"), torch.zeros(1, 1, 12, 12))
+
+    def test_a_network_without_layers_has_nothing_to_cut(self):
+        network = traced(nn.Sequential(nn.ReLU(), nn.Flatten()))
+        assert network.groups == ()
+        assert network.cost_model.dense.macs == 0
+
+    def test_restricted_costs_are_those_of_the_whole(self):
+        network = traced(toy("concatenation"))
+        part = restricted(network, {"left.0", "last.0"})
+        assert [group.name for group in part.groups] == ["left.0", "last.0"]
+        assert part.cost_model.cost(Structure((2, 5))) == network.cost_model.cost(Structure((6, 2, 7, 5)))
