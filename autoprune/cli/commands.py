@@ -53,22 +53,24 @@ def search(given: Mapping[str, Any], *, experiment: str | None, as_json: bool) -
 
 def resume(out: Path, *, given: Mapping[str, Any], experiment: str | None, as_json: bool) -> int:
     """Continues the search in a run folder, shows the result and returns the exit code."""
-    from autoprune.config.options import OPTIONS
+    from autoprune.config.options import OPTIONS, RESUMABLE
 
-    extra = [OPTIONS[name].flag for name in given] + (["--experiment"] if experiment is not None else [])
+    extra = [OPTIONS[name].flag for name in given if name not in RESUMABLE]
+    extra += ["--experiment"] if experiment is not None else []
     if extra:
-        raise ConfigError(f"--resume takes every option from the folder. Leave out {', '.join(extra)}.")
+        raise ConfigError(f"--resume takes its options from the folder. Leave out {', '.join(extra)}.")
+    changes = {name: value for name, value in _checked(given).items() if name in given}
     if not (out / _LEDGER).is_file():
         raise RunError(f"{str(out)!r} holds no search to continue: {_LEDGER} is missing. Name a folder under runs/.")
 
     def start(observer: Observer) -> SearchResult:
         from autoprune.searching.api import resume_search
 
-        return resume_search(out, observer=observer)
+        return resume_search(out, observer=observer, changes=changes)
 
     from autoprune.report.live import LiveProgress
 
-    display = partial(LiveProgress, candidates=_recorded_candidates(out))
+    display = partial(LiveProgress, candidates=_recorded_candidates(out), time_limit=changes.get("time_limit"))
     return _drive(start, display, out=out, as_json=as_json)
 
 
@@ -164,7 +166,7 @@ def _drive(
     except (KeyboardInterrupt, Exception) as error:
         observer.close()
         # Whatever was evaluated is in the ledger, also after a bug; a `RunError` says itself what is wrong with it.
-        if (out / _LEDGER).is_file() and not isinstance(error, RunError):
+        if _has_outcomes(out) and not isinstance(error, RunError):
             error.add_note(_how_to_resume(out))
         raise
     observer.close()
@@ -175,7 +177,7 @@ def _drive(
         print(f"autoprune: stopped. {_how_to_resume(result.out)}", file=sys.stderr)
         return 130
     if result.incumbent is None:
-        raise RunError("No candidate could be evaluated. The notes above say why.")
+        raise RunError(f"No candidate could be evaluated. {' '.join(result.summary.get('notes', ())[-1:])}")
     return 0
 
 
@@ -187,6 +189,13 @@ def _recorded_candidates(out: Path) -> int:
     except (OSError, ValueError, LookupError, TypeError, StopIteration):
         return 0  # whether the ledger is sound is for the resumed search to say
     return count if isinstance(count, int) else 0
+
+
+def _has_outcomes(out: Path) -> bool:
+    try:
+        return b'"told"' in (out / _LEDGER).read_bytes()
+    except OSError:
+        return False
 
 
 def _how_to_resume(out: Path) -> str:

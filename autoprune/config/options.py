@@ -166,6 +166,15 @@ OPTIONS: Mapping[str, Option] = {
 }
 
 
+#: Options that may differ when a search is resumed: who works for it, where things lie, what is done at the end.
+RESUMABLE = frozenset(
+    (
+        *("backend", "workers", "gpus_per_worker", "ray_address", "device", "time_limit", "finetune_epochs"),
+        *("data_root", "tracking_uri", "no_mlflow"),
+    )
+)
+
+
 def check_options(
     given: Mapping[str, Any],
     *,

@@ -112,8 +112,13 @@ def run_search(options: SearchOptions, *, observer: Observer) -> SearchResult:
     return _result(run(load_problem(options, observer), options, observer))
 
 
-def resume_search(out: Path, *, observer: Observer) -> SearchResult:
+def resume_search(out: Path, *, observer: Observer, changes: Mapping[str, Any] | None = None) -> SearchResult:
     """Goes on with the search in a run folder.
+
+    Args:
+        out: the folder.
+        observer: hears how it goes.
+        changes: options that are to differ from those it was started with; none that determines its candidates.
 
     Raises:
         RunError: the folder holds no search, or one that these versions or files do not reproduce.
@@ -129,7 +134,7 @@ def resume_search(out: Path, *, observer: Observer) -> SearchResult:
         options = SearchOptions.from_json(header["options"])
     except (KeyError, TypeError, AttributeError) as error:
         raise RunError(f"The ledger in {str(out)!r} does not say how the search was started. Start it anew.") from error
-    return run_search(replace(options, out=out), observer=observer)
+    return run_search(replace(options, **(changes or {}), out=out), observer=observer)
 
 
 def _texts(budget: str | Budget | Sequence[str | Budget]) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from autoprune.core.seeds import derive_seed
 from autoprune.core.structure import structure_from
 from autoprune.data.preprocessing import Preprocessing
 from autoprune.data.sources import load_data
-from autoprune.errors import ConfigError, DataError, RunError, StructureError
+from autoprune.errors import BudgetError, ConfigError, DataError, RunError, StructureError
 from autoprune.models.counting import count
 from autoprune.models.network import Role, TracedNetwork
 from autoprune.models.saved import load, read_saved
@@ -75,7 +75,9 @@ def trace_report(options: SearchOptions, *, verify: bool) -> dict[str, Any]:
         if problem is None:
             raise DataError(why_not)
         report["heuristics"] = _heuristics(problem, options)
-    except (DataError, StructureError) as error:
+    except (DataError, StructureError, BudgetError) as error:
+        if isinstance(error, BudgetError) and options.goals != SearchOptions().goals:
+            raise  # somebody asked for it
         report["notes"].append(f"What heuristics would keep is not known: {error}")
     if verify:
         results = [prove(model, network, seed=seed) for seed in range(3)]

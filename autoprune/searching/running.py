@@ -6,7 +6,7 @@ import os
 import time
 import uuid
 from collections.abc import Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -95,7 +95,7 @@ def run(problem: Problem, options: SearchOptions, observer: Observer) -> Conclud
             f"Cannot make the run folder {str(out)!r}: {error.strerror}. Name another with --out."
         ) from error
     header = _header(prepared, out)
-    with Ledger(out / LEDGER_NAME, run=header) as ledger, _mlflow(prepared, header, out) as mlflow:
+    with _ledger(out, header) as ledger, _mlflow(prepared, header, out) as mlflow:
         heard: list[Tracker] = [observer, *([] if mlflow is None else [mlflow])]
         study = _study(prepared, [ledger, *heard])
         replayed = replay(ledger.events, study, heard_by=heard)
@@ -108,6 +108,23 @@ def run(problem: Problem, options: SearchOptions, observer: Observer) -> Conclud
         if mlflow is not None:
             _close_mlflow(mlflow, concluded, observer)
         return concluded
+
+
+@contextmanager
+def _ledger(out: Path, header: Mapping[str, Any]) -> Iterator[Ledger]:
+    """Yields the ledger of the run folder; one that an error leaves without an outcome is taken away again.
+
+    Otherwise a search whose cluster cannot be reached would bar its own folder to the next attempt.
+    """
+    with Ledger(out / LEDGER_NAME, run=header) as ledger:
+        try:
+            yield ledger
+        except BaseException:
+            with suppress(OSError, RunError):
+                if not any(event["event"] == "told" for event in read_ledger(ledger.path)):
+                    ledger.path.unlink()
+                    out.rmdir()
+            raise
 
 
 def _header(prepared: Prepared, out: Path) -> dict[str, Any]:

@@ -38,8 +38,8 @@ class FakeSearch:
         self.call("run_search", options, observer=observer)
         return types.SimpleNamespace(summary=self.summary, out=self.out, incumbent=self.summary.get("incumbent"))
 
-    def resume_search(self, out, *, observer):
-        self.call("resume_search", out, observer=observer)
+    def resume_search(self, out, *, observer, changes):
+        self.call("resume_search", out, observer=observer, changes=changes)
         return types.SimpleNamespace(summary=self.summary, out=self.out, incumbent=self.summary.get("incumbent"))
 
     def trace_report(self, options, *, verify):

@@ -110,7 +110,7 @@ def test_a_search_stopped_by_ctrl_c_exits_130_and_says_how_to_resume(fake_search
 def test_whatever_stops_a_search_what_was_evaluated_is_named(fake_search, capsys, tmp_path, error, code, line):
     def fail(name, options, *, observer):
         options.out.mkdir()
-        (options.out / "ledger.jsonl").touch()
+        (options.out / "ledger.jsonl").write_text('{"event":"told"}\n')
         raise error
 
     fake_search.call = fail
@@ -135,6 +135,14 @@ def test_resume_takes_its_options_from_the_folder(fake_search, capsys, tmp_path)
     assert fake_search.calls[0][:2] == ("resume_search", (Path("o"),))
     assert run(["search", "--resume", "o", "--seed", "3", "--experiment", "x"]) == 2
     assert "Leave out --seed, --experiment" in capsys.readouterr().err
+
+
+def test_who_works_for_a_resumed_search_may_change(fake_search, tmp_path):
+    (tmp_path / "o").mkdir()
+    (tmp_path / "o" / "ledger.jsonl").touch()
+    assert run(["search", "--resume", "o", "--workers", "3", "--time-limit", "5m", "--no-mlflow"]) == 0
+    [(_, _, given)] = fake_search.calls
+    assert given["changes"] == {"workers": 3, "time_limit": 300.0, "no_mlflow": True}
 
 
 def test_trace_shows_groups_layers_frozen_and_checks(fake_search, capsys):

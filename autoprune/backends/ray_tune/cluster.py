@@ -121,7 +121,7 @@ def _connection_errors(address: str) -> Iterator[None]:
             if address != "this machine"
             else "Try --backend serial."
         )
-        raise BackendError(f"Cannot reach Ray at {address}: {one_line(error)} {hint}") from error
+        raise BackendError(f"Cannot reach Ray at {address}: {one_line(error).rstrip('.')}. {hint}") from error
 
 
 def _require_listener(address: str) -> None:

@@ -1,0 +1,225 @@
+from __future__ import annotations
+
+import csv
+import errno
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+import autoprune
+from autoprune.errors import ConfigError, RunError
+from autoprune.report.observer import NullObserver
+from autoprune.searching.api import resume_search
+
+#: What `summary.json` must hold at least.
+KEYS = (
+    *("dense", "uniform", "incumbent", "budget", "candidates", "failures", "seconds", "utilisation", "hypervolume"),
+    *("reference_point", "seed", "versions", "format", "model", "data", "scope", "strategy", "groups", "frozen"),
+    *("workers", "finetune_epochs", "images", "command", "notes", "interrupted"),
+)
+
+
+class Interrupting(NullObserver):
+    """Presses Ctrl-C after a number of outcomes, or when a stage begins."""
+
+    def __init__(self, *, after=None, stage=None):
+        self.left, self.wanted = after, stage
+
+    def told(self, outcome, *, finished):
+        if self.left is not None:
+            self.left -= 1
+            if self.left == 0:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    def stage(self, text):
+        if self.wanted is not None and text.startswith(self.wanted):
+            raise KeyboardInterrupt
+
+
+def summary_of(out):
+    return json.loads((Path(out) / "summary.json").read_text())
+
+
+def without_times(summary):
+    unlike = ("seconds", "search_seconds", "utilisation", "folder", "command", "workers")
+    return {key: value for key, value in summary.items() if key not in unlike}
+
+
+def test_a_search_leaves_all_its_files_and_figures(toy):
+    result = toy(finetune_epochs=0.5)
+    names = {path.name for path in result.out.iterdir()}
+    assert names == {"ledger.jsonl", "summary.json", "front.csv", "front.html", "incumbent"}
+    summary = summary_of("run")
+    assert [key for key in KEYS if key not in summary] == []
+    assert summary == json.loads(json.dumps(result.summary))
+    for name in ("dense", "uniform", "incumbent"):
+        assert 0 <= summary[name]["accuracy"] <= 1
+        assert summary[name]["flops"] == 2 * summary[name]["macs"]
+    assert summary["incumbent"]["macs"] <= 0.5 * summary["dense"]["macs"]
+    assert summary["incumbent"]["widths"].keys() == {group["name"] for group in summary["groups"]}
+    assert summary["incumbent"]["accuracy_before_finetune"] is not None
+    assert summary["candidates"] == 6
+    assert not summary["interrupted"]
+    with (result.out / "front.csv").open() as lines:
+        rows = list(csv.DictReader(lines))
+    assert [int(row["id"]) for row in rows] == [evaluation.candidate.id for evaluation in result.front]
+
+
+def test_the_saved_incumbent_is_the_built_one_and_costs_what_the_summary_says(toy):
+    import torch
+
+    result = toy()
+    loaded, built = autoprune.load("run/incumbent"), result.incumbent.build()
+    images = torch.rand(5, 1, 8, 8)
+    assert torch.equal(loaded(images), built(images))
+    assert sum(item.numel() for item in built.parameters()) == result.summary["incumbent"]["params"]
+
+
+def test_the_same_seed_gives_the_same_search(toy, events):
+    first, second = toy("a"), toy("b")
+    assert events("a") == events("b")
+    assert without_times(first.summary) == without_times(second.summary)
+
+
+def test_another_seed_gives_another_search(toy, events):
+    toy("a")
+    toy("b", seed=1)
+    assert events("a") != events("b")
+
+
+@pytest.mark.parametrize("after", [1, 4, 7])
+def test_a_search_stopped_by_ctrl_c_and_resumed_equals_an_undisturbed_one(toy, events, after):
+    whole = toy("whole")
+    stopped = toy("stopped", observer=Interrupting(after=after))
+    assert stopped.summary["interrupted"]
+    assert stopped.summary["incumbent"]["accuracy"] is None
+    with pytest.raises(RunError, match="Resume it first"):
+        stopped.incumbent.build()
+    resumed = resume_search(Path("stopped"), observer=NullObserver())
+    assert events("whole") == events("stopped")
+    assert without_times(resumed.summary) == without_times(whole.summary)
+
+
+def test_ctrl_c_while_the_best_are_finished_keeps_what_was_found(toy):
+    stopped = toy(observer=Interrupting(stage="Reconstructing the incumbent"))
+    assert stopped.summary["interrupted"]
+    assert summary_of("run")["uniform"]["accuracy"] is None
+    assert (stopped.out / "front.csv").stat().st_size > 0
+    assert not (stopped.out / "incumbent").exists()
+    resumed = resume_search(Path("run"), observer=NullObserver())
+    assert resumed.summary["incumbent"]["accuracy"] is not None
+
+
+def test_a_finished_search_can_be_resumed_without_evaluating_anything(toy, events):
+    first = toy()
+    before = events("run")
+    again = resume_search(Path("run"), observer=NullObserver())
+    assert events("run") == before
+    assert again.summary["incumbent"] == first.summary["incumbent"]
+
+
+def test_a_search_resumes_from_another_working_directory(toy, folder, monkeypatch):
+    toy(observer=Interrupting(after=2))
+    (folder / "elsewhere").mkdir()
+    monkeypatch.chdir(folder / "elsewhere")
+    assert not resume_search(Path("../run"), observer=NullObserver()).summary["interrupted"]
+
+
+def test_a_time_limit_ends_the_proposals_and_finishes_the_best(toy):
+    class Slow(NullObserver):
+        def told(self, outcome, *, finished):
+            import time
+
+            time.sleep(0.3)
+
+    result = toy(time_limit=0.5, candidates=500, observer=Slow())
+    assert result.summary["candidates"] < 500
+    assert not result.summary["interrupted"]
+    assert result.summary["incumbent"]["accuracy"] is not None
+
+
+def test_a_full_disk_is_an_error_that_says_how_to_go_on_and_loses_nothing(toy, events, monkeypatch):
+    toy("whole")
+    write, written = os.write, []
+
+    def full(descriptor, data):
+        written.append(data)
+        if len(written) > 6:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(descriptor, data)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("autoprune.study.ledger.os.write", full)
+        with pytest.raises(RunError, match=r"No space left on device.*--resume run"):
+            toy("run")
+    resume_search(Path("run"), observer=NullObserver())
+    assert events("run") == events("whole")
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_loaded(toy, folder):
+    (folder / "file").touch()
+    with pytest.raises(RunError, match="cannot be written"):
+        toy("file/run", model="toy_problem:broken")
+
+
+def test_a_ledger_of_another_search_is_refused_with_what_differs(toy):
+    toy(observer=Interrupting(after=2))
+    with pytest.raises(RunError, match=r"seed=0 \(now 1\)"):
+        toy(seed=1)
+    with pytest.raises(RunError, match=r"budget=\['50%flops'\] \(now \['40%flops'\]\)"):
+        toy(budgets=("40%flops",))
+
+
+def test_a_damaged_ledger_is_refused_and_left_as_it_is(toy):
+    toy()
+    ledger = Path("run/ledger.jsonl")
+    lines = ledger.read_bytes().splitlines(keepends=True)
+    lines[3] = lines[3].replace(b"asked", b"asxed").replace(b"told", b"tald")
+    ledger.write_bytes(b"".join(lines))
+    with pytest.raises(RunError, match=r"Line 4 of the ledger .* is damaged"):
+        resume_search(Path("run"), observer=NullObserver())
+    assert ledger.read_bytes() == b"".join(lines)
+
+
+def test_a_search_in_which_nothing_works_ends_with_the_reason(toy, monkeypatch):
+    from autoprune.evaluation.evaluator import CandidateEvaluator
+
+    def fail(self, *args, **kwargs):
+        raise RuntimeError("out of everything")
+
+    monkeypatch.setattr(CandidateEvaluator, "build", fail)
+    result = toy()
+    assert result.incumbent is None
+    assert result.summary["incumbent"] is None
+    assert result.summary["failures"] == 6
+    assert any("out of everything" in note for note in result.summary["notes"])
+
+
+def test_a_range_of_budgets_searches_the_front(toy):
+    result = toy(front="40..80%flops", budgets=(), candidates=8)
+    shares = [evaluation.candidate.cost.macs / result.summary["dense"]["macs"] for evaluation in result.front]
+    assert shares == sorted(shares)
+    assert all(0.35 < share <= 0.8 for share in shares)
+
+
+def test_all_budgets_hold(toy):
+    result = toy(budgets=("60%flops", "55%params"))
+    dense = result.summary["dense"]
+    for evaluation in result.front:
+        assert evaluation.candidate.cost.macs <= 0.6 * dense["macs"]
+        assert evaluation.candidate.cost.params <= 0.55 * dense["params"]
+
+
+@pytest.mark.parametrize("strategy", ["uniform", "global-l2", "sensitivity", "random", "pso", "nsga2", "tpe", "pca"])
+def test_every_kind_of_strategy_searches(toy, strategy):
+    result = toy(strategy=strategy, scope="coupled", candidates=5)
+    assert result.incumbent is not None
+    assert result.summary["failures"] == 0
+
+
+def test_an_unknown_strategy_is_an_error_even_here(toy):
+    with pytest.raises(ConfigError, match="Did you mean 'uniform'"):
+        toy(strategy="unifrom")
