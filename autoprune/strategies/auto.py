@@ -7,6 +7,13 @@
    trust region. What promises the largest expected improvement is proposed.
 A front is searched the same way, every proposal at another cost of the band.
 
+Why this is the default: on the landscapes of `autoprune.testing` (100 candidates, 4 workers, 5 seeds that nothing was
+tuned on, accuracy of the incumbent without noise, in points):
+
+    groups   auto   tpe    pso    mopso  nsga2  sensitivity  random  uniform
+    27       85.4   82.6   82.8   82.8   82.3   81.6         80.4    80.7
+    9        84.8   84.1   83.1   83.2   83.1   83.4         81.7    80.7
+
 The trust region follows TuRBO (Eriksson et al., 2019, section 2.2): it widens after successes and narrows after
 failures in a row. It departs in the restart, which a hundred candidates do not allow.
 """

@@ -170,8 +170,8 @@ class Surrogate:
     def _root_of_rest(self) -> FloatArray:
         """Returns (n, n) a root of the interactions' covariance at the data."""
         _, u, v = self._views
-        root: FloatArray = np.linalg.cholesky(_matern(u, v, u, v, self.kernel.length) + _JITTER * np.eye(len(u)))
-        return root
+        rest = _matern(u, v, u, v, self.kernel.length) + _JITTER * np.eye(len(u))
+        return np.asarray(np.linalg.cholesky(rest), dtype=np.float64)
 
     def _most_likely(self) -> Kernel:
         kernels = [Kernel(*one) for one in product(_SHARES, _LENGTHS, _NOISES)]
