@@ -93,7 +93,8 @@ def calibrate(
 ) -> Calibration:
     """Returns the statistics of a dense network.
 
-    A layer that does not see one block of rows an image, in the order of the images, is left out: it is sliced.
+    A layer is left out, and so is sliced, that does not see one block of rows an image in the order of the images, or
+    whose input is overwritten in place before the end of its chain.
 
     Args:
         model: the dense network, in eval mode.
@@ -129,7 +130,7 @@ def calibrate(
             "The network runs otherwise on a batch of images than on one: %s will be sliced, not reconstructed.",
             ", ".join(strayed[:4]) + (", ..." if len(strayed) > 4 else ""),
         )
-    whole = [tap for tap in taps if not tap.broken]
+    whole = [tap for tap in taps if not tap.broken and not tap.overwritten]
     return Calibration(
         {tap.call.call: tap.moments for tap in whole if tap.moments is not None},
         {tap.call.call: torch.cat(tap.targets) for tap in whole},
@@ -145,6 +146,7 @@ class _Gatherer(ChainTap):
         moments: of what has been seen, as in `Calibration`; None until then.
         targets: (B, p, o) a batch.
         positions: (B, p) a batch.
+        overwritten: whether the layer's input was, before the end of the chain.
     """
 
     def __init__(self, call: LayerCall, weight: Tensor, *, images: int, per_image: int, seed: int) -> None:
@@ -153,6 +155,8 @@ class _Gatherer(ChainTap):
         self.moments: Tensor | None = None
         self.targets: list[Tensor] = []
         self.positions: list[Tensor] = []
+        self.overwritten = False
+        self._read: tuple[Tensor, int] | None = None
         self._images = images
         self._per_image = per_image
         self._seed = seed
@@ -168,6 +172,7 @@ class _Gatherer(ChainTap):
     def begin(self, operands: LayerOperands) -> bool:
         """Adds to the second moments; returns whether each image has its own rows, in the order of the images."""
         x = operands.input
+        self._read = (x, x._version)
         if self.call.kind is LayerKind.LINEAR:
             if len(x) % self.batch or x.dim() != 2 or not self._image_by_image(x):
                 return False
@@ -192,6 +197,10 @@ class _Gatherer(ChainTap):
 
     def end(self, value: Tensor) -> Tensor:
         """Samples the targets."""
+        assert self._read is not None
+        x, version = self._read
+        self.overwritten |= x._version != version
+        self._read = self.layer = self.norm = None
         seed = derive_seed(self._seed, self.call.weight, len(self.targets))
         sampled = _sample_positions(value, self.batch, per_image=self._per_image, seed=seed)
         self.positions.append(sampled)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -146,6 +145,7 @@ class TracedNetwork:
         cost_model: exact costs over `groups`.
         frozen: {layer: why its output channels are not prunable}.
         input_shape: (C, H, W) of the traced image.
+        repeated_norms: the first parameter or buffer of every batch norm that runs more than once.
     """
 
     groups: tuple[PrunableGroup, ...]
@@ -156,7 +156,7 @@ class TracedNetwork:
     cost_model: CostModel
     frozen: Mapping[str, str]
     input_shape: tuple[int, ...]
-    _extra: dict[str, Any] = field(default_factory=dict)
+    repeated_norms: frozenset[str] = frozenset()
 
     @cached_property
     def dense(self) -> Structure:

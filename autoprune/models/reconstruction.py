@@ -79,7 +79,9 @@ def reconstruct(
     handlers: dict[int, Handler] = {}
     for solver in solvers:
         handlers.update(solver.handlers())
-    with OperationTap(handlers, norms=_NormRefresher(), norms_from=disturbed):
+    repeated = {tensors[name].data_ptr() for name in network.repeated_norms}
+    alone = {tensor.data_ptr() for tensor in tensors.values()} - repeated
+    with OperationTap(handlers, norms=_NormRefresher(alone), norms_from=disturbed):
         cut_model(images)
     strayed = [solver.call.layer for solver in solvers if solver.broken or not solver.finished]
     if strayed:
@@ -96,16 +98,20 @@ def _is_cut(network: TracedNetwork, channels: int, masks: Sequence[Mask]) -> boo
 
 
 class _NormRefresher:
-    """Gives each batch norm the statistics of its input, then runs it; one that runs twice keeps the first ones."""
+    """Gives each batch norm the statistics of its input, then runs it; those that run more than once keep theirs.
 
-    def __init__(self) -> None:
-        self._seen: set[int] = set()
+    Args:
+        alone: where the tensors of the model lie that are its own, and are no part of a norm that runs more than once.
+    """
+
+    def __init__(self, alone: set[int]) -> None:
+        self._alone = alone
 
     def __call__(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        x, mean, variance = args[0], args[3], args[4]
-        if isinstance(mean, Tensor) and isinstance(variance, Tensor) and mean.data_ptr() not in self._seen:
-            self._seen.add(mean.data_ptr())
-            _set_statistics(mean, variance, x)
+        parameters = [item for item in args[1:5] if isinstance(item, Tensor)]
+        # Statistics that the forward computes (instance norm repeats them) are no norm's own.
+        if args[3] is not None and args[4] is not None and all(item.data_ptr() in self._alone for item in parameters):
+            _set_statistics(args[3], args[4], args[0])
         return func(*args, **kwargs)
 
 
@@ -129,19 +135,16 @@ class _LayerSolver(ChainTap):
         self._rows = rows
         self._ridge = ridge
         self._operands: LayerOperands | None = None
-        self._version = 0
-        self._real = False
 
     def begin(self, operands: LayerOperands) -> bool:
         """Remembers what the layer reads until the end of its chain."""
         per_image = len(operands.input) // len(self._positions) if self.call.kind is LayerKind.LINEAR else 1
-        self._operands, self._version = operands, operands.input._version
+        self._operands = operands
         return len(operands.input) == per_image * len(self._positions)
 
     def output(self, layer: Operation) -> Tensor:
         """Returns any values of the right shape: only the end of the chain is read, and that is computed anew."""
-        self._real = self.call.kind is LayerKind.LINEAR
-        if self._real:
+        if self.call.kind is LayerKind.LINEAR:
             return super().output(layer)
         x: Tensor = layer.args[0]
         weight: Tensor = layer.args[1]
@@ -153,28 +156,26 @@ class _LayerSolver(ChainTap):
 
     def end(self, value: Tensor) -> Tensor:
         """Solves a chain without addition."""
-        return self._solve(None, value)
+        del value
+        return self._solve(None)
 
     def join(self, addition: Operation) -> Tensor:
         """Solves a chain that ends in an addition, for what the other stream leaves to it."""
         left, right = addition.args
-        mine, other = (left, right) if self.call.first_operand else (right, left)
-        total: Tensor = self._solve(other, mine) + other
+        other = right if self.call.first_operand else left
+        total: Tensor = self._solve(other) + other
         if not addition.func._schema.name.endswith("_"):
             return total
         assert isinstance(left, Tensor)
         return left.copy_(total)
 
-    def _solve(self, other: Tensor | None, value: Tensor) -> Tensor:
+    def _solve(self, other: Tensor | None) -> Tensor:
         """Sets the layer's new weights and returns its chain's output, without the other stream."""
         layer, norm, operands = self.layer, self.norm, self._operands
         # The solver outlives the forward; what it holds of the activations must not.
         self.layer = self.norm = self._operands = None
         assert layer is not None
         assert operands is not None
-        if operands.input._version != self._version:
-            # Overwritten in place since the layer read it: what is left are not its patches.
-            return value if self._real else _rerun(layer, norm)
         target = self._targets.index_select(2, self._rows)
         floor = torch.zeros_like(target) if self.call.rectified else None
         if other is not None:
@@ -230,16 +231,6 @@ class _Folded:
         return cls(torch.cat([(flat * scale[:, None]).T, shift[None]]), scale)
 
 
-def _rerun(layer: Operation, norm: Operation | None) -> Tensor:
-    """Returns the output of a layer and its batch norm as they are."""
-    out: Tensor = layer.again()
-    if norm is None:
-        return out
-    normed = norm.again(out)
-    result: Tensor = normed[0] if isinstance(normed, tuple) else normed
-    return result
-
-
 def _install(
     solution: Tensor, scale: Tensor, *, layer: Operation, operands: LayerOperands, norm: Operation | None
 ) -> Tensor:
@@ -250,7 +241,8 @@ def _install(
         weight.copy_(kernel.T.reshape(weight.shape))
         if bias is not None:
             bias.copy_(solution[-1])
-        return _rerun(layer, None)
+        out: Tensor = layer.again()
+        return out
     # Keep the dense network's split between kernel and batch norm, which training is used to, where it is sane.
     sane = scale.abs() > 1e-2 * scale.abs().median()
     gauge = torch.where(sane, scale, torch.ones_like(scale))
