@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.metadata
 import json
 import os
@@ -165,8 +166,10 @@ def _drive(
         result = start(observer)
     except (KeyboardInterrupt, Exception) as error:
         observer.close()
-        # Whatever was evaluated is in the ledger, also after a bug; a `RunError` says itself what is wrong with it.
-        if _has_outcomes(out) and not isinstance(error, RunError):
+        # Whatever was evaluated is in the ledger, also after a bug. A `RunError` says itself what is wrong with it,
+        # unless it only tells of a full disk.
+        about_ledger = isinstance(error, RunError) and not _is_full(error)
+        if _has_outcomes(out) and not about_ledger and "--resume" not in str(error):
             error.add_note(_how_to_resume(out))
         raise
     observer.close()
@@ -189,6 +192,11 @@ def _recorded_candidates(out: Path) -> int:
     except (OSError, ValueError, LookupError, TypeError, StopIteration):
         return 0  # whether the ledger is sound is for the resumed search to say
     return count if isinstance(count, int) else 0
+
+
+def _is_full(error: BaseException) -> bool:
+    cause = error.__cause__
+    return isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def _has_outcomes(out: Path) -> bool:

@@ -55,6 +55,7 @@ class LiveProgress:
         self._searching_since: float | None = None
         self._taken_over = 0
         self._finished = 0
+        self._ended: set[int] = set()
         self._failures = 0
         self._last_line = float("-inf")
         self._last_text = ""
@@ -101,7 +102,10 @@ class LiveProgress:
             self._best, self._front_size = self._standings.best, len(self._standings.front)
         else:
             self._failures += 1
-        self._finished += int(finished)
+        if finished:
+            # A candidate that is promoted late ends twice.
+            self._ended.add(outcome.candidate.id)
+            self._finished = len(self._ended)
         self._update()
 
     def warning(self, text: str) -> None:

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from autoprune.config.options import LEDGER_NAME, default_run_folder
-from autoprune.core.candidate import Evaluation
+from autoprune.core.candidate import Candidate, Evaluation, Outcome
 from autoprune.core.seams import Backend, BackendReport, Tracker
-from autoprune.errors import RunError
+from autoprune.errors import ConfigError, RunError
 from autoprune.report.observer import Observer
 from autoprune.searching.finish import Finisher, describe, save_finished
 from autoprune.searching.options import SearchOptions
@@ -87,6 +87,7 @@ def run(problem: Problem, options: SearchOptions, observer: Observer) -> Conclud
     out = options.out
     assert out is not None
     started = time.perf_counter()
+    _require_cores(options)
     prepared = prepare(problem, options, observer)
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -98,7 +99,7 @@ def run(problem: Problem, options: SearchOptions, observer: Observer) -> Conclud
     with _ledger(out, header) as ledger, _mlflow(prepared, header, out) as mlflow:
         heard: list[Tracker] = [observer, *([] if mlflow is None else [mlflow])]
         study = _study(prepared, [ledger, *heard])
-        replayed = replay(ledger.events, study, heard_by=heard)
+        replayed = replay(ledger.events, study, heard_by=[_Past(observer), *heard[1:]])
         if replayed.outcomes:
             observer.stage(f"Resuming after {replayed.outcomes} evaluations")
         report, interrupted = _evaluate(prepared, study, observer)
@@ -108,6 +109,30 @@ def run(problem: Problem, options: SearchOptions, observer: Observer) -> Conclud
         if mlflow is not None:
             _close_mlflow(mlflow, concluded, observer)
         return concluded
+
+
+class _Past:
+    """Lets an observer hear what came of earlier candidates, but not that they were asked: that starts its clock."""
+
+    def __init__(self, observer: Observer) -> None:
+        self._observer = observer
+
+    def asked(self, candidate: Candidate) -> None:
+        """Does nothing."""
+
+    def told(self, outcome: Outcome, *, finished: bool) -> None:
+        """Passes on."""
+        self._observer.told(outcome, finished=finished)
+
+
+def _require_cores(options: SearchOptions) -> None:
+    """Refuses what would bring this machine to its knees: hundreds of processes that each import torch."""
+    most = max(8, 4 * usable_cores())
+    if options.backend == "ray" and options.ray_address is None and (options.workers or 0) > most:
+        raise ConfigError(
+            f"{options.workers} workers are too many for the {usable_cores()} cores of this machine. Give at most "
+            f"{most} with --workers, or a cluster with --ray-address."
+        )
 
 
 @contextmanager

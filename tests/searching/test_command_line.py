@@ -84,6 +84,7 @@ def files(folder):
         (searching("--budget", "120%flops"), "at most at 100 %"),
         (searching("--budget", "50%flops", "--budget", "1Mmacs"), "limit the same resource twice"),
         (searching("--workers", "0"), "--workers is 0"),
+        (searching("--backend", "ray", "--workers", "5000"), "5000 workers are too many for the 1 cores"),
         (searching("--weights", "nowhere.pt"), "'nowhere.pt' does not exist"),
         (searching("--weights", "other.pt"), "missing: stem.bias, block1.conv1.weight"),
         (searching("--weights", "text.pt"), "text.pt"),
