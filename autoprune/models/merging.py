@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 
@@ -151,8 +152,9 @@ def recalibrate(model: nn.Module, images: Tensor, *, batch: int = 256) -> nn.Mod
         norm.momentum = None
         norm.train()
     if norms:
-        for start in range(0, len(images), batch):
-            model(images[start : start + batch])
+        # Blocks of equal size: a last one of a single image has no variance where maps have shrunk to one position.
+        for block in images.chunk(math.ceil(len(images) / batch)):
+            model(block)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     return model.eval()

@@ -7,7 +7,8 @@ stored tensors; the layers take their widths from these.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,49 @@ from autoprune.errors import ModelError, RunError
 from autoprune.models.layers import ChannelMap
 from autoprune.models.network import TracedNetwork
 from autoprune.models.surgery import Kept, replicate
+from autoprune.plugins import one_line
 
 FORMAT = 1
 STRUCTURE, WEIGHTS = "structure.json", "model.safetensors"
+#: Elements of the largest image that is believed: a wrong shape must not take all memory.
+_LARGEST_IMAGE = 1 << 26
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _is_counts(value: object) -> bool:
+    return isinstance(value, dict) and all(_is_count(item) for item in value.values())
+
+
+def _is_indices(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(item, int) and not isinstance(item, bool) for item in value)
+
+
+def _is_shape(value: object) -> bool:
+    fine = isinstance(value, list) and len(value) == 3 and all(_is_count(side) for side in value)
+    return fine and isinstance(value, list) and math.prod(value) <= _LARGEST_IMAGE
+
+
+#: {field: whether a value may stand in it, what may stand there}.
+_FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "model": (lambda value: value is None or isinstance(value, str), "a name or null"),
+    "classes": (lambda value: value is None or _is_count(value), "a positive number or null"),
+    "class_names": (
+        lambda value: isinstance(value, list) and all(isinstance(v, str) for v in value),
+        "a list of names",
+    ),
+    "input_shape": (_is_shape, "[channels, height, width] of an image"),
+    "preprocessing": (lambda value: value is None or isinstance(value, dict), "an object or null"),
+    "widths": (_is_counts, "an object of positive numbers"),
+    "kept": (lambda value: isinstance(value, dict) and all(map(_is_indices, value.values())), "an object of lists"),
+    "dense_widths": (_is_counts, "an object of positive numbers"),
+    "maps": (lambda value: isinstance(value, dict), "an object"),
+    "dense": (lambda value: isinstance(value, dict), "an object"),
+    "cost": (_is_counts, "an object of positive numbers"),
+    "info": (lambda value: isinstance(value, dict), "an object"),
+}
 
 
 @dataclass(frozen=True)
@@ -76,16 +117,16 @@ class SavedModel:
                 found = values.get("format") if isinstance(values, dict) else None
                 raise RunError(f"{where} has format {found!r}; this version reads {FORMAT}. Make it again.")
             fields = {name: values[name] for name in cls.__dataclass_fields__}
-            for name in ("widths", "kept", "dense_widths", "maps", "dense", "cost", "info"):
-                if not isinstance(fields[name], dict):
-                    raise RunError(f"{where}: {name!r} must be an object.")
-            fields["class_names"] = tuple(fields["class_names"])
-            fields["input_shape"] = tuple(int(side) for side in fields["input_shape"])
-            return cls(**fields)
         except KeyError as error:
             raise RunError(f"{where} lacks the key {error.args[0]!r}. Make it again.") from error
-        except (ValueError, TypeError) as error:
-            raise RunError(f"{where} cannot be read: {error}. Make it again.") from error
+        except (ValueError, RecursionError) as error:
+            raise RunError(f"{where} cannot be read: {one_line(error)}. Make it again.") from error
+        for name, (holds, wanted) in _FIELDS.items():
+            if not holds(fields[name]):
+                raise RunError(f"{where}: {name!r} must be {wanted}. Make it again.")
+        for name in ("class_names", "input_shape"):
+            fields[name] = tuple(fields[name])
+        return cls(**fields)
 
 
 def describe_maps(model: nn.Module) -> dict[str, list[Any]]:
@@ -145,6 +186,9 @@ def read_saved(directory: Path) -> SavedModel:
 def load(directory: str | Path, *, model: nn.Module | None = None) -> nn.Module:
     """Returns a saved model, in eval mode on the CPU.
 
+    Nothing in the folder is executed, but a network that was searched as `package.module:factory` is made by importing
+    and calling that: mind it with folders from others.
+
     Args:
         directory: for example `runs/NAME/incumbent`.
         model: the dense network (its weights do not matter), needed where a network object was searched.
@@ -163,7 +207,16 @@ def load(directory: str | Path, *, model: nn.Module | None = None) -> nn.Module:
         from autoprune.models.zoo import build_model
 
         model = build_model(saved.model, classes=saved.classes, weights=None)
-    return rebuild(model, _read_weights(directory / WEIGHTS), saved.maps, where=str(directory))
+    made = rebuild(model, _read_weights(directory / WEIGHTS), saved.maps, where=str(directory))
+    try:
+        with torch.no_grad():
+            made(torch.zeros(1, *saved.input_shape))
+    except Exception as error:  # the forward may be the user's code
+        raise RunError(
+            f"The weights and channel maps in {str(directory)!r} do not fit the network: its forward fails on "
+            f"{'x'.join(map(str, saved.input_shape))} images ({one_line(error)})."
+        ) from error
+    return made
 
 
 def rebuild(model: nn.Module, state: Mapping[str, Tensor], maps: Mapping[str, Any], *, where: str) -> nn.Module:
@@ -179,12 +232,19 @@ def rebuild(model: nn.Module, state: Mapping[str, Tensor], maps: Mapping[str, An
         what = f"lack {missing[0]!r}" if missing else f"hold the unknown {unknown[0]!r}"
         raise RunError(f"The weights in {where} do not fit the network: they {what}.")
     for name, tensor in state.items():
-        if tensor.dim() != own[name].dim() or any(n > d for n, d in zip(tensor.shape, own[name].shape, strict=True)):
+        dense = own[name]
+        if tensor.dim() != dense.dim() or any(n > d for n, d in zip(tensor.shape, dense.shape, strict=True)):
             raise RunError(f"The weights in {where} do not fit the network: {name!r} has shape {tuple(tensor.shape)}.")
+        if tensor.is_floating_point() != dense.is_floating_point():
+            raise RunError(f"The weights in {where} do not fit the network: {name!r} holds {tensor.dtype}.")
+    expected = {name for name, module in model.named_modules() if isinstance(module, ChannelMap)}
+    if set(maps) != expected:
+        odd = sorted(set(maps) ^ expected)[0]
+        raise RunError(f"The channel maps in {where} do not fit the network: {odd!r} is in one of them alone.")
     try:
         made = {str(name): ChannelMap(source, int(width)) for name, (source, width) in maps.items()}
     except (TypeError, ValueError) as error:
-        raise RunError(f"The channel maps in {where} cannot be read: {error}.") from error
+        raise RunError(f"The channel maps in {where} cannot be read: {one_line(error)}.") from error
     replaced = {id(own[name]): tensor for name, tensor in state.items()}
     with torch.no_grad():
         return replicate(model, replaced, made).eval()

@@ -139,6 +139,7 @@ def _by_norm(model: nn.Module, network: TracedNetwork, group: int) -> Ranking:
     norms = filter_norms(model, network, group)
     order = np.argsort(-norms, kind="stable")
     remaining = 1.0 - np.concatenate([[0.0], np.cumsum(norms[order] ** 2)]) / max(float((norms**2).sum()), 1e-300)
+    remaining[-1] = 0.0
     return Ranking(order.astype(np.int64), np.minimum.accumulate(np.clip(remaining, 0.0, 1.0)))
 
 

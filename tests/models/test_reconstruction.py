@@ -17,7 +17,7 @@ from autoprune.models.reconstruction import reconstruct, ridge_solution
 from autoprune.models.surgery import Kept, cut, keep_all, named_tensors, random_kept
 from autoprune.models.tracing import trace
 from autoprune.models.verify import outputs, verified
-from tests.models.toy_networks import NETWORKS, SHAPE, images, toy
+from tests.models.toy_networks import NETWORKS, SHAPE, fitted, images, toy
 
 DOUBLE = torch.float64
 
@@ -27,25 +27,6 @@ def prepared(name: str, *, count: int = 24) -> tuple[nn.Module, TracedNetwork, T
     network = verified(model, trace(model, torch.zeros(1, *SHAPE, dtype=DOUBLE)))
     x = images(count, dtype=DOUBLE)
     return fitted(model, x), network, x
-
-
-def fitted(model: nn.Module, x: Tensor) -> nn.Module:
-    """Gives the network what training gives it: norms that have the statistics of its images."""
-    hooks = [
-        m.register_forward_pre_hook(fit) for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)
-    ]
-    with torch.no_grad():
-        model(x)
-    for hook in hooks:
-        hook.remove()
-    return model
-
-
-def fit(norm: nn.Module, args: tuple[Tensor]) -> None:
-    """Gives a batch norm the statistics of its input."""
-    dims = [dim for dim in range(args[0].dim()) if dim != 1]
-    if norm.running_mean is not None:
-        norm.running_mean.copy_(args[0].mean(dims)), norm.running_var.copy_(args[0].var(dims))
 
 
 def sequential(model: nn.Module, network: TracedNetwork, kept: Kept, x: Tensor, **options: float) -> nn.Module:

@@ -472,3 +472,22 @@ def images(count: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Ten
     coarse = torch.randn(count, 3, 4, 4, generator=generator, dtype=dtype)
     fine = torch.randn(count, *SHAPE, generator=generator, dtype=dtype)
     return functional.interpolate(coarse, size=SHAPE[1:], mode="bilinear") + 0.3 * fine
+
+
+def fitted(model: nn.Module, x: Tensor) -> nn.Module:
+    """Gives the network what training gives it: norms that have the statistics of its images."""
+    hooks = [
+        m.register_forward_pre_hook(fit) for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)
+    ]
+    with torch.no_grad():
+        model(x)
+    for hook in hooks:
+        hook.remove()
+    return model
+
+
+def fit(norm: nn.Module, args: tuple[Tensor]) -> None:
+    """Gives a batch norm the statistics of its input."""
+    dims = [dim for dim in range(args[0].dim()) if dim != 1]
+    if norm.running_mean is not None:
+        norm.running_mean.copy_(args[0].mean(dims)), norm.running_var.copy_(args[0].var(dims))

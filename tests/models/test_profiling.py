@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from autoprune.models.calibration import calibrate
+from autoprune.models.profiling import profile
+from autoprune.models.selection import rank_groups
+from autoprune.models.tracing import trace
+from tests.models.toy_networks import NETWORKS, SHAPE, images, toy
+
+
+def profiled(name: str):
+    model = toy(name)
+    network = trace(model, torch.zeros(1, *SHAPE))
+    calibration = calibrate(model, network, images(12), seed=0)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    found = profile(model, network, calibration, rank_groups(model, network, calibration), images(12))
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+    return model, network, found
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_group_has_finite_statistics_of_its_width(name):
+    _, network, found = profiled(name)
+    assert [item.name for item in found.groups] == [group.name for group in network.groups]
+    for group, item in zip(network.groups, found.groups, strict=True):
+        n = group.width
+        assert item.width == n
+        for kind in ("filter_distances", "folded_distances", "map_distances", "correlation"):
+            matrix = getattr(item, kind)
+            assert matrix.shape == (n, n)
+            assert bool(np.isfinite(matrix).all())
+            np.testing.assert_allclose(matrix, matrix.T, atol=1e-6)
+        assert bool((np.diag(item.filter_distances) == 0).all())
+        assert item.map_distances.min() >= 0
+        assert item.map_distances.max() <= 2
+        assert np.abs(item.correlation).max() <= 1
+        assert bool((np.diff(item.weight_quantiles) >= 0).all())
+        assert 0 <= item.dead_share <= 1
+
+
+def test_the_statistics_are_those_of_their_definitions():
+    model, network, found = profiled("plain")
+    item = found.groups[network.index["layers.2.0"]]
+    weight = model.layers[2][0].weight.detach().double().flatten(1)
+    np.testing.assert_allclose(item.filter_distances, torch.cdist(weight, weight).square(), atol=1e-5)
+    norm = model.layers[2][1]
+    folded = weight * (norm.weight / (norm.running_var + norm.eps).sqrt()).detach().double()[:, None]
+    np.testing.assert_allclose(item.folded_distances, torch.cdist(folded, folded).square(), atol=1e-5)
+    seen = {}
+    model.layers[2][0].register_forward_hook(
+        lambda _, args, out: seen.update(maps=out.detach().double().mean(0).flatten(1))
+    )
+    model.layers[2].register_forward_hook(lambda _, args, out: seen.update(rows=out.detach().movedim(1, 0).flatten(1)))
+    with torch.no_grad():
+        model(images(12))
+    cosine = torch.nn.functional.cosine_similarity(seen["maps"][:, None], seen["maps"][None], dim=2)
+    np.testing.assert_allclose(item.map_distances, 1 - cosine, atol=1e-5)
+    np.testing.assert_allclose(item.correlation, torch.corrcoef(seen["rows"].double()), atol=1e-4)
+    assert item.weight_quantiles[-1] == pytest.approx(float(weight.abs().max() / weight.square().mean().sqrt()))
+
+
+def test_dead_channels_are_counted_and_correlate_with_nothing():
+    model = toy("plain")
+    with torch.no_grad():
+        model.layers[0][1].weight[:2] = 0
+        model.layers[0][1].bias[:2] = -1
+    network = trace(model, torch.zeros(1, *SHAPE))
+    calibration = calibrate(model, network, images(12), seed=0)
+    found = profile(model, network, calibration, rank_groups(model, network, calibration), images(12)).groups[0]
+    assert found.dead_share == pytest.approx(0.25)
+    assert not found.correlation[:2].any()

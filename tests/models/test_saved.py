@@ -1,0 +1,216 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from autoprune.core.structure import Structure
+from autoprune.errors import ModelError, RunError
+from autoprune.models.saved import (
+    STRUCTURE,
+    WEIGHTS,
+    SavedModel,
+    describe_maps,
+    kept_by_name,
+    kept_from_names,
+    load,
+    read_saved,
+    save_model,
+)
+from autoprune.models.surgery import cut, random_kept
+from autoprune.models.tracing import trace
+from autoprune.models.zoo import build_model, model_info
+from tests.models.toy_networks import settled, toy
+
+ROOT = Path(__file__).parents[2]
+
+
+def saved_cut(directory: Path, spec: str | None, *, name: str = "plain") -> tuple[torch.nn.Module, tuple[int, ...]]:
+    """Saves a random cut of a network; returns it and the shape of its images."""
+    torch.manual_seed(1)
+    model = toy(name) if spec is None else settled(build_model(spec))
+    shape = (3, 12, 12) if spec is None else (3, 32, 32)
+    network = trace(model, torch.zeros(1, *shape))
+    structure = Structure(tuple(max(1, group.width // 2) for group in network.groups))
+    kept = random_kept(network, structure, np.random.default_rng(0))
+    small = cut(model, network, kept)
+    cost = network.cost_model.cost(structure)
+    saved = SavedModel(
+        model=spec,
+        classes=None,
+        class_names=("a", "b"),
+        input_shape=shape,
+        preprocessing=None,
+        widths=structure.by_group(network.groups),
+        kept=kept_by_name(network, kept),
+        dense_widths=network.dense.by_group(network.groups),
+        maps=describe_maps(small),
+        dense={"weights": None},
+        cost={"macs": cost.macs, "flops": cost.flops, "params": cost.params},
+        info={"note": "änd so on"},
+    )
+    save_model(directory, small, saved)
+    assert read_saved(directory) == saved
+    back = kept_from_names(network, saved.kept)
+    assert all(np.array_equal(a, b) for a, b in zip(back.indices, kept.indices, strict=True))
+    return small, shape
+
+
+@pytest.mark.parametrize("spec", [
+    "cifar/resnet20-a", "cifar/resnet20-b", "cifar/vgg16", "cifar/densenet40-nobn", "torchvision/resnet18",
+    "torchvision/mobilenet_v3_small",
+])  # fmt: skip
+def test_a_loaded_model_is_the_saved_one_to_the_last_bit(tmp_path, spec):
+    small, shape = saved_cut(tmp_path, spec)
+    again = load(tmp_path)
+    assert not again.training
+    x = torch.randn(2, *shape)
+    with torch.no_grad():
+        assert torch.equal(small(x), again(x))
+    assert {key: value.shape for key, value in again.state_dict().items()} == {
+        key: value.shape for key, value in small.state_dict().items()
+    }
+    again.train()(x).sum().backward()
+
+
+@pytest.mark.parametrize("spec", ["cifar/resnet20-a", "torchvision/resnet18"])
+def test_a_fresh_process_needs_nothing_but_the_folder(tmp_path, spec):
+    small, shape = saved_cut(tmp_path, spec)
+    x = torch.randn(2, *shape)
+    torch.save(x, tmp_path / "x.pt")
+    script = (
+        "import sys, torch; torch.set_num_threads(1); from autoprune.models.saved import load;"
+        "x = torch.load(sys.argv[1] + '/x.pt'); model = load(sys.argv[1]);"
+        "torch.save(model(x).detach(), sys.argv[1] + '/y.pt')"
+    )
+    subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True, cwd=ROOT, timeout=120)
+    with torch.no_grad():
+        assert torch.equal(torch.load(tmp_path / "y.pt"), small(x))
+
+
+def test_nothing_is_pickled(tmp_path):
+    saved_cut(tmp_path, None)
+    assert sorted(item.name for item in tmp_path.iterdir()) == [WEIGHTS, STRUCTURE]
+    assert json.loads((tmp_path / STRUCTURE).read_text())["format"] == 1
+    assert (tmp_path / WEIGHTS).read_bytes()[8:9] == b"{"
+
+
+@pytest.mark.parametrize(
+    "name", ["residual with channel maps", "reused layers", "functional weights", "hidden references"]
+)
+def test_a_network_object_is_loaded_into_its_like(tmp_path, name):
+    small, shape = saved_cut(tmp_path, None, name=name)
+    x = torch.randn(2, *shape)
+    with torch.no_grad():
+        assert torch.equal(small(x), load(tmp_path, model=toy(name, seed=5))(x))
+    with pytest.raises(ModelError, match=r"was searched from a network object. Give it to autoprune.load"):
+        load(tmp_path)
+
+
+def test_loading_leaves_the_given_network_alone(tmp_path):
+    saved_cut(tmp_path, None)
+    model = toy("plain")
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    load(tmp_path, model=model)
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+
+
+class TestBrokenFolders:
+    """Every broken file is one clear error."""
+
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        saved_cut(tmp_path, None)
+        return tmp_path
+
+    def edit(self, folder: Path, **values: object) -> None:
+        path = folder / STRUCTURE
+        path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+    def test_no_folder(self, tmp_path):
+        with pytest.raises(RunError, match=r"There is no saved model in .*nowhere.*incumbent"):
+            load(tmp_path / "nowhere")
+
+    @pytest.mark.parametrize("text", [b"", b"{", b"\xff\xfe\x00", b"[1, 2]", b"null", b'"x"', b"[" * 100_000])
+    def test_a_structure_that_is_no_object(self, folder, text):
+        (folder / STRUCTURE).write_bytes(text)
+        with pytest.raises(RunError, match=r"structure.json .*Make it again"):
+            load(folder)
+
+    @pytest.mark.parametrize("values", [
+        {"widths": [1]}, {"maps": 3}, {"class_names": 5}, {"input_shape": ["x"]}, {"input_shape": None},
+        {"model": 5}, {"model": ["a"]}, {"classes": "ten"}, {"classes": True}, {"kept": {"a": 1}},
+        {"widths": {"a": "b"}}, {"input_shape": [3, 10**6, 10**6]},
+        {"class_names": [1, 2]}, {"input_shape": [3, -1, 4]}, {"preprocessing": 7}, {"cost": {"macs": "x"}},
+    ])  # fmt: skip
+    def test_a_field_of_another_type(self, folder, values):
+        self.edit(folder, **values)
+        with pytest.raises(RunError, match=r"structure.json: '[a-z_]+' must be"):
+            load(folder, model=toy("plain"))
+
+    def test_another_format(self, folder):
+        self.edit(folder, format=2)
+        with pytest.raises(RunError, match="has format 2; this version reads 1"):
+            load(folder)
+
+    def test_a_missing_field(self, folder):
+        values = json.loads((folder / STRUCTURE).read_text())
+        del values["kept"]
+        (folder / STRUCTURE).write_text(json.dumps(values))
+        with pytest.raises(RunError, match="lacks the key 'kept'"):
+            load(folder)
+
+    @pytest.mark.parametrize("content", [b"", b"garbage", b"\xff" * 64, b"\x08\x00\x00\x00\x00\x00\x00\x00{}      "])
+    def test_weights_that_are_none(self, folder, content):
+        (folder / WEIGHTS).write_bytes(content)
+        with pytest.raises(RunError, match=r"model.safetensors.* cannot be read|do not fit the network"):
+            load(folder, model=toy("plain"))
+
+    def test_weights_cut_short(self, folder):
+        content = (folder / WEIGHTS).read_bytes()
+        (folder / WEIGHTS).write_bytes(content[: len(content) // 2])
+        with pytest.raises(RunError, match="cannot be read"):
+            load(folder, model=toy("plain"))
+
+    def test_no_weights(self, folder):
+        (folder / WEIGHTS).unlink()
+        with pytest.raises(RunError, match="cannot be read"):
+            load(folder, model=toy("plain"))
+
+    def test_weights_of_another_network(self, folder):
+        with pytest.raises(RunError, match="do not fit the network: they "):
+            load(folder, model=toy("concatenation"))
+
+    @pytest.mark.parametrize("maps", [
+        {"layers.2.shortcut": 5}, {"layers.2.shortcut": [[0, 99], 2]}, {"layers.2.shortcut": ["abc", 2]},
+        {"layers.2.shortcut": [[0], "x", 3]}, {}, {"nowhere": [[0], 1]}, {"layers.2.shortcut": [[0, 1], 3]},
+    ])  # fmt: skip
+    def test_maps_that_fit_nowhere(self, tmp_path, maps):
+        saved_cut(tmp_path, None, name="residual with channel maps")
+        self.edit(tmp_path, maps=maps)
+        with pytest.raises(RunError, match="channel map"):
+            load(tmp_path, model=toy("residual with channel maps"))
+
+    @pytest.mark.parametrize("change", ["a smaller tensor", "a scalar", "integers"])
+    def test_tensors_that_fit_no_layer(self, folder, change):
+        from safetensors.torch import load_file, save_file
+
+        state = load_file(folder / WEIGHTS)
+        name = "layers.2.0.weight"
+        changed = {
+            "a smaller tensor": state[name][:, :1].contiguous(),
+            "a scalar": torch.tensor(1.0),
+            "integers": state[name].to(torch.int32),
+        }
+        save_file({**state, name: changed[change]}, folder / WEIGHTS)
+        with pytest.raises(RunError, match="do not fit the network"):
+            load(folder, model=toy("plain"))
+
+
+def test_the_default_shape_of_a_family_is_that_of_the_tests():
+    assert model_info("cifar/resnet20-a").input_shape == (3, 32, 32)
