@@ -134,6 +134,30 @@ def evaluate(
 
 
 @app.command()
+def pick(
+    run: Annotated[Path, typer.Argument(metavar="RUN", show_default=False, help="The run folder of a search.")],
+    *,
+    number: Annotated[int | None, typer.Option("--id", metavar="N", show_default=False, help="This candidate.")] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(metavar="LIMIT", show_default=False, help="The most accurate within this, such as 40%flops."),
+    ] = None,
+    min_accuracy: Annotated[
+        float | None,
+        typer.Option(metavar="SHARE", show_default=False, help="The cheapest with this hold-out accuracy, e.g. 0.92."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", show_default=False, help="Where to save it. (default: RUN/picked-N)")
+    ] = None,
+    finetune_epochs: Annotated[float, typer.Option(metavar="N", help="Epochs of finetuning.")] = 0.0,
+    as_json: p.PlainJson = False,
+) -> Work:
+    """Take a candidate of a search: cut it again, finetune it if asked, test and save it."""
+    chosen = {"id": number, "budget": budget, "min_accuracy": min_accuracy}
+    return partial(commands.pick, run, chosen, out=out, finetune_epochs=finetune_epochs, as_json=as_json)
+
+
+@app.command()
 def ui(
     run: Annotated[
         Path,

@@ -81,6 +81,17 @@ def show_evaluation(report: Report) -> None:
     _print_cost("network", report)
 
 
+def show_pick(report: Report) -> None:
+    """Prints what became of a picked candidate, and how to load it."""
+    print(f"candidate {report['id']} ({report['proposed_by']})")
+    before = report["accuracy_before_finetune"]
+    if before is not None:
+        print(f"  test accuracy {100 * before:.2f} % before finetuning")
+    print(f"  test accuracy {100 * report['accuracy']:.2f} %, hold-out {100 * report['holdout_accuracy']:.2f} %")
+    _print_cost("network", report)
+    print(f'load it with: autoprune.load("{report["directory"]}")')
+
+
 def show_table(title: str, headers: Sequence[str], rows: Rows) -> None:
     """Prints a table: drawn on a terminal, aligned lines elsewhere. Columns of numbers are flushed right."""
     right = [all(_is_number(row[column]) for row in rows) for column in range(len(headers))]

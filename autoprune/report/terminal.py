@@ -49,6 +49,7 @@ def next_commands(folder: Path) -> list[tuple[str, str]]:
     """Returns the usual (what to type or open, what it shows) pairs after a search."""
     return [
         (f"autoprune ui {shlex.quote(str(folder))}", "all candidates in MLflow"),
+        (f"autoprune pick {shlex.quote(str(folder))} --id N", "any other candidate as a network"),
         (str(folder / "front.html"), "all candidates in one page, for a browser"),
         (f'autoprune.load("{folder / "incumbent"}")', "the incumbent, in Python"),
     ]

@@ -1,0 +1,121 @@
+"""Takes any evaluated candidate of a search and makes it a network: cut again, finetuned if asked, tested, saved."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from autoprune.config.options import LEDGER_NAME
+from autoprune.core.budget import Budget
+from autoprune.core.candidate import Candidate, Evaluation
+from autoprune.core.structure import Structure
+from autoprune.errors import ConfigError, RunError
+from autoprune.report.observer import Observer
+from autoprune.searching.finish import Finisher, describe, save_finished
+from autoprune.searching.options import SearchOptions
+from autoprune.searching.preparation import Prepared, load_problem, prepare, torch_threads, usable_cores
+from autoprune.study.ledger import Event, decode_told, read_ledger, run_of
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Which candidate to take; of several that fit, the best.
+
+    Attributes:
+        id: this one.
+        budget: the most accurate within this budget.
+        min_accuracy: the cheapest with at least this hold-out accuracy, in [0, 1].
+    """
+
+    id: int | None = None
+    budget: str | None = None
+    min_accuracy: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.id is not None and (self.budget is not None or self.min_accuracy is not None):
+            raise ConfigError("--id names one candidate: leave --budget and --min-accuracy out.")
+        if self.min_accuracy is not None and not 0 <= self.min_accuracy <= 1:
+            raise ConfigError(f"--min-accuracy {self.min_accuracy:g} must lie in [0, 1], for example 0.92.")
+
+    def of(self, evaluations: Sequence[Evaluation], prepared: Prepared) -> Evaluation:
+        """Returns the chosen evaluation.
+
+        Raises:
+            ConfigError: no candidate fits.
+        """
+        if self.id is not None:
+            mine = [item for item in evaluations if item.candidate.id == self.id]
+            if not mine:
+                known = max((item.candidate.id for item in evaluations), default=-1)
+                raise ConfigError(f"Candidate {self.id} was not evaluated. The candidates are 0 to {known}.")
+            return mine[-1]
+        top = max((item.candidate.fidelity.level for item in evaluations), default=0)
+        fitting = [item for item in evaluations if item.candidate.fidelity.level == top]
+        if self.budget is not None:
+            limit = Budget.parse(self.budget).resolve(prepared.network.cost_model.dense)
+            fitting = [item for item in fitting if getattr(item.candidate.cost, limit.resource) <= limit.ceiling]
+        if self.min_accuracy is not None:
+            fitting = [item for item in fitting if item.accuracy >= self.min_accuracy]
+        if not fitting:
+            raise ConfigError("No evaluated candidate fits. Ask for less accuracy or a larger budget; see front.csv.")
+        if self.min_accuracy is not None:
+            return min(fitting, key=lambda item: (item.candidate.cost.macs, -item.score, item.candidate.id))
+        return max(fitting, key=lambda item: (item.score, -item.candidate.cost.macs, -item.candidate.id))
+
+
+def pick(
+    run: Path, choice: Choice, *, observer: Observer, out: Path | None = None, finetune_epochs: float = 0.0
+) -> dict[str, Any]:
+    """Returns what `summary.json` would say of the chosen candidate, having saved it.
+
+    Args:
+        run: the folder of a search.
+        choice: which candidate.
+        observer: hears of the stages.
+        out: where to save it; `RUN/picked-ID` if None.
+        finetune_epochs: with distillation from the dense network; 0 for none.
+
+    Raises:
+        RunError: the folder holds no search, or the dense network has other weights by now.
+        ConfigError: no candidate fits.
+    """
+    events = read_ledger(run / LEDGER_NAME)
+    header = run_of(events)
+    options = replace(SearchOptions.from_json(header.get("options", {})), out=run)
+    prepared = prepare(load_problem(options, observer), options, observer)
+    if prepared.fingerprint != header.get("weights"):
+        raise RunError(f"The dense network of {str(run)!r} had other weights. Put the weights of the search back.")
+    chosen = choice.of(recorded(events, prepared), prepared)
+    with torch_threads(usable_cores()):
+        finished = Finisher(prepared, observer, epochs=finetune_epochs).finish(
+            f"candidate {chosen.candidate.id}", chosen
+        )
+    directory = out or run / f"picked-{chosen.candidate.id}"
+    entry = {**describe(finished, prepared), "finetune_epochs": finetune_epochs, "directory": str(directory)}
+    save_finished(directory, finished, prepared, info={**entry, "budget": list(options.goals), "seed": options.seed})
+    return entry
+
+
+def recorded(events: Sequence[Event], prepared: Prepared) -> list[Evaluation]:
+    """Returns the evaluations that a ledger records, in the order in which they were told."""
+    candidates: dict[int, Candidate] = {}
+    found: list[Evaluation] = []
+    rungs = prepared.ladder.rungs
+    for event in events:
+        if event["event"] == "asked":
+            structure = Structure(tuple(event["widths"]))
+            candidates[event["id"]] = Candidate(
+                event["id"],
+                structure,
+                prepared.space.cost(structure),
+                rungs[event["level"]],
+                event["seed"],
+                event["proposed_by"],
+            )
+        elif event["event"] == "told":
+            outcome = decode_told(event, replace(candidates[event["id"]], fidelity=rungs[event["level"]]))
+            if isinstance(outcome, Evaluation):
+                found.append(outcome)
+    return found
