@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from autoprune.core.cost import Cost
+from autoprune.models.dispatch import Interpreter
 
 
-class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it unannotated
+class _Counter(Interpreter):
     """Adds up the multiply-accumulates of convolutions and of products with two-dimensional weights."""
 
     def __init__(self, model: nn.Module) -> None:

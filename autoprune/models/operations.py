@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from autoprune.models.dispatch import Interpreter
 from autoprune.models.network import LayerCall
 
 CONVOLUTIONS = frozenset({"aten::convolution", "aten::_convolution"})
@@ -45,7 +45,7 @@ def is_recorded(name: str, args: tuple[Any, ...]) -> bool:
     return name in CONVOLUTIONS or name in LINEAR or name in NORMS or is_addition(name.removesuffix("_"), args)
 
 
-class OperationTap(TorchDispatchMode):
+class OperationTap(Interpreter):
     """Calls a handler in place of each chosen recorded operation.
 
     Args:

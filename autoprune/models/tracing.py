@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
 from autoprune.errors import ModelError
 from autoprune.models.assembly import assemble
+from autoprune.models.dispatch import Interpreter
 from autoprune.models.labels import FIXED, Atoms, along, spread
 from autoprune.models.layers import ChannelMap
 from autoprune.models.network import Role, TracedNetwork
@@ -52,7 +52,7 @@ class TensorNames:
 _ByTensor: Callable[[], MutableMapping[Tensor, Any]] = WeakIdKeyDictionary
 
 
-class LabelTracer(TorchDispatchMode):
+class LabelTracer(Interpreter):
     """Carries labels through every operation and records axes, layer calls and chains."""
 
     def __init__(self, known: TensorNames) -> None:
