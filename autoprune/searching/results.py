@@ -115,6 +115,9 @@ def _notes(prepared: Prepared, study: Study) -> list[str]:
         notes.append("The dense network has the random weights it was built with.")
     if study.stopped_because:
         notes.append(f"The search stopped early: {study.stopped_because}")
+    elif study.failures:
+        first = study.failures[0]
+        notes.append(f"{len(study.failures)} evaluations failed, candidate {first.candidate.id} first: {first.reason}")
     return notes
 
 

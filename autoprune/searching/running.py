@@ -191,7 +191,9 @@ def _evaluate(prepared: Prepared, study: Study, observer: Observer) -> tuple[Bac
 
     def late() -> bool:
         nonlocal timed_out
-        timed_out = deadline is not None and time.monotonic() > deadline
+        # Workers take a while to start. A search that found nothing at all would be of no use.
+        empty = study.incumbent is None and not study.failures
+        timed_out = deadline is not None and time.monotonic() > deadline and not empty
         return timed_out
 
     report = _backend(prepared).run(study, prepared.factory(), should_stop=late)

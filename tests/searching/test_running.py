@@ -141,6 +141,30 @@ def test_a_time_limit_ends_the_proposals_and_finishes_the_best(toy):
     assert result.summary["incumbent"]["accuracy"] is not None
 
 
+def test_a_time_limit_leaves_time_for_one_candidate(toy):
+    result = toy(time_limit=0.001, candidates=500)
+    assert result.summary["candidates"] < 5
+    assert result.summary["incumbent"]["accuracy"] is not None
+
+
+def test_a_candidate_that_fails_costs_one_candidate_and_is_named(toy, monkeypatch):
+    from autoprune.evaluation.evaluator import CandidateEvaluator
+
+    build = CandidateEvaluator.build
+
+    def fail_once(self, structure, fidelity, *, seed, **others):
+        if structure.widths == failing.widths:
+            raise RuntimeError("bad luck")
+        return build(self, structure, fidelity, seed=seed, **others)
+
+    failing = toy("first").front.evaluations[0].candidate.structure
+    monkeypatch.setattr(CandidateEvaluator, "build", fail_once)
+    result = toy("second")
+    assert result.summary["failures"] == 1
+    assert result.incumbent.evaluation.candidate.structure != failing
+    assert any("bad luck" in note for note in result.summary["notes"])
+
+
 def test_a_full_disk_is_an_error_that_says_how_to_go_on_and_loses_nothing(toy, events, monkeypatch):
     toy("whole")
     write, written = os.write, []
