@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 Report = Mapping[str, Any]
@@ -12,14 +13,20 @@ Rows = Sequence[Sequence[str]]
 
 def show_summary(summary: Report) -> None:
     """Prints the result of a search."""
-    from autoprune.report.terminal import plain_summary, render_summary
+    from autoprune.report.terminal import next_commands, plain_summary, render_summary
 
+    # Only what works on this search: it may be untracked, or stopped before there was a network to load.
+    usual = next_commands(Path(summary["folder"])) if summary.get("folder") else []
+    useless = ([] if summary.get("tracking") else ["autoprune ui"]) + (
+        ["autoprune.load"] if summary.get("interrupted") or not summary.get("incumbent") else []
+    )
+    commands = [pair for pair in usual if not pair[0].startswith(tuple(useless))]
     if sys.stdout.isatty():
         from rich.console import Console
 
-        Console().print(render_summary(dict(summary)))
+        Console().print(render_summary(dict(summary), commands=commands))
     else:
-        print(plain_summary(dict(summary)))
+        print(plain_summary(dict(summary), commands=commands))
 
 
 def show_trace(report: Report) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -76,7 +77,8 @@ class Finisher:
         train(
             model,
             data.train,
-            prepared.split.training,
+            # All training images, the hold-out too: it has done its work, nothing is chosen from here on.
+            np.concatenate([prepared.split.training, prepared.split.holdout]),
             finetune_recipe(self._epochs),
             seed=derive_seed(prepared.options.seed, "finetune"),
             teacher=dense,

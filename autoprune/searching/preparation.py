@@ -42,8 +42,8 @@ CALIBRATION_IMAGES = 512
 HOLDOUT_IMAGES = 4_000
 #: Images and hold-out of the cheap first rung.
 FIRST_RUNG = (256, 1_000)
-#: Hold-out and calibration take at most these shares of the training images.
-_LARGEST_SHARE = 0.25
+#: The hold-out takes at most this share of the training images, of small sets half: fewer images rank nothing.
+_LARGEST_SHARE, _SMALL_HOLDOUT = 0.25, 1_000
 #: Images of the mean feature maps (ACP 2021 uses 200).
 _MAP_IMAGES = 200
 
@@ -313,9 +313,9 @@ def _require_groups(network: TracedNetwork, problem: Problem, options: SearchOpt
 
 def _split(data: DataBundle, options: SearchOptions) -> Split:
     available = len(data.train)
-    share = max(1, int(available * _LARGEST_SHARE))
+    share = max(1, int(available * _LARGEST_SHARE), min(_SMALL_HOLDOUT, available // 2))
     holdout = options.holdout_images or min(HOLDOUT_IMAGES, share)
-    calibration = options.calibration_images or min(CALIBRATION_IMAGES, max(1, available - holdout), 2 * share)
+    calibration = options.calibration_images or min(CALIBRATION_IMAGES, max(1, available - holdout))
     labels = np.asarray(data.train.labels)
     return split_train(labels, holdout=holdout, calibration=calibration, seed=derive_seed(options.seed, "split"))
 
