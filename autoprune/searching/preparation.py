@@ -173,7 +173,7 @@ def load_problem(options: SearchOptions, observer: Observer) -> Problem:
     data = load_data(data_name, root=options.data_root, preprocessing=info.preprocessing)
     if options.model is None or (spec == DEFAULT_MODEL and options.weights is None and data_name == DEFAULT_DATA):
         observer.stage(f"Loading {spec} (trained on first use, then kept)")
-        # One thread: on 8x8 images a second one only waits, on a busy machine for minutes; and every machine trains alike.
+        # One thread: on 8x8 images a second one only waits, on a busy machine for minutes.
         with torch_threads(1):
             model = default_model(on_progress=observer.progress)
         return Problem(spec, spec, None, model, data, trained_here=True)

@@ -82,7 +82,12 @@ def fake_search(monkeypatch, tmp_path):
             evaluate_saved=fake.evaluate_saved,
         ),
         _module("autoprune.report.live", LiveProgress=fake.live_progress),
-        _module("autoprune.report.terminal", render_summary=repr, plain_summary=lambda summary: "the table"),
+        _module(
+            "autoprune.report.terminal",
+            render_summary=lambda summary, commands: repr(summary),
+            plain_summary=lambda summary, commands: "the table",
+            next_commands=lambda folder: [],
+        ),
     ]
     for module in modules:
         monkeypatch.setitem(sys.modules, module.__name__, module)
