@@ -32,13 +32,13 @@ _RESHAPES = frozenset({"aten::view", "aten::_unsafe_view", "aten::_reshape_alias
 _UNLABELLED = "new_zeros new_empty new_ones new_full empty_like zeros_like ones_like"
 
 
-def _operations(names: str) -> list[str]:
+def operations(names: str) -> list[str]:
     """Returns the full names of blank-separated operations."""
     return [f"aten::{name}" for name in names.split()]
 
 
 #: Make a tensor of the same shape that carries no channel.
-UNLABELLED = frozenset(_operations(_UNLABELLED))
+UNLABELLED = frozenset(operations(_UNLABELLED))
 
 
 def freeze_inputs(tracer: LabelTracer, operands: Iterable[Tensor], reason: str) -> None:
@@ -184,10 +184,10 @@ def _layer_norm(tracer: LabelTracer, call: Call) -> None:
 _Rule = Callable[[Any, Call], None]
 #: {operation: its rule}, for operations of which at least one argument carries channels.
 DATA_RULES: dict[str, _Rule] = {
-    **dict.fromkeys(_operations(_MOVES), _move),
-    **dict.fromkeys(_operations(_PER_CHANNEL), _per_channel),
-    **dict.fromkeys(_operations(_REDUCTIONS), _reduce),
-    **dict.fromkeys(_operations(_ALONG_DIM), _along_dim),
+    **dict.fromkeys(operations(_MOVES), _move),
+    **dict.fromkeys(operations(_PER_CHANNEL), _per_channel),
+    **dict.fromkeys(operations(_REDUCTIONS), _reduce),
+    **dict.fromkeys(operations(_ALONG_DIM), _along_dim),
     "aten::constant_pad_nd": _pad,
     "aten::native_layer_norm": _layer_norm,
 }

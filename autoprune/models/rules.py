@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from autoprune.models.labels import FIXED, along, compact, spread, varying_dims
-from autoprune.models.movement import DATA_RULES, UNLABELLED, channel_vector, freeze_inputs
+from autoprune.models.movement import DATA_RULES, UNLABELLED, channel_vector, freeze_inputs, operations
 from autoprune.models.network import LayerKind, Role
 from autoprune.models.operations import CONVOLUTIONS, LINEAR, NORMS, is_addition
 from autoprune.models.records import Call, CallRecord
@@ -27,15 +27,13 @@ _WEIGHT_VIEWS = frozenset({"aten::t", "aten::transpose"})
 _VECTOR_VIEWS = frozenset(
     {"aten::view", "aten::_unsafe_view", "aten::_reshape_alias", "aten::unsqueeze", "aten::slice", "aten::alias"}
 )
+#: Pointwise operations that a release of torch did not tag so, by their names without the underscore.
 _LIKE_POINTWISE = frozenset(
-    {
-        "aten::hardswish",
-        "aten::copy",
-        "aten::prelu",
-        "aten::_prelu_kernel",
-        "aten::dropout",
-        "aten::native_dropout",
-    }
+    operations("""
+    relu leaky_relu elu selu celu gelu silu mish hardtanh hardswish hardsigmoid softplus softshrink hardshrink threshold
+    sigmoid tanh log_sigmoid_forward prelu _prelu_kernel copy dropout native_dropout clamp clamp_min
+    clamp_max rsub masked_fill where
+    """)
 )
 #: Tagged pointwise, but they move data.
 _NOT_POINTWISE = frozenset({"aten::clone", "aten::_to_copy"})

@@ -113,6 +113,39 @@ class TestInvariants:
         network = traced(model)
         assert verified(model, network).groups == network.groups
 
+    @pytest.mark.parametrize("activation", [
+        nn.ReLU(), nn.ReLU(True), nn.ReLU6(), nn.ReLU6(True), nn.LeakyReLU(), nn.LeakyReLU(inplace=True),
+        nn.ELU(), nn.ELU(inplace=True),
+        nn.SELU(), nn.CELU(), nn.GELU(), nn.GELU("tanh"), nn.SiLU(), nn.SiLU(True),
+        nn.Mish(), nn.Hardtanh(inplace=True),
+        nn.Hardswish(), nn.Hardswish(True), nn.Hardsigmoid(), nn.Softplus(), nn.Softsign(), nn.Softshrink(),
+        nn.Tanhshrink(),
+        nn.Hardshrink(), nn.Sigmoid(), nn.Tanh(), nn.LogSigmoid(), nn.PReLU(), nn.PReLU(6),
+        nn.Threshold(0.1, 0.2),
+        nn.Dropout(), nn.Dropout2d(), nn.AlphaDropout(), nn.Identity(),
+    ], ids=repr)  # fmt: skip
+    def test_channels_pass_through_every_activation(self, activation):
+        model = nn.Sequential(
+            nn.Conv2d(3, 6, 3), activation, nn.Conv2d(6, 4, 3), nn.Flatten(), nn.Linear(256, 3)
+        ).eval()
+        network = traced(model)
+        assert {group.name: group.width for group in network.groups} == {"0": 6, "2": 4}
+        assert verify(model, network).holds
+
+    @pytest.mark.parametrize("pooling", [
+        nn.MaxPool2d(2), nn.AvgPool2d(2), nn.AdaptiveAvgPool2d(3), nn.AdaptiveAvgPool2d(1), nn.AdaptiveMaxPool2d(2),
+        nn.LPPool2d(2, 2),
+        nn.Upsample(scale_factor=2), nn.Upsample(scale_factor=2, mode="bilinear"),
+        nn.Upsample(scale_factor=2, mode="bicubic"),
+        nn.ZeroPad2d(1), nn.ReflectionPad2d(1), nn.ReplicationPad2d(1), nn.ConstantPad2d(1, 0.5),
+    ], ids=repr)  # fmt: skip
+    def test_channels_pass_through_every_pooling_and_padding(self, pooling):
+        head = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)
+        model = nn.Sequential(nn.Conv2d(3, 6, 3), pooling, nn.Conv2d(6, 4, 1), *head).eval()
+        network = traced(model)
+        assert {group.name: group.width for group in network.groups} == {"0": 6, "2": 4}
+        assert verify(model, network).holds
+
     def test_all_widths_of_one_channel_can_be_cut(self):
         for name in ("residual with channel maps", "dense blocks", "channel shuffle", "transposed and resized"):
             model = toy(name)
