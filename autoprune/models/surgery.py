@@ -160,14 +160,14 @@ class _Replicator:
         new: nn.Module = object.__new__(type(old))
         self._memo[id(old)] = new
         attributes = new.__dict__
+        attributes.update(old.__dict__)
         for key, value in old.__dict__.items():
             if type(value) in _ATOMIC or key in _OWN:
-                attributes[key] = value
-            elif type(value) is OrderedDict and not value:
-                attributes[key] = OrderedDict()
-            else:
+                continue
+            if value or type(value) is not OrderedDict:
                 self._pending.append((attributes, key, value))
-                attributes[key] = value
+            else:
+                attributes[key] = OrderedDict()  # hooks, as a rule none
         attributes["_parameters"] = {key: self._parameter(item) for key, item in old._parameters.items()}
         attributes["_buffers"] = {key: self._tensor(item) for key, item in old._buffers.items()}
         attributes["_non_persistent_buffers_set"] = set(old._non_persistent_buffers_set)
@@ -229,24 +229,24 @@ def _renumbered(old: nn.Module, read: IndexArray, written: IndexArray) -> Channe
 def _resize(module: nn.Module) -> None:
     """Makes the width attributes of a layer agree with its tensors."""
     weight = module._parameters.get("weight")
+    # Plain integers: written past the checks of nn.Module, which would take a fifth of the time of a cut.
+    attributes = module.__dict__
     if isinstance(module, nn.modules.conv._ConvNd) and weight is not None:
         if module.groups > 1 and module.groups == module.in_channels and not module.transposed:
-            multiplier = module.out_channels // module.groups
-            module.groups = weight.shape[0] // multiplier
-            module.in_channels, module.out_channels = module.groups, weight.shape[0]
+            groups = weight.shape[0] // (module.out_channels // module.groups)
+            attributes.update(groups=groups, in_channels=groups, out_channels=weight.shape[0])
         elif module.transposed:
-            module.in_channels, module.out_channels = weight.shape[0], weight.shape[1] * module.groups
+            attributes.update(in_channels=weight.shape[0], out_channels=weight.shape[1] * module.groups)
         else:
-            module.in_channels, module.out_channels = weight.shape[1] * module.groups, weight.shape[0]
+            attributes.update(in_channels=weight.shape[1] * module.groups, out_channels=weight.shape[0])
     elif isinstance(module, nn.Linear) and weight is not None:
-        module.out_features, module.in_features = weight.shape
+        attributes.update(out_features=weight.shape[0], in_features=weight.shape[1])
     elif isinstance(module, nn.modules.batchnorm._NormBase):
-        running = module._buffers.get("running_mean")
-        first = weight if weight is not None else running
+        first = weight if weight is not None else module._buffers.get("running_mean")
         if first is not None:
-            module.num_features = first.shape[0]
+            attributes["num_features"] = first.shape[0]
     elif isinstance(module, nn.PReLU) and weight is not None:
-        module.num_parameters = weight.shape[0]
+        attributes["num_parameters"] = weight.shape[0]
 
 
 def keep_all(network: TracedNetwork) -> Kept:
