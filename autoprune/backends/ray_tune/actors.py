@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import sys
 import time
 import uuid
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -18,6 +15,7 @@ from ray import tune
 from ray.exceptions import GetTimeoutError, RayError
 
 from autoprune.backends.evaluating import Timed, evaluate, one_line
+from autoprune.backends.ray_tune.cluster import import_path
 from autoprune.core.candidate import Candidate, Failure, Fidelity
 from autoprune.core.seams import Evaluator, EvaluatorFactory
 from autoprune.errors import BackendError
@@ -26,13 +24,6 @@ from autoprune.errors import BackendError
 RETRIES = 3
 #: What each evaluator leaves of its CPUs, for the trials, on a cluster that is otherwise full.
 RESERVED_CPUS = 0.01
-
-
-def import_path() -> dict[str, str]:
-    """Returns the environment in which workers import what this process can: modules beside a script or notebook."""
-    installed = (sys.prefix, sys.base_prefix, sys.exec_prefix)
-    own = [str(Path(entry).resolve()) for entry in sys.path if not entry.startswith(installed) and Path(entry).is_dir()]
-    return {"PYTHONPATH": os.pathsep.join(dict.fromkeys(own))}
 
 
 def root_cause(error: BaseException) -> str:

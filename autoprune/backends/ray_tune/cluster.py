@@ -6,8 +6,10 @@ import logging
 import os
 import secrets
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -34,8 +36,22 @@ _SETTINGS = {
 @contextmanager
 def settings() -> Iterator[None]:
     """Sets, and on exit restores, the environment that makes Ray and Tune silent and write next to nothing."""
-    before = {name: os.environ.get(name) for name in _SETTINGS}
-    os.environ.update(_SETTINGS)
+    with _inherited(_SETTINGS):
+        yield
+
+
+def import_path() -> dict[str, str]:
+    """Returns the environment in which workers import what this process can: modules beside a script or notebook."""
+    installed = (sys.prefix, sys.base_prefix, sys.exec_prefix)
+    own = [str(Path(entry).resolve()) for entry in sys.path if not entry.startswith(installed) and Path(entry).is_dir()]
+    return {"PYTHONPATH": os.pathsep.join(dict.fromkeys(own))}
+
+
+@contextmanager
+def _inherited(variables: dict[str, str]) -> Iterator[None]:
+    """Sets environment variables for the processes that are started meanwhile."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
     try:
         yield
     finally:
@@ -87,7 +103,8 @@ def cluster(address: str | None, cpus: int, array_bytes: int) -> Iterator[None]:
         return
     _give_token()
     try:
-        with _connection_errors("this machine"):
+        # Every process of this Ray, not just evaluators, must find what this one finds: autoprune may not be installed.
+        with _connection_errors("this machine"), _inherited(import_path()):
             ray.init(
                 num_cpus=cpus,
                 include_dashboard=False,
