@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,23 @@ def _one_torch_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _audible_loggers() -> Iterator[None]:
+    """Undoes what a command run in this process did to logging: the CLI quiets libraries and keeps our warnings to
+    itself, and Alembic below MLflow disables every logger it finds.
+    """
+    ours = logging.getLogger("autoprune")
+    root = logging.getLogger()
+    handlers, level = list(ours.handlers), root.level
+    yield
+    ours.handlers[:] = handlers
+    ours.propagate = True
+    root.setLevel(level)
+    for name, logger in logging.root.manager.loggerDict.items():
+        if name.startswith("autoprune") and isinstance(logger, logging.Logger):
+            logger.disabled = False
 
 
 @pytest.fixture(scope="session")
