@@ -7,7 +7,7 @@ probabilities is scaled by the squared temperature, so that its gradient keeps i
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +22,7 @@ from autoprune.data.images import Images, IntArray
 from autoprune.data.preprocessing import NO_AUGMENTATION, Augmentation
 from autoprune.errors import DataError, DivergenceError
 from autoprune.training.feed import make_feed
+from autoprune.training.hooks import Hook, TrainingState
 from autoprune.training.measure import as_logits
 from autoprune.training.recipe import Recipe
 
@@ -61,6 +62,7 @@ def train(
     teacher: nn.Module | None = None,
     augmentation: Augmentation = NO_AUGMENTATION,
     device: str | torch.device = "cpu",
+    hooks: Sequence[Hook] = (),
     on_epoch: OnEpoch | None = None,
     on_step: OnStep | None = None,
 ) -> TrainingReport:
@@ -75,7 +77,8 @@ def train(
         teacher: whose logits are distilled, in eval mode; moved to the device.
         augmentation: variation of the images.
         device: where to compute.
-        on_epoch: called after every whole epoch with its number (from 1) and mean loss.
+        hooks: what takes part in the training.
+        on_epoch: called after every whole epoch, when the hooks are done, with its number (from 1) and mean loss.
         on_step: called after every step with its number (from 1) and the total.
 
     Raises:
@@ -85,20 +88,22 @@ def train(
     chosen = np.asarray(indices, dtype=np.int64).reshape(-1)
     if len(chosen) == 0:
         raise DataError("There is no image to train on.")
-    run = _Run(model, teacher, recipe, count=len(chosen), device=torch.device(device))
+    run = _Run(model, teacher, recipe, hooks, count=len(chosen), device=torch.device(device))
     started = time.perf_counter()
     chance = torch.Generator().manual_seed(derive_seed(seed, "augmentation"))
     batches = make_feed(images, chosen, run.device).batches(
         _orders(len(chosen), recipe, seed=seed), lambda batch: augment(batch, augmentation, chance)
     )
     try:
-        model.train()
+        run.begin()
         for inputs, labels in batches:
             run.step(inputs, labels)
             if on_step is not None:
                 on_step(run.done, run.total)
-            if run.done % run.per_epoch == 0 and on_epoch is not None:
-                on_epoch(run.done // run.per_epoch, run.mean_loss())
+            if run.done % run.per_epoch == 0:
+                run.end_epoch(run.done // run.per_epoch)
+                if on_epoch is not None:
+                    on_epoch(run.done // run.per_epoch, run.mean_loss())
     finally:
         run.close()
     seen = run.done * min(recipe.batch_size, len(chosen))
@@ -111,7 +116,14 @@ class _Run:
     """The state of one training."""
 
     def __init__(
-        self, model: nn.Module, teacher: nn.Module | None, recipe: Recipe, *, count: int, device: torch.device
+        self,
+        model: nn.Module,
+        teacher: nn.Module | None,
+        recipe: Recipe,
+        hooks: Sequence[Hook],
+        *,
+        count: int,
+        device: torch.device,
     ) -> None:
         self.device = device
         self.done = 0
@@ -136,7 +148,20 @@ class _Run:
             momentum=recipe.momentum,
             nesterov=recipe.momentum > 0,
         )
+        self._hooks = tuple(hooks)
         self._losses: list[Tensor] = []
+
+    def begin(self) -> None:
+        """Puts the model into training mode and lets the hooks attach what they need."""
+        self._model.train()
+        state = TrainingState(self._model, self._optimiser, self._recipe.epochs, self.device)
+        for hook in self._hooks:
+            hook.begin(state)
+
+    def end_epoch(self, epoch: int) -> None:
+        """Lets the hooks change the network."""
+        for hook in self._hooks:
+            hook.epoch_ended(epoch)
 
     def step(self, inputs: Tensor, labels: Tensor) -> None:
         """Takes one optimiser step."""
@@ -145,8 +170,11 @@ class _Run:
         self._optimiser.zero_grad(set_to_none=True)
         loss = self._loss(inputs.contiguous(memory_format=self._layout), labels)
         torch.autograd.backward(self._scaler.scale(loss))
-        if np.isfinite(self._recipe.gradient_clip):
+        if self._hooks or np.isfinite(self._recipe.gradient_clip):
             self._scaler.unscale_(self._optimiser)
+        for hook in self._hooks:
+            hook.gradients_ready()
+        if np.isfinite(self._recipe.gradient_clip):
             nn.utils.clip_grad_norm_(self._model.parameters(), self._recipe.gradient_clip)
         self._scaler.step(self._optimiser)
         self._scaler.update()
@@ -170,7 +198,9 @@ class _Run:
                 raise DivergenceError(f"Training diverged: {name!r} is not finite. Lower the learning rate.")
 
     def close(self) -> None:
-        """Puts the model into eval mode and its usual memory layout, which safetensors needs."""
+        """Ends the hooks; puts the model into eval mode and its usual memory layout, which safetensors needs."""
+        for hook in self._hooks:
+            hook.end()
         self._model.eval()
         if self._on_gpu:
             self._model.to(memory_format=torch.contiguous_format)
@@ -190,6 +220,9 @@ class _Run:
             loss = loss + (1 - share) * entropy
         if wanted is not None:
             loss = loss + share * divergence(logits, wanted, temperature=recipe.temperature)
+        for hook in self._hooks:
+            penalty = hook.penalty()
+            loss = loss if penalty is None else loss + penalty
         return loss
 
     def _require_finite(self, loss: Tensor) -> None:
