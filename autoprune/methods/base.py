@@ -13,6 +13,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
+from autoprune.core.profile import ModelProfile
 from autoprune.core.space import SearchSpace
 from autoprune.data.bundle import DataBundle
 from autoprune.models.calibration import Calibration
@@ -37,8 +38,10 @@ class Subject:
         space: legal structures within the budget.
         calibration: statistics of the dense network on `images`.
         rankings: per group, the consumer-norm order.
+        profile: returns the statistics that heuristics read; gathered at its first call.
         images: (B, C, H, W) calibration images on `device`.
         data: the images; of `data.train` only `training` and `holdout` are to be read, of `data.test` nothing.
+        calibration_indices: (B,) positions of `images` in `data.train`.
         training: (n,) positions in `data.train`, the hold-out excluded.
         holdout: (m,) positions in `data.train` that may score structures.
         epochs: of training that a method which trains may spend.
@@ -52,8 +55,10 @@ class Subject:
     space: SearchSpace
     calibration: Calibration
     rankings: tuple[Ranking, ...]
+    profile: Callable[[], ModelProfile]
     images: Tensor
     data: DataBundle
+    calibration_indices: IndexArray
     training: IndexArray
     holdout: IndexArray
     epochs: float

@@ -11,6 +11,7 @@ from autoprune.methods.base import Method
 from autoprune.plugins import resolve_attribute
 
 _HOME: Mapping[str, str] = {
+    "reconstruction": "autoprune.methods.reconstruction:Heuristic",
     "eprune": "autoprune.methods.eprune:EPrune",
     "ccm": "autoprune.methods.ccm:ChannelIndependence",
     "pca": "autoprune.methods.pca:PrincipalComponents",

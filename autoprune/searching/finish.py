@@ -59,21 +59,41 @@ class Finisher:
         self._epochs = epochs
         self._images, self._calibration = self._final_calibration()
 
+    @property
+    def images(self) -> torch.Tensor:
+        """(B, C, H, W) the calibration images of the end, on the device."""
+        return self._images
+
+    @property
+    def calibration(self) -> Calibration:
+        """Statistics of the dense network on `images`."""
+        return self._calibration
+
     def finish(self, name: str, evaluation: Evaluation) -> Finished:
         """Returns the finished network of a candidate."""
-        prepared, data = self._prepared, self._prepared.problem.data
-        device = torch.device(prepared.device)
-        kept = keep_best(prepared.rankings, evaluation.candidate.structure.widths)
+        kept = keep_best(self._prepared.rankings, evaluation.candidate.structure.widths)
+        return self.finetuned(name, self.reconstructed(name, kept), kept, evaluation)
+
+    def reconstructed(self, name: str, kept: Kept) -> nn.Module:
+        """Returns the dense network cut to `kept` and sequentially reconstructed, in eval mode."""
         self._observer.stage(f"Reconstructing {name} on {len(self._images)} images")
-        dense = prepared.problem.model.to(device)
-        model = cut_and_merge(
+        prepared = self._prepared
+        dense = prepared.problem.model.to(prepared.device)
+        return cut_and_merge(
             dense, prepared.network, kept, merge=Merge.SEQUENTIAL, calibration=self._calibration, images=self._images
         )
-        # The test set is read here and nowhere else: once a network, after everything has been chosen.
-        before = measure(model, data.test, device=device).accuracy
+
+    def tested(self, model: nn.Module) -> float:
+        """Returns the accuracy on the test set, which is read here and nowhere else, after everything is chosen."""
+        return measure(model, self._prepared.problem.data.test, device=torch.device(self._prepared.device)).accuracy
+
+    def finetuned(self, name: str, model: nn.Module, kept: Kept, evaluation: Evaluation) -> Finished:
+        """Tests a cut network; finetunes it in place with distillation and tests it again where that was asked."""
+        before = self.tested(model)
         if self._epochs == 0:
             return Finished(evaluation, model.cpu(), kept, before, None)
         self._observer.stage(f"Finetuning {name} for {self._epochs:g} epochs")
+        prepared, data = self._prepared, self._prepared.problem.data
         train(
             model,
             data.train,
@@ -81,13 +101,12 @@ class Finisher:
             np.concatenate([prepared.split.training, prepared.split.holdout]),
             finetune_recipe(self._epochs),
             seed=derive_seed(prepared.options.seed, "finetune"),
-            teacher=dense,
+            teacher=prepared.problem.model,
             augmentation=data.augmentation,
-            device=device,
+            device=prepared.device,
             on_step=self._observer.progress,
         )
-        after = measure(model, data.test, device=device).accuracy
-        return Finished(evaluation, model.cpu(), kept, after, before)
+        return Finished(evaluation, model.cpu(), kept, self.tested(model), before)
 
     def _final_calibration(self) -> tuple[torch.Tensor, Calibration]:
         prepared, split = self._prepared, self._prepared.split

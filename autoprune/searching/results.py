@@ -61,13 +61,22 @@ def summarise(prepared: Prepared, study: Study, report: BackendReport, *, interr
             "training": len(split.training),
             "test": len(prepared.problem.data.test),
         },
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
-        "command": shlex.join(["autoprune", *sys.argv[1:]])
-        if Path(sys.argv[0]).stem in ("autoprune", "__main__")
-        else None,
+        "versions": package_versions(),
+        "command": command_line(),
         "notes": _notes(prepared, study),
         "interrupted": interrupted,
     }
+
+
+def package_versions() -> dict[str, str | None]:
+    """Returns the versions of Python, of autoprune and of what its results depend on; None where not installed."""
+    return {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}}
+
+
+def command_line() -> str | None:
+    """Returns the command that runs, None where autoprune is used from Python."""
+    ours = Path(sys.argv[0]).stem in ("autoprune", "__main__")
+    return shlex.join(["autoprune", *sys.argv[1:]]) if ours else None
 
 
 def uniform_of(study: Study) -> Evaluation | None:

@@ -1,0 +1,36 @@
+"""Our own one-shot method: the widths that lose least of what consumers read, per unit of cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from autoprune.errors import ConfigError
+from autoprune.methods.base import Pruned, Subject
+from autoprune.models.selection import keep_best
+from autoprune.strategies.heuristics import heuristic_structure
+
+
+@dataclass(frozen=True)
+class Heuristic:
+    """Widths by a heuristic of the search, channels by the norm of the weights that read them ([OURS]).
+
+    Attributes:
+        name: of `autoprune.strategies.heuristics`.
+        as_published: nothing of it is published.
+    """
+
+    source: ClassVar[str] = "ours: least error of a linear reconstruction for the cost"
+    trains: ClassVar[bool] = False
+
+    name: str = "reconstruction"
+    as_published: bool = False
+
+    def __post_init__(self) -> None:
+        if self.as_published:
+            raise ConfigError("The heuristics are our own: there is no published setting. Leave --as-published out.")
+
+    def prune(self, subject: Subject) -> Pruned:
+        """Returns the channels of the heuristic's widths."""
+        structure = heuristic_structure(self.name, subject.space, subject.profile())
+        return Pruned(keep_best(subject.rankings, structure.widths), subject.model, facts={"heuristic": self.name})
