@@ -109,12 +109,14 @@ def cost(
             metavar="FILE", show_default=False, help="JSON: a list of widths, a mapping by group, or a structure.json."
         ),
     ],
+    convention: p.Convention = None,
     data: p.Data = None,
     data_root: p.DataRoot = None,
     as_json: p.PlainJson = False,
 ) -> Work:
     """Count the MACs, FLOPs and parameters of a network with other widths."""
-    return partial(commands.cost, _given(locals(), besides=("widths", "as_json")), widths, as_json=as_json)
+    given = _given(locals(), besides=("widths", "convention", "as_json"))
+    return partial(commands.cost, given, widths, convention=convention, as_json=as_json)
 
 
 @app.command()

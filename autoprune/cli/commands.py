@@ -90,7 +90,7 @@ def trace(given: Mapping[str, Any], *, verify: bool, as_json: bool) -> int:
     return 1 if wrong else 0
 
 
-def cost(given: Mapping[str, Any], widths: Path, *, as_json: bool) -> int:
+def cost(given: Mapping[str, Any], widths: Path, *, convention: str | None, as_json: bool) -> int:
     """Shows what a network with other widths costs."""
     settings = _checked(given)
     if not widths.is_file():
@@ -98,7 +98,8 @@ def cost(given: Mapping[str, Any], widths: Path, *, as_json: bool) -> int:
     from autoprune.cli.render import show_cost
     from autoprune.searching.inspect import cost_report
 
-    report = cost_report(settings["model"], widths, data=settings.get("data"), data_root=settings.get("data_root"))
+    where = {"data": settings.get("data"), "data_root": settings.get("data_root")}
+    report = cost_report(settings["model"], widths, **where, convention=convention)
     _show(report, show_cost, as_json=as_json)
     return 0
 

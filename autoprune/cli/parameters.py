@@ -54,6 +54,14 @@ Data = Annotated[
         "(default: the data of the model's family)",
     ),
 ]
+Convention = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        show_default=False,
+        help="Count as published tables do, besides: conv+fc, +2/bn, +4/bn, +4/bn+pool, or all side by side.",
+    ),
+]
 DataRoot = Annotated[
     Path | None,
     typer.Option(metavar="DIR", rich_help_panel=_NETWORK, help="Folder of the data. (default: $AUTOPRUNE_DATA_ROOT)"),

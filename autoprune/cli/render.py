@@ -77,6 +77,13 @@ def show_cost(report: Report) -> None:
         share = report.get(f"retained_{resource}")
         if share is not None:
             print(f"  {100 * share:.2f} % of the dense {resource}")
+    if "conventions" in report:
+        dense = report["dense_conventions"]
+        rows = [
+            (name, f"{count:,}", f"{dense[name]:,}", f"{100 * (1 - count / dense[name]):.2f}")
+            for name, count in report["conventions"].items()
+        ]
+        show_table("counting conventions", ("convention", "network", "dense", "% removed"), rows)
     show_table("widths", ("group", "width"), [(name, str(width)) for name, width in report["widths"].items()])
     _show_layers(report.get("layers", ()))
 

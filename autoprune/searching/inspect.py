@@ -13,13 +13,15 @@ import torch
 from autoprune.config.options import LEDGER_NAME
 from autoprune.core.cost import Cost
 from autoprune.core.seeds import derive_seed
-from autoprune.core.structure import structure_from
+from autoprune.core.structure import Structure, structure_from
 from autoprune.data.preprocessing import Preprocessing
 from autoprune.data.sources import load_data
 from autoprune.errors import BudgetError, ConfigError, DataError, RunError, StructureError
+from autoprune.models.conventions import CONVENTIONS, require_convention, tally
 from autoprune.models.counting import count
-from autoprune.models.network import Role, TracedNetwork
+from autoprune.models.network import LayerKind, Role, TracedNetwork
 from autoprune.models.saved import load, read_saved
+from autoprune.models.surgery import Kept, cut
 from autoprune.models.tracing import trace
 from autoprune.models.verify import verified
 from autoprune.models.verify import verify as prove
@@ -98,7 +100,14 @@ def _problem(options: SearchOptions) -> tuple[Problem | None, str]:
         return None, str(error)
 
 
-def cost_report(model: str, widths: Path, *, data: str | None = None, data_root: Path | None = None) -> dict[str, Any]:
+def cost_report(
+    model: str,
+    widths: Path,
+    *,
+    data: str | None = None,
+    data_root: Path | None = None,
+    convention: str | None = None,
+) -> dict[str, Any]:
     """Returns the exact cost of a structure that a JSON file gives: a list, a mapping by group, or a structure.json.
 
     Args:
@@ -106,11 +115,15 @@ def cost_report(model: str, widths: Path, *, data: str | None = None, data_root:
         widths: the file. A structure.json also says for which input and how many classes the network was built.
         data: name of the data whose images the cost is for; None for the usual input of the network.
         data_root: their folder.
+        convention: also counts the cut and the dense network as published tables do: a name of
+            `autoprune.models.conventions`, or `all`.
 
     Raises:
-        ConfigError: the file cannot be read.
+        ConfigError: the file cannot be read, or the convention is unknown.
         StructureError: the widths do not fit the network.
     """
+    if convention is not None:
+        require_convention(convention)
     content = _read_json(widths)
     shape, classes = None, None
     if isinstance(content, dict) and isinstance(content.get("widths"), dict | list):
@@ -123,14 +136,13 @@ def cost_report(model: str, widths: Path, *, data: str | None = None, data_root:
         )
     if data is not None:
         shape = load_data(data, root=data_root, preprocessing=model_info(model).preprocessing).input_shape
-    network, _ = _traced(model, None, shape=shape, classes=classes)
+    network, built = _traced(model, None, shape=shape, classes=classes)
     if isinstance(content, list) and len(content) != len(network.groups):
-        internal = [group for group in network.groups if not group.coupled]
-        if len(content) == len(internal):
-            content = {group.name: width for group, width in zip(internal, content, strict=True)}
+        fitting = [part for part in _parts(network) if len(part) == len(content)]
+        content = dict(zip(fitting[0], content, strict=True)) if fitting else content
     structure = structure_from(content, network.groups)
     cost, dense = network.cost_model.cost(structure), network.cost_model.dense
-    return {
+    report = {
         "model": model,
         **cost_entry(cost),
         "retained_flops": cost.macs / dense.macs,
@@ -139,6 +151,35 @@ def cost_report(model: str, widths: Path, *, data: str | None = None, data_root:
         "widths": structure.by_group(network.groups),
         "layers": _layers(network, structure.widths),
     }
+    return report if convention is None else {**report, **_conventions(built, network, structure, convention)}
+
+
+def _parts(network: TracedNetwork) -> tuple[list[str], list[str]]:
+    """Returns the groups that a shorter list of widths may mean: those within blocks, or those of convolutions."""
+    convolved = {
+        group
+        for call in network.calls
+        if call.kind is LayerKind.CONV
+        for group in network.channels[call.output].members
+    }
+    return (
+        [group.name for group in network.groups if not group.coupled],
+        [group.name for index, group in enumerate(network.groups) if index in convolved],
+    )
+
+
+def _conventions(
+    model: torch.nn.Module, network: TracedNetwork, structure: Structure, convention: str
+) -> dict[str, dict[str, int]]:
+    """Returns the counts of the cut and of the dense network; which channels stay does not matter for them."""
+    shape = (1, *network.input_shape)
+    kept = Kept(tuple(np.arange(width) for width in structure))
+    found = {
+        "conventions": tally(cut(model, network, kept), shape).by_convention(),
+        "dense_conventions": tally(model, shape).by_convention(),
+    }
+    chosen = CONVENTIONS if convention == "all" else (convention,)
+    return {key: {name: counts[name] for name in chosen} for key, counts in found.items()}
 
 
 def _read_json(path: Path) -> Any:

@@ -46,8 +46,8 @@ class FakeSearch:
         self.call("trace_report", options, verify=verify)
         return self.report
 
-    def cost_report(self, model, widths, *, data, data_root):
-        self.call("cost_report", model, widths, data=data, data_root=data_root)
+    def cost_report(self, model, widths, *, data, data_root, convention):
+        self.call("cost_report", model, widths, data=data, data_root=data_root, convention=convention)
         return self.report
 
     def evaluate_saved(self, directory, *, data, data_root, split):

@@ -176,6 +176,17 @@ def test_cost_shows_shares_of_the_dense_network(fake_search, capsys, tmp_path):
     assert "25.00 % of the dense params" in shown
 
 
+def test_cost_shows_counting_conventions_side_by_side(fake_search, capsys, tmp_path):
+    (tmp_path / "w.json").write_text("[8]")
+    counts = {"conventions": {"conv+fc": 25, "+4/bn": 30}, "dense_conventions": {"conv+fc": 100, "+4/bn": 90}}
+    fake_search.report = {**COST, **counts}
+    assert run(["cost", "cifar/resnet20-b", "--widths", "w.json", "--convention", "all"]) == 0
+    assert fake_search.calls[-1][-1]["convention"] == "all"
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["conv+fc", "25", "100", "75.00"] in rows
+    assert ["+4/bn", "30", "90", "66.67"] in rows
+
+
 @pytest.mark.parametrize("argument", ["run", "run/incumbent"])
 def test_evaluate_takes_a_run_folder_or_a_saved_network(fake_search, capsys, tmp_path, argument):
     (tmp_path / "run" / "incumbent").mkdir(parents=True)

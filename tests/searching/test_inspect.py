@@ -84,6 +84,22 @@ class TestCost:
         reports = [self.cost([6, 3, 5]), self.cost(mapping), self.cost({"widths": mapping, "input_shape": [1, 8, 8]})]
         assert reports[0] == reports[1] == reports[2]
 
+    def test_conventions_count_the_cut_and_the_dense_network(self, folder):
+        Path("widths.json").write_text("[6, 3, 5]")
+        report = cost_report(MODEL, Path("widths.json"), data=DATA, convention="all")
+        assert report["conventions"]["conv+fc"] == report["macs"]
+        assert report["dense_conventions"]["conv+fc"] == report["dense"]["macs"]
+        assert report["conventions"]["+4/bn"] > report["conventions"]["+2/bn"] > report["macs"]
+        one = cost_report(MODEL, Path("widths.json"), data=DATA, convention="+2/bn")
+        assert one["conventions"] == {"+2/bn": report["conventions"]["+2/bn"]}
+        with pytest.raises(ConfigError, match="Unknown counting convention 'thop'"):
+            cost_report(MODEL, Path("widths.json"), data=DATA, convention="thop")
+
+    def test_a_list_may_name_the_convolutions_alone(self, folder):
+        Path("widths.json").write_text(json.dumps([11, 32, 68, 66, 125, 113, 113, 218, 121, 94, 60, 27, 512]))
+        report = cost_report("cifar/vgg16-512head", Path("widths.json"), convention="+4/bn")
+        assert (report["params"], report["conventions"]["+4/bn"]) == (1_404_457, 49_597_376)
+
     def test_a_structure_says_for_which_input(self, folder):
         Path("s.json").write_text(json.dumps({"widths": {"stem": 8}, "input_shape": [1, 16, 16]}))
         larger = cost_report(MODEL, Path("s.json"))
