@@ -1,14 +1,21 @@
 """The training loop: SGD with distillation, in place, deterministic on the CPU for a given seed.
 
+With checkpoints, a training that was killed goes on where the newest of them was written; on the CPU it ends with the
+very bits of one that was not.
+
 Hinton et al. 2015, "Distilling the Knowledge in a Neural Network": the divergence from the teacher's softened
 probabilities is scaled by the squared temperature, so that its gradient keeps its size.
 """
 
 from __future__ import annotations
 
+import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +28,8 @@ from autoprune.data.augment import augment
 from autoprune.data.images import Images, IntArray
 from autoprune.data.preprocessing import NO_AUGMENTATION, Augmentation
 from autoprune.errors import DataError, DivergenceError
+from autoprune.models.weights import state_fingerprint
+from autoprune.training.checkpoints import CheckpointFolder, Checkpointing
 from autoprune.training.feed import make_feed
 from autoprune.training.hooks import Hook, TrainingState
 from autoprune.training.measure import as_logits
@@ -38,11 +47,11 @@ class TrainingReport:
     """What a training did.
 
     Attributes:
-        steps: optimiser steps.
+        steps: optimiser steps, those before a resumption included.
         epochs: passes over the images.
         images: images seen, with repetition.
         loss: mean over the last epoch (or less) of the training loss; 0 without steps.
-        seconds: wall time.
+        seconds: wall time of this call.
     """
 
     steps: int
@@ -65,8 +74,12 @@ def train(
     hooks: Sequence[Hook] = (),
     on_epoch: OnEpoch | None = None,
     on_step: OnStep | None = None,
+    checkpoint: Checkpointing | None = None,
 ) -> TrainingReport:
     """Trains a model in place on the images at `indices`; leaves it in eval mode on the device.
+
+    Dropout and hooks may draw from torch's global generator; its state is part of a checkpoint, and put back with it.
+    What images loaded from a data set draw at random themselves is not.
 
     Args:
         model: what is trained.
@@ -78,32 +91,45 @@ def train(
         augmentation: variation of the images.
         device: where to compute.
         hooks: what takes part in the training.
-        on_epoch: called after every whole epoch, when the hooks are done, with its number (from 1) and mean loss.
+        on_epoch: called after every whole epoch, when the hooks are done, with its number (from 1) and mean loss; then
+            a checkpoint is written.
         on_step: called after every step with its number (from 1) and the total.
+        checkpoint: where checkpoints are left, and whence the training goes on if there is one; the weights that the
+            model comes with do not matter then.
 
     Raises:
         DataError: there is no image to train on.
-        DivergenceError: the loss or a weight is not finite; the model is of no use then.
+        DivergenceError: the loss or a weight is not finite; the model is of no use then, its checkpoints are sound.
+        RunError: the checkpoints cannot be read, or are of another training.
     """
     chosen = np.asarray(indices, dtype=np.int64).reshape(-1)
     if len(chosen) == 0:
         raise DataError("There is no image to train on.")
-    run = _Run(model, teacher, recipe, hooks, count=len(chosen), device=torch.device(device))
-    started = time.perf_counter()
     chance = torch.Generator().manual_seed(derive_seed(seed, "augmentation"))
-    batches = make_feed(images, chosen, run.device).batches(
-        _orders(len(chosen), recipe, seed=seed), lambda batch: augment(batch, augmentation, chance)
-    )
+    run = _Run(model, teacher, recipe, hooks, count=len(chosen), device=torch.device(device), chance=chance)
+    folder: CheckpointFolder | None = None
+    if checkpoint is not None:
+        identity = _identity(model, images, chosen, recipe, seed=seed, teacher=teacher, hooks=hooks)
+        folder = CheckpointFolder(checkpoint.directory, {**identity, "augmentation": repr(augmentation)})
+    started = time.perf_counter()
     try:
+        if folder is not None:
+            run.resume(folder.newest())
         run.begin()
-        for inputs, labels in batches:
+        orders = islice(_orders(len(chosen), recipe, seed=seed), run.done, None)
+        feed = make_feed(images, chosen, run.device)
+        for inputs, labels in feed.batches(orders, lambda batch: augment(batch, augmentation, chance)):
             run.step(inputs, labels)
             if on_step is not None:
                 on_step(run.done, run.total)
-            if run.done % run.per_epoch == 0:
-                run.end_epoch(run.done // run.per_epoch)
+            epoch = run.ended_epoch
+            if epoch is not None:
+                run.end_epoch(epoch)
                 if on_epoch is not None:
-                    on_epoch(run.done // run.per_epoch, run.mean_loss())
+                    on_epoch(epoch, run.mean_loss())
+            if folder is not None and checkpoint is not None and run.is_due(checkpoint.every_steps):
+                run.require_finite_weights()
+                folder.save(run.state(), step=run.done)
     finally:
         run.close()
     seen = run.done * min(recipe.batch_size, len(chosen))
@@ -124,11 +150,13 @@ class _Run:
         *,
         count: int,
         device: torch.device,
+        chance: torch.Generator,
     ) -> None:
         self.device = device
         self.done = 0
         self.total = recipe.steps(count)
-        self.per_epoch = max(1, round(count / min(recipe.batch_size, count)))
+        self._per_epoch = count / min(recipe.batch_size, count)
+        self._chance = chance
         self._model = model.to(device)
         self._teacher = None if teacher is None or recipe.distillation == 0 else teacher.to(device).eval()
         self._recipe = recipe
@@ -149,7 +177,7 @@ class _Run:
             nesterov=recipe.momentum > 0,
         )
         self._hooks = tuple(hooks)
-        self._losses: list[Tensor] = []
+        self._losses: deque[Tensor] = deque(maxlen=max(1, round(self._per_epoch)))
 
     def begin(self) -> None:
         """Puts the model into training mode and lets the hooks attach what they need."""
@@ -158,10 +186,56 @@ class _Run:
         for hook in self._hooks:
             hook.begin(state)
 
+    @property
+    def ended_epoch(self) -> int | None:
+        """The whole epoch (from 1) that the last step has ended, None if it is amid one.
+
+        Epochs end at the nearest step: of 100 images in batches of 32, 3.125 steps each, at the steps 3, 6, 9, 12, 16.
+        """
+        epoch = round(self.done / self._per_epoch)
+        return epoch if epoch >= 1 and round(epoch * self._per_epoch) == self.done else None
+
     def end_epoch(self, epoch: int) -> None:
         """Lets the hooks change the network."""
         for hook in self._hooks:
             hook.epoch_ended(epoch)
+
+    def is_due(self, every_steps: int | None) -> bool:
+        """Returns whether a checkpoint is to be written after the last step."""
+        often = every_steps is not None and self.done % every_steps == 0
+        return often or self.done == self.total or self.ended_epoch is not None
+
+    def state(self) -> dict[str, Any]:
+        """Returns all that decides how the training goes on."""
+        return {
+            "model": dict(self._model.state_dict()),
+            "optimiser": self._optimiser.state_dict(),
+            "scaler": self._scaler.state_dict(),
+            "hooks": [hook.state_dict() for hook in self._hooks],
+            "augmentation": self._chance.get_state(),
+            "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state(self.device) if self._on_gpu else None,
+            "losses": list(self._losses),
+            "done": self.done,
+        }
+
+    def resume(self, state: Mapping[str, Any] | None) -> None:
+        """Puts back what `state` returned; does nothing without it."""
+        if state is None:
+            return
+        self._model.load_state_dict(state["model"])
+        self._optimiser.load_state_dict(state["optimiser"])
+        # Another device may need no scaling, or have had none.
+        if state["scaler"] and self._scaler.is_enabled():
+            self._scaler.load_state_dict(state["scaler"])
+        for hook, remembered in zip(self._hooks, state["hooks"], strict=True):
+            hook.load_state_dict(remembered)
+        self._chance.set_state(state["augmentation"])
+        torch.set_rng_state(state["torch"])
+        if self._on_gpu and state["cuda"] is not None:
+            torch.cuda.set_rng_state(state["cuda"], self.device)
+        self._losses.extend(loss.to(self.device) for loss in state["losses"])
+        self.done = int(state["done"])
 
     def step(self, inputs: Tensor, labels: Tensor) -> None:
         """Takes one optimiser step."""
@@ -179,7 +253,7 @@ class _Run:
         self._scaler.step(self._optimiser)
         self._scaler.update()
         self.done += 1
-        self._losses = [*self._losses[-self.per_epoch + 1 :], loss.detach()] if self.per_epoch > 1 else [loss.detach()]
+        self._losses.append(loss.detach())
         if not self._on_gpu or self.done % _LOOK_EVERY == 0:
             self._require_finite(loss)
 
@@ -187,7 +261,7 @@ class _Run:
         """Returns the mean loss of the last epoch."""
         if not self._losses:
             return 0.0
-        mean = torch.stack(self._losses).mean()
+        mean = torch.stack(list(self._losses)).mean()
         self._require_finite(mean)
         return float(mean)
 
@@ -241,6 +315,35 @@ def divergence(logits: Tensor, wanted: Tensor, *, temperature: float) -> Tensor:
         reduction="batchmean",
         log_target=True,
     )
+
+
+def _identity(
+    model: nn.Module,
+    images: Images,
+    chosen: IntArray,
+    recipe: Recipe,
+    *,
+    seed: int,
+    teacher: nn.Module | None,
+    hooks: Sequence[Hook],
+) -> dict[str, str | int | float | bool]:
+    """Returns what tells this training from another: a checkpoint of that must not become this one's."""
+    labels = np.ascontiguousarray(np.asarray(images.labels)[chosen])
+    shapes = [(name, tuple(value.shape)) for name, value in model.state_dict().items()]
+    distils = teacher is not None and recipe.distillation > 0
+    return {
+        **asdict(recipe),
+        "seed": seed,
+        "number of images": len(chosen),
+        "fingerprint of the images": _short_hash(chosen.tobytes(), labels.tobytes()),
+        "fingerprint of the layers": _short_hash(repr(shapes).encode()),
+        "fingerprint of the teacher": state_fingerprint(teacher)[:16] if teacher is not None and distils else "none",
+        "hooks": ", ".join(type(hook).__name__ for hook in hooks),
+    }
+
+
+def _short_hash(*parts: bytes) -> str:
+    return hashlib.sha256(b"".join(parts)).hexdigest()[:16]
 
 
 def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
