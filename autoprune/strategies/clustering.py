@@ -13,6 +13,7 @@ Notation:
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -101,6 +102,18 @@ def feature_cluster(space: SearchSpace, profile: ModelProfile) -> Structure:
         return np.array([count(index, eps_of(knob)) for index in range(len(profile.groups))])
 
     return bisected(space, widths_of)
+
+
+def bisected_knob(space: SearchSpace, widths_of: Callable[[float], FloatArray]) -> tuple[Structure, float]:
+    """Returns the structure that `bisected` finds, and the knob in [0, 1] that led to it."""
+    knobs: list[float] = []
+
+    def noted(knob: float) -> FloatArray:
+        knobs.append(knob)
+        return widths_of(knob)
+
+    # The last knob whose widths are asked for is the one that is projected.
+    return bisected(space, noted), knobs[-1]
 
 
 def beta_cell(knob: float) -> tuple[int, float]:
