@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from typing import Any
 
 from autoprune.errors import ConfigError, nearest
@@ -34,6 +35,16 @@ def method_names() -> tuple[str, ...]:
     return tuple(_HOME)
 
 
+def described_methods() -> list[dict[str, Any]]:
+    """Returns of every short name what it stands for: name, source, whether it trains, its options with defaults."""
+    found = []
+    for name, path in _HOME.items():
+        kind = resolve_attribute(path)
+        options = [f"{field.name}={field.default}" for field in fields(kind) if field.name != "as_published"]
+        found.append({"name": name, "source": kind.source, "trains": kind.trains, "options": options})
+    return found
+
+
 def make_method(name: str, options: Mapping[str, Any] | None = None) -> Method:
     """Returns a method with some of its options set.
 
@@ -48,11 +59,14 @@ def make_method(name: str, options: Mapping[str, Any] | None = None) -> Method:
     if ":" not in name and name not in _HOME:
         raise ConfigError(f"Unknown method {name!r}.{nearest(name, _HOME)}")
     kind = resolve_attribute(_HOME.get(name, name))
-    if not is_dataclass(kind) or not isinstance(kind, type):
+    if not is_dataclass(kind) or not isinstance(kind, type) or not callable(getattr(kind, "prune", None)):
         raise ConfigError(
             f"{name!r} is no method: it must be a dataclass with `prune`, as autoprune.methods.base says."
         )
     known = {field.name: field for field in fields(kind)}
+    bare = [field.name for field in known.values() if field.default is MISSING]
+    if bare:
+        raise ConfigError(f"The method {name!r} needs a default for its option {bare[0]!r}, one of a plain type.")
     read: dict[str, Any] = {}
     for key, value in (options or {}).items():
         if key not in known:
@@ -72,11 +86,20 @@ def _read(value: Any, default: Any, what: str) -> Any:
         return value.lower() == "true"
     if isinstance(value, str) and kind in (int, float):
         try:
-            return kind(value)
+            number = kind(value)
         except ValueError:
             raise ConfigError(f"{what} is {value!r}. Write {'an integer' if kind is int else 'a number'}.") from None
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if default is not None and not isinstance(value, kind):
+        return _finite(number, value, what)
+    # True is an int to Python, but no count.
+    fits = isinstance(value, kind) and isinstance(value, bool) == (kind is bool)
+    if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return _finite(float(value), value, what)
+    if default is not None and not fits:
         raise ConfigError(f"{what} is {value!r}, but must be of the kind of {default!r}.")
     return value
+
+
+def _finite(number: float, value: Any, what: str) -> float:
+    if not math.isfinite(number):
+        raise ConfigError(f"{what} is {value!r}. Write a finite number.")
+    return number
