@@ -128,7 +128,9 @@ class EPrune:
             net_similarity_order(S, first, width)
             for S, first, width in zip(fits.similarities, found, structure, strict=True)
         ]
-        return self._pruned(subject, fits, chosen, {"beta": beta, "exemplars": sum(len(item) for item in found)})
+        return self._pruned(
+            subject, fits, chosen, {"beta": round(beta, 4), "exemplars": sum(len(item) for item in found)}
+        )
 
     def _published(self, subject: Subject, fits: _Fits) -> Pruned:
         network = subject.network
@@ -177,7 +179,7 @@ def _bisected(subject: Subject, fits: _Fits) -> tuple[Structure, float]:
 
     structure, knob = bisected_knob(subject.space, widths_of)
     low, share = beta_cell(knob)
-    return structure, round(float(BETAS[low + round(share)]), 4)
+    return structure, float(BETAS[low + round(share)])
 
 
 def published_betas(network: TracedNetwork) -> PublishedBetas | None:

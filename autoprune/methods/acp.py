@@ -1,0 +1,354 @@
+"""ACP: channels whose mean feature maps point the same way are one; a swarm then moves around the structure they give.
+
+Notation:
+    M    (N, positions) outputs of a group's convolutions, before batch norm, averaged over images
+    eps  cosine distance within which maps are neighbours
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from autoprune.core.cost import FloatArray, IntArray
+from autoprune.core.seeds import derive_seed, generator
+from autoprune.errors import ConfigError, DivergenceError
+from autoprune.methods.base import Pruned, Subject
+from autoprune.methods.eprune import channel_rows, nearest_kept, producer_filters, producers, published_groups
+from autoprune.methods.swarm import Flight, clean_swarm, published_swarm
+from autoprune.models.calibration import to_numpy
+from autoprune.models.merging import cut_least_squares, recalibrate
+from autoprune.models.network import LayerCall, TracedNetwork
+from autoprune.models.operations import Handler, OperationTap
+from autoprune.models.surgery import Kept, cut
+from autoprune.strategies.clustering import MIN_SAMPLES, bisected_knob, density_labels, eps_of
+from autoprune.training.measure import measure
+from autoprune.training.recipe import Recipe
+from autoprune.training.trainer import train
+
+#: Images that the published code averages maps over.
+_IMAGES = 200
+#: `epsilon` of the published code for CIFAR; the tables' values lie between 0.005 and 0.3.
+_PUBLISHED_EPS = 0.007
+#: Images that batch norms are recalibrated on before a structure is scored without training.
+_RECALIBRATION = 256
+
+
+@dataclass(frozen=True, slots=False)
+class Acp:
+    """DBSCAN on mean convolution outputs, then perhaps a swarm (ACP, arXiv 2101.06407, and the authors' code).
+
+    A group keeps as many channels as there are clusters and noise points. Within a budget eps is bisected for all
+    groups. The code keeps random filters; here a cluster's channel of largest l1 norm stays [OURS], and where a group's
+    width is not its number of clusters, the norm decides too: representatives first. Groups with several producers
+    cluster all of their maps side by side [OURS]. A map of one position has a sign and no direction, so that filters
+    are clustered in its place [OURS]. With `swarm`, the clean swarm [OURS] searches around the clusters, every particle
+    projected onto the budget, scored without training on hold-out images after a least-squares merge.
+
+    As published: eps as given, the swarm with its bugs (each named in `autoprune.methods.swarm`: A1 velocities beyond
+    the eighth layer frozen and the last layer never moved, A2 position before velocity and twice as far, A3 clamp one
+    below the dense width, A4 the best updated inside the evaluation) and random filters without the last (A3), fresh
+    norms, three epochs of training per fitness. Only convolutions inside blocks are cut. Where the authors clustered
+    maps of 200 test images and selected structures by test accuracy, calibration images and the whole hold-out take
+    their place. Two more departures: the three epochs' weights of the best structure are not handed on, for what is cut
+    is a dense network; and SGD's momentum is Nesterov's.
+
+    Attributes:
+        as_published: whether eps is fixed and the budget not looked at.
+        eps: 0 for the published 0.007, or for bisection. Within a budget it sets the proportions of the widths.
+        min_samples: DBSCAN's, as published.
+        swarm: whether a swarm follows within a budget; as published it always does.
+        particles: as published.
+        cycles: as published.
+        fitness_images: hold-out images that score a structure within a budget.
+        fitness_epochs: of training before a structure is scored, as published.
+    """
+
+    source: ClassVar[str] = (
+        "ACP (arXiv 2101.06407, Applied Intelligence 2022), after the authors' code; bisected eps, coupled groups, "
+        "choice of channels and clean swarm are [OURS]"
+    )
+    trains: ClassVar[bool] = False
+    as_published: bool = False
+    eps: float = 0.0
+    min_samples: int = MIN_SAMPLES
+    swarm: bool = False
+    particles: int = 10
+    cycles: int = 8
+    fitness_images: int = 1000
+    fitness_epochs: float = 3.0
+
+    def __post_init__(self) -> None:
+        # Written so that NaN fails, too.
+        if not 0 <= self.eps <= 2:
+            raise ConfigError(f"eps {self.eps!r} of acp is a cosine distance in (0, 2], or 0 to have it chosen.")
+        require_at_least("acp", 0, fitness_epochs=self.fitness_epochs, cycles=self.cycles)
+        counts = {"particles": self.particles, "fitness_images": self.fitness_images, "min_samples": self.min_samples}
+        require_at_least("acp", 1, **counts)
+
+    def prune(self, subject: Subject) -> Pruned:
+        """Returns representatives of clusters of maps, and for every channel the kept one that stands for it."""
+        stage = _Stage(subject, self.min_samples)
+        if self.as_published:
+            return self._published(subject, stage)
+        if self.eps > 0:
+            structure, eps = subject.space.project(stage.counts(self.eps)[None])[0], self.eps
+        else:
+            structure, knob = bisected_knob(subject.space, lambda knob: stage.counts(eps_of(knob)))
+            eps = eps_of(knob)
+        facts: dict[str, float | int | str] = {"eps": eps, "clusters": int(stage.counts(eps).sum())}
+        widths = np.array(structure.widths)
+        if self.swarm:
+            fitness = HoldoutFitness(
+                subject,
+                lambda found: stage.kept(found, eps),
+                images=self.fitness_images,
+                total=self.particles * (self.cycles + 1),
+            )
+            flight = clean_swarm(
+                widths,
+                np.array(subject.space.dense.widths),
+                fitness,
+                lambda wished: np.array([one.widths for one in subject.space.project(wished)]),
+                particles=self.particles,
+                cycles=self.cycles,
+                rng=generator(subject.seed, "acp"),
+            )
+            widths = flight.best
+            facts |= searched(flight, fitness.evaluations)
+        kept = stage.kept(widths, eps)
+        return Pruned(kept, subject.model, stage.clusters(kept, eps), facts=facts)
+
+    def _published(self, subject: Subject, stage: _Stage) -> Pruned:
+        eps = self.eps or _PUBLISHED_EPS
+        inside = published_groups(subject.network)
+        dense = np.array(subject.network.dense.widths)
+        fitness = TrainedFitness(
+            subject,
+            inside,
+            # lr, batch, weight decay and epochs of the code's options; momentum 0.9.
+            Recipe(self.fitness_epochs, 0.1, batch_size=64, momentum=0.9, weight_decay=1e-4, schedule="constant"),
+            total=self.particles * (self.cycles + 1),
+        )
+        flight = published_swarm(
+            stage.counts(eps)[list(inside)].astype(np.int64),
+            dense[list(inside)],
+            fitness,
+            particles=self.particles,
+            cycles=self.cycles,
+            rng=generator(subject.seed, "acp"),
+        )
+        facts: dict[str, float | int | str] = {"eps": eps, **searched(flight, fitness.evaluations)}
+        clusters = stage.clusters(fitness.kept, eps)
+        return Pruned(fitness.kept, subject.model, clusters, fresh_norms=True, facts=facts)
+
+
+class _Stage:
+    """Stage 1: distances between maps, and the clusterings found so far."""
+
+    def __init__(self, subject: Subject, min_samples: int) -> None:
+        filters = producer_filters(subject.model, subject.network, range(len(subject.network.groups)))
+        maps = mean_maps(subject.model, subject.network, subject.images[:_IMAGES])
+        rows = [weights if found.shape[1] < 2 else found for found, weights in zip(maps, filters, strict=True)]
+        self._distances = [cosine_distances(item) for item in rows]
+        self._l1 = [np.abs(item).sum(axis=1) for item in filters]
+        self._min_samples = min_samples
+        self._labels: dict[float, list[IntArray]] = {}
+
+    def labels(self, eps: float) -> list[IntArray]:
+        """Returns per group the (N,) cluster numbers, noise points being clusters of their own."""
+        if eps not in self._labels:
+            samples = self._min_samples
+            self._labels[eps] = [density_labels(item, eps, min_samples=samples) for item in self._distances]
+        return self._labels[eps]
+
+    def counts(self, eps: float) -> FloatArray:
+        """Returns (G,) clusters and noise points."""
+        return np.array([labels.max() + 1 for labels in self.labels(eps)], dtype=np.float64)
+
+    def kept(self, widths: IntArray, eps: float) -> Kept:
+        """Returns the first channels of every group's order: representatives, then members, larger l1 norms first."""
+        labelled = zip(self.labels(eps), self._l1, widths, strict=True)
+        return Kept(tuple(np.sort(cluster_order(labels, l1)[:width]) for labels, l1, width in labelled))
+
+    def clusters(self, kept: Kept, eps: float) -> tuple[IntArray, ...]:
+        """Returns per group the (N,) nearest kept channel of the same cluster, or of all where a cluster keeps none."""
+        found = []
+        for labels, distances, index in zip(self.labels(eps), self._distances, kept.indices, strict=True):
+            # Cosine distances are at most 2: another cluster's channel is never nearer.
+            found.append(nearest_kept(distances + 4.0 * (labels[:, None] != labels[None]), index))
+        return tuple(found)
+
+
+def cluster_order(labels: IntArray, l1: FloatArray) -> IntArray:
+    """Returns (N,) channels: the largest l1 norm of each cluster, then the rest, each by falling norm [OURS]."""
+    by_norm = np.argsort(-l1, kind="stable")
+    _, first = np.unique(labels[by_norm], return_index=True)
+    representative = np.zeros(len(labels), dtype=bool)
+    representative[by_norm[first]] = True
+    return np.concatenate([by_norm[representative[by_norm]], by_norm[~representative[by_norm]]]).astype(np.int64)
+
+
+@torch.no_grad()
+def mean_maps(model: nn.Module, network: TracedNetwork, images: Tensor, *, batch: int = 50) -> list[FloatArray]:
+    """Returns per group M, (N, positions): outputs of its producers side by side, before batch norm, averaged.
+
+    A group that no convolution or linear layer produces has no positions.
+    """
+    calls: dict[str, LayerCall] = {}
+    for call in network.calls:
+        calls.setdefault(call.weight, call)
+    wanted = {
+        calls[name].call: calls[name]
+        for group in range(len(network.groups))
+        for name, _, _ in producers(network, group)
+        if name in calls
+    }
+    sums: dict[int, FloatArray] = {}
+
+    def adding(call: LayerCall) -> Handler:
+        def handler(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            out: Tensor = func(*args, **kwargs)
+            sums[call.call] = sums.get(call.call, 0.0) + to_numpy(out.double().mean(0).reshape(out.shape[1], -1)) * (
+                len(block) / len(images)
+            )
+            return out
+
+        return handler
+
+    handlers = {call.call: adding(call) for call in wanted.values()}
+    for start in range(0, len(images), batch):
+        block = images[start : start + batch]
+        with OperationTap(handlers):
+            model(block)
+    found = []
+    for group in range(len(network.groups)):
+        parts = [
+            channel_rows(network, calls[name].output, group, sums[calls[name].call])
+            for name, _, _ in producers(network, group)
+            if name in calls
+        ]
+        found.append(np.concatenate(parts, axis=1) if parts else np.zeros((network.groups[group].width, 0)))
+    return found
+
+
+def cosine_distances(rows: FloatArray) -> FloatArray:
+    """Returns (N, N) distances in [0, 2] of (N, d) rows; a zero row is 1 away from all others."""
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    unit = rows / np.where(norms > 0, norms, 1.0)
+    found: FloatArray = np.clip(1.0 - unit @ unit.T, 0.0, 2.0)
+    np.fill_diagonal(found, 0.0)
+    return found
+
+
+class HoldoutFitness:
+    """Scores structures without training: least squares, recalibrated batch norms, accuracy on the hold-out.
+
+    Args:
+        subject: what is cut.
+        kept_of: the channels that (G,) widths keep.
+        images: of the hold-out, at most.
+        total: evaluations that are expected, for the progress.
+    """
+
+    def __init__(self, subject: Subject, kept_of: Callable[[IntArray], Kept], *, images: int, total: int) -> None:
+        self._subject = subject
+        self._kept_of = kept_of
+        self._images = images
+        self._total = total
+        self._calls = 0
+        self._known: dict[tuple[int, ...], float] = {}
+
+    @property
+    def evaluations(self) -> int:
+        """Networks that were cut; a structure that comes back is not cut again."""
+        return len(self._known)
+
+    def __call__(self, widths: IntArray) -> float:
+        """Returns the accuracy in [0, 1] of a structure."""
+        key = tuple(int(width) for width in widths)
+        if key not in self._known:
+            subject = self._subject
+            small = cut_least_squares(subject.model, subject.network, self._kept_of(widths), subject.calibration)
+            self._known[key] = _accuracy(subject, recalibrate(small, subject.images[:_RECALIBRATION]), self._images)
+        self._calls += 1
+        self._subject.progress(self._calls, self._total)
+        return self._known[key]
+
+
+class TrainedFitness:
+    """Scores structures as ACP and ABCPruner published: random filters, fresh norms, a short training.
+
+    Args:
+        subject: what is cut; its whole hold-out scores, where the authors used the test images.
+        groups: whose widths are given, others stay dense.
+        recipe: of the training.
+        total: evaluations that are expected, for the progress.
+    """
+
+    def __init__(self, subject: Subject, groups: Sequence[int], recipe: Recipe, *, total: int) -> None:
+        self._subject = subject
+        self._groups = tuple(groups)
+        self._recipe = recipe
+        self._total = total
+        self._best = -1.0
+        self.evaluations = 0
+        self.kept = Kept(tuple(np.arange(group.width) for group in subject.network.groups))
+
+    def __call__(self, widths: IntArray) -> float:
+        """Returns the accuracy in [0, 1] after the training, 0 if it diverges; `kept` are the best one's channels."""
+        subject, number = self._subject, self.evaluations
+        kept = self._random_kept(widths, generator(subject.seed, "filters", number))
+        model = cut(subject.model, subject.network, kept)
+        for module in model.modules():
+            if isinstance(module, nn.modules.batchnorm._NormBase):
+                module.reset_parameters()
+        seed = derive_seed(subject.seed, "fitness", number)
+        try:
+            train(
+                model,
+                subject.data.train,
+                subject.training,
+                self._recipe,
+                seed=seed,
+                augmentation=subject.data.augmentation,
+                device=subject.device,
+            )
+            accuracy = _accuracy(subject, model, len(subject.holdout))
+        except DivergenceError:
+            accuracy = 0.0
+        if accuracy > self._best:
+            self._best, self.kept = accuracy, kept
+        self.evaluations += 1
+        subject.progress(self.evaluations, self._total)
+        return accuracy
+
+    def _random_kept(self, widths: IntArray, rng: np.random.Generator) -> Kept:
+        indices = [np.arange(group.width) for group in self._subject.network.groups]
+        for group, width in zip(self._groups, widths, strict=True):
+            dense = len(indices[group])
+            if width < dense:
+                # A3: the draw excludes the last filter, which can hence only stay in a layer that is not cut.
+                indices[group] = np.sort(rng.choice(dense - 1, int(width), replace=False))
+        return Kept(tuple(indices))
+
+
+def _accuracy(subject: Subject, model: nn.Module, images: int) -> float:
+    return measure(model, subject.data.train, subject.holdout[:images], device=subject.device).accuracy
+
+
+def searched(flight: Flight, evaluations: int) -> dict[str, float | int | str]:
+    """Returns what is worth reporting of a search."""
+    return {"fitness": flight.fitness, "fitness_at_start": flight.start, "evaluations": evaluations}
+
+
+def require_at_least(method: str, least: int, **options: float) -> None:
+    """Raises ConfigError if an option is smaller, or no number."""
+    for name, value in options.items():
+        if not least <= value < np.inf:
+            raise ConfigError(f"{name} {value!r} of {method} must be at least {least}.")
