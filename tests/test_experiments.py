@@ -1,38 +1,62 @@
 """The figures of the README come from results files, and every experiment file loads."""
 
-import importlib.util
+import json
 from pathlib import Path
 
 import pytest
 
-from autoprune.config.experiment import load_experiment
+from autoprune.config.experiment import experiment_kind, load_comparison, load_experiment
+from autoprune.core.budget import Budget
+from autoprune.core.cost import Cost
+from autoprune.methods.registry import make_method
+from autoprune.report.results_table import results_table
+from autoprune.searching.comparison import SEARCH
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = sorted((ROOT / "experiments").glob("*.toml"))
+RESULTS = ROOT / "experiments" / "results"
+#: The line before the table in the README, which is the command that prints it.
+MARK = "<!-- autoprune experiment --table experiments/results -->\n"
 
 
-def record():
-    spec = importlib.util.spec_from_file_location("record", ROOT / "experiments" / "record.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def results(kind):
+    contents = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.glob("*.json"))]
+    return [content for content in contents if content.get("kind", "search") == kind]
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
 def test_every_experiment_file_loads(path):
-    assert load_experiment(path)["budgets"]
+    if experiment_kind(path) == "search":
+        assert load_experiment(path)["budgets"]
+        return
+    compared, options = load_comparison(path)
+    assert options["model"]
+    assert all(Budget.parse(text) for text in compared.budgets)
+    assert all(name == SEARCH or make_method(name).source for name in compared.methods)
 
 
-def test_the_table_in_the_readme_is_the_one_the_results_files_give():
+def test_the_tables_in_the_readme_are_those_the_results_files_give():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    shown = readme.split("<!-- experiments/record.py table -->\n")[1].split("\n<!-- end -->")[0]
-    assert shown == record().table()
+    assert readme.split(MARK)[1].split("\n<!-- end -->")[0] == results_table(RESULTS)
+
+
+def test_every_results_file_belongs_to_an_experiment_file():
+    names = {path.name for path in EXPERIMENTS}
+    for content in [*results("search"), *results("comparison")]:
+        assert content["experiment"] in names
 
 
 def test_incumbents_keep_at_most_what_their_budget_says():
-    import json
-
-    for path in record().RESULTS.glob("*.json"):
-        for run in json.loads(path.read_text(encoding="utf-8"))["runs"]:
+    for content in results("search"):
+        for run in content["runs"]:
             assert run["budget"] == ["50%flops"]
             assert run["incumbent"]["macs"] <= 0.5 * run["dense"]["macs"]
+
+
+def test_compared_methods_keep_at_most_what_their_budget_says():
+    for content in results("comparison"):
+        dense = Cost(macs=content["dense"]["macs"], params=content["dense"]["params"])
+        assert content["complete"]
+        for row in content["rows"]:
+            limit = Budget.parse(row["budget"]).resolve(dense)
+            assert row[limit.resource] <= limit.ceiling

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-_GOAL, _NETWORK, _SEARCH, _WORKERS, _RUN = "Goal", "Network and data", "Search", "Workers", "Run"
+_GOAL, _METHOD, _NETWORK, _SEARCH = "Goal", "Method", "Network and data", "Search"
+_WORKERS, _TRAINING, _RUN = "Workers", "Training", "Run"
 
 Budgets = Annotated[
     list[str] | None,
@@ -28,6 +29,46 @@ FinetuneEpochs = Annotated[
     typer.Option(
         metavar="N", rich_help_panel=_GOAL, help="Epochs of finetuning with distillation at the end; 0 for none."
     ),
+]
+
+Method = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        rich_help_panel=_METHOD,
+        help="eprune, ccm, pca, acp, ascp, psap, l1, fpgm, taylor, ... or package.module:Class; --list names all. "
+        "(default: reconstruction)",
+    ),
+]
+ListMethods = Annotated[bool, typer.Option("--list", rich_help_panel=_METHOD, help="List the methods and exit.")]
+AsPublished = Annotated[
+    bool,
+    typer.Option(
+        "--as-published", rich_help_panel=_METHOD, help="The published procedure with its constants; takes no budget."
+    ),
+]
+MethodSettings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--option", metavar="KEY=VALUE", rich_help_panel=_METHOD, help="A setting of the method, such as beta=0.73."
+    ),
+]
+MergeName = Annotated[
+    str | None,
+    typer.Option(
+        "--merge",
+        metavar="NAME",
+        rich_help_panel=_METHOD,
+        help="How consumers take over what is dropped: slice, addition, least-squares, sequential or fresh. "
+        "(default: sequential; addition where it is exact; the method's own with --as-published)",
+    ),
+]
+MethodEpochs = Annotated[
+    float | None,
+    typer.Option("--epochs", metavar="N", rich_help_panel=_METHOD, help="Epochs a method that trains may spend."),
+]
+NoTraining = Annotated[
+    bool, typer.Option("--no-training", rich_help_panel=_METHOD, help="Refuse whatever would take a gradient step.")
 ]
 
 Model = Annotated[
@@ -169,6 +210,93 @@ Json = Annotated[
     typer.Option("--json", rich_help_panel=_RUN, help="Print the result as JSON on stdout; progress goes to stderr."),
 ]
 PlainJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+Epochs = Annotated[
+    float | None,
+    typer.Option(metavar="N", rich_help_panel=_TRAINING, help="Passes over the training images; fractions count."),
+]
+LearningRate = Annotated[
+    float | None,
+    typer.Option(
+        metavar="X",
+        rich_help_panel=_TRAINING,
+        help="At its peak; it falls to zero on a cosine. (default: train 0.1, with --weights 0.01; "
+        "finetune 0.01 to 0.05, by the epochs)",
+    ),
+]
+BatchSize = Annotated[
+    int | None, typer.Option(metavar="N", rich_help_panel=_TRAINING, help="Images per step. (default: 128)")
+]
+WeightDecay = Annotated[
+    float | None,
+    typer.Option(
+        metavar="X", rich_help_panel=_TRAINING, help="On weights of convolutions and linear layers. (default: 0.0005)"
+    ),
+]
+WarmupEpochs = Annotated[
+    float | None,
+    typer.Option(
+        metavar="N",
+        rich_help_panel=_TRAINING,
+        help="Epochs in which the rate rises. (default: a tenth of them, at most 1)",
+    ),
+]
+LabelSmoothing = Annotated[
+    float | None,
+    typer.Option(metavar="SHARE", rich_help_panel=_TRAINING, help="Probability spread over all classes. (default: 0)"),
+]
+Regulariser = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", rich_help_panel=_TRAINING, help="ccm or orthoreg: adds to the loss. (default: none)"),
+]
+RegulariserStrength = Annotated[
+    float | None,
+    typer.Option(metavar="X", rich_help_panel=_TRAINING, help="Its weight in the loss. (default: the published one)"),
+]
+Teacher = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="PATH",
+        rich_help_panel=_TRAINING,
+        help="Distil from these weights of the same network, or from the saved network in a folder.",
+    ),
+]
+DenseWeights = Annotated[
+    Path | None,
+    typer.Option(
+        "--weights",
+        metavar="FILE",
+        rich_help_panel=_TRAINING,
+        help="Weights of the dense network, the teacher. (default: those it was cut from, if they can be found)",
+    ),
+]
+NoDistillation = Annotated[
+    bool, typer.Option("--no-distillation", rich_help_panel=_TRAINING, help="Train on the labels alone.")
+]
+StartWeights = Annotated[
+    Path | None,
+    typer.Option(
+        "--weights", metavar="FILE", rich_help_panel=_NETWORK, help="Weights to start from. (default: random ones)"
+    ),
+]
+ToldImages = Annotated[
+    int | None,
+    typer.Option(
+        "--holdout-images",
+        metavar="N",
+        rich_help_panel=_TRAINING,
+        help="Training images held out to follow the training. (default: 4000, at most a tenth)",
+    ),
+]
+ResumeTraining = Annotated[
+    Path | None,
+    typer.Option(
+        "--resume",
+        metavar="DIR",
+        rich_help_panel=_RUN,
+        help="Continue the training in this folder, with its own options, from its newest checkpoint.",
+    ),
+]
 
 ModelArgument = Annotated[
     str, typer.Argument(metavar="MODEL", show_default=False, help="Such as cifar/resnet20-b or package.module:factory.")

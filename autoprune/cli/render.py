@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,6 +10,9 @@ from typing import Any
 
 Report = Mapping[str, Any]
 Rows = Sequence[Sequence[str]]
+
+#: Epochs of a training that are listed: more would push its result off the screen.
+_EPOCHS_SHOWN = 12
 
 
 def show_summary(summary: Report) -> None:
@@ -21,6 +25,24 @@ def show_summary(summary: Report) -> None:
         ["autoprune.load"] if summary.get("interrupted") or not summary.get("incumbent") else []
     )
     commands = [pair for pair in usual if not pair[0].startswith(tuple(useless))]
+    if sys.stdout.isatty():
+        from rich.console import Console
+
+        Console().print(render_summary(dict(summary), commands=commands))
+    else:
+        print(plain_summary(dict(summary), commands=commands))
+
+
+def show_prune(summary: Report) -> None:
+    """Prints the result of a single method."""
+    from autoprune.report.terminal import plain_summary, render_summary
+
+    folder = Path(summary["folder"])
+    commands = [
+        (f"autoprune evaluate {folder}", "its accuracy again"),
+        (f"autoprune finetune {folder} --epochs 10", "recover more accuracy"),
+        (f'autoprune.load("{folder / "incumbent"}")', "the network, in Python"),
+    ]
     if sys.stdout.isatty():
         from rich.console import Console
 
@@ -104,6 +126,35 @@ def show_pick(report: Report) -> None:
     print(f"  test accuracy {100 * report['accuracy']:.2f} %, hold-out {100 * report['holdout_accuracy']:.2f} %")
     _print_cost("network", report)
     print(f'load it with: autoprune.load("{report["directory"]}")')
+
+
+def show_training(report: Report) -> None:
+    """Prints what a training reached, epoch by epoch where they are few, and what to do with it."""
+    history, best = report["history"], report["best"]
+    shown = history if len(history) <= _EPOCHS_SHOWN else [*history[:2], *history[-(_EPOCHS_SHOWN - 2) :]]
+    rows = [
+        (
+            f"{row['epoch']:g}",
+            f"{row['learning_rate']:.4g}",
+            f"{row['train_loss']:.4f}",
+            f"{100 * row['holdout_accuracy']:.2f}",
+        )
+        for row in shown
+    ]
+    show_table(f"{report['model']} on {report['data']}", ("epoch", "rate", "loss", "hold-out %"), rows)
+    if report.get("accuracy_before") is not None:
+        print(f"test accuracy {100 * report['accuracy_before']:.2f} % before")
+    print(f"test accuracy {100 * report['accuracy']:.2f} % after {report['epochs']:g} epochs")
+    print(
+        f"  hold-out {100 * report['holdout_accuracy']:.2f} %, best {100 * best['holdout_accuracy']:.2f} % "
+        f"after epoch {best['epoch']:g} (the last epoch is kept)"
+    )
+    folder = Path(report["folder"])
+    if report["kind"] == "train":
+        file = shlex.quote(str(folder / "weights.safetensors"))
+        print(f"prune it with: autoprune search --model {report['model']} --weights {file} --data {report['data']}")
+    else:
+        print(f'load it with: autoprune.load("{folder}")')
 
 
 def show_table(title: str, headers: Sequence[str], rows: Rows) -> None:

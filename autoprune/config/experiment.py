@@ -1,14 +1,18 @@
-"""Experiment files: a search written down in TOML, so that it can be repeated by name.
+"""Experiment files: a search, or a comparison of methods, written down in TOML so that it can be repeated by name.
 
 format = 1
 model = "cifar/resnet20-b"
 weights = "resnet20_b_cifar10.pt"   # looked up beside the file, here, and under AUTOPRUNE_WEIGHTS_ROOT
 data = "cifar10"
 budget = ["50%flops"]
+
+A comparison says `kind = "comparison"` and names its `methods`, the separate `budgets` that each of them is held to,
+and the `method_epochs` that methods which train may spend; everything else reads as in a search.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,27 +22,90 @@ from autoprune.config.toml import read_toml, require_keys
 from autoprune.errors import ConfigError
 
 _FORMAT = 1
+_KINDS = ("search", "comparison")
 #: Keys that are not options of a search: what the experiment is for, and the version of the file format.
-_ABOUT = ("format", "description")
+_ABOUT = ("format", "kind", "description")
+_COMPARED = ("methods", "budgets", "method_epochs")
 #: Options that name files: a relative one is looked for beside the experiment file first.
 _FILES = frozenset({"weights", "data_root", "search_space"})
 
 
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What a comparison holds against each other.
+
+    Attributes:
+        methods: names of methods; `search` stands for a search with the file's `candidates`.
+        budgets: each method is run once for each.
+        method_epochs: of training for methods that train.
+    """
+
+    methods: tuple[str, ...]
+    budgets: tuple[str, ...]
+    method_epochs: float
+
+
 def load_experiment(name: str | Path) -> dict[str, Any]:
-    """Returns what an experiment file sets, as keyword arguments for `SearchOptions`.
+    """Returns what the experiment file of a search sets, as keyword arguments for `SearchOptions`.
 
     Args:
         name: a path, or the name of an experiment that ships with autoprune.
 
     Raises:
-        ConfigError: the file is missing or corrupt, a key is unknown, or a value is of the wrong type.
+        ConfigError: the file is missing or corrupt, is no search, a key is unknown, or a value is of the wrong type.
     """
+    path, table = _read(name)
+    if table.get("kind", _KINDS[0]) != _KINDS[0]:
+        raise ConfigError(f"{path} is a comparison, not a search. Run it with `autoprune experiment {path}`.")
+    return _options(path, table)
+
+
+def load_comparison(name: str | Path) -> tuple[Comparison, dict[str, Any]]:
+    """Returns what a comparison compares, and what it sets besides, as keyword arguments for `SearchOptions`.
+
+    Raises:
+        ConfigError: as `load_experiment`, or a part of the comparison is missing.
+    """
+    path, table = _read(name)
+    texts = OPTIONS["budgets"].read
+    for key in ("methods", "budgets"):
+        if not table.get(key):
+            raise ConfigError(f"{path}: a comparison needs `{key}`, a list of names. Add it.")
+    if "budget" in table:
+        raise ConfigError(
+            f"{path}: a comparison has `budgets`, one for each of its runs. Write that instead of budget."
+        )
+    epochs = OPTIONS["finetune_epochs"].read(table.get("method_epochs", 1.0), f"{path}: method_epochs")
+    compared = Comparison(
+        texts(table["methods"], f"{path}: methods"), texts(table["budgets"], f"{path}: budgets"), epochs
+    )
+    return compared, _options(path, {key: value for key, value in table.items() if key not in _COMPARED})
+
+
+def experiment_kind(name: str | Path) -> str:
+    """Returns `search` or `comparison`.
+
+    Raises:
+        ConfigError: the file is missing, corrupt or of another kind.
+    """
+    return str(_read(name)[1].get("kind", _KINDS[0]))
+
+
+def _read(name: str | Path) -> tuple[Path, dict[str, Any]]:
     path = resource_path("experiments", str(name))
     table = read_toml(path)
-    by_key = {option.key: option for option in OPTIONS.values()}
-    require_keys(table, [*_ABOUT, *by_key], where=str(path))
     if table.get("format", _FORMAT) != _FORMAT:
         raise ConfigError(f"{path}: format {table['format']!r} is not known. This autoprune reads format {_FORMAT}.")
+    kind = table.get("kind", _KINDS[0])
+    if kind not in _KINDS:
+        raise ConfigError(f"{path}: kind {kind!r} is not known. Write one of {', '.join(_KINDS)}.")
+    by_key = [option.key for option in OPTIONS.values()]
+    require_keys(table, [*_ABOUT, *by_key, *(_COMPARED if kind == "comparison" else ())], where=str(path))
+    return path, table
+
+
+def _options(path: Path, table: dict[str, Any]) -> dict[str, Any]:
+    by_key = {option.key: option for option in OPTIONS.values()}
     options = {
         by_key[key].name: by_key[key].read(value, f"{path}: {key}") for key, value in table.items() if key in by_key
     }

@@ -264,7 +264,7 @@ def _check_paths(options: dict[str, Any]) -> None:
     if weights is not None:
         if options.get("model") is None:
             raise ConfigError(f"The weights {str(weights)!r} need a network to go into. Name it with --model.")
-        options["weights"] = _find_weights(weights)
+        options["weights"] = find_weights(weights)
     default_root = os.environ.get(DATA_ROOT_VARIABLE)
     if default_root and Path(default_root).is_dir():
         options.setdefault("data_root", Path(default_root))
@@ -289,7 +289,12 @@ def _require_no_search(out: Path | None) -> None:
         )
 
 
-def _find_weights(weights: Path) -> Path:
+def find_weights(weights: Path) -> Path:
+    """Returns where a weights file is: as named, or under the folder of weights.
+
+    Raises:
+        ConfigError: it is in neither place.
+    """
     if weights.is_file():
         return weights
     root = os.environ.get(WEIGHTS_ROOT_VARIABLE)

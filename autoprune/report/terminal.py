@@ -86,7 +86,9 @@ def _shown(summary: Summary, name: str) -> str:
 
 
 def _comparison(summary: Summary, *, plain: bool) -> Table:
-    rows = [(name, style, summary[name]) for name, style in _NETWORKS if summary.get(name)]
+    # What a single method has pruned stands where the incumbent of a search would.
+    names = {"incumbent": "pruned"} if summary.get("method") else {}
+    rows = [(names.get(name, name), style, summary[name]) for name, style in _NETWORKS if summary.get(name)]
     tested = any(row.get("accuracy") is not None for _, _, row in rows)
     before = tested and any(row.get("accuracy_before_finetune") is not None for _, _, row in rows)
     # Without the test set there is nothing but the hold-out to show.
@@ -118,8 +120,9 @@ def _verdict(summary: Summary) -> Text:
     reached = incumbent.get("accuracy")
     if reached is None:
         return Text("The test set has not been touched yet: it is used once, at the end of a whole search.")
-    text = Text("The incumbent")
-    if incumbent.get("proposed_by"):
+    method = summary.get("method")
+    text = Text("The pruned network" if method else "The incumbent")
+    if not method and incumbent.get("proposed_by"):
         text.append(f" (candidate {incumbent.get('id', '-')}, {incumbent['proposed_by']})")
     clauses = []
     if uniform.get("accuracy") is not None:
@@ -142,6 +145,8 @@ def _frozen(summary: Summary) -> Text:
 
 
 def _facts(summary: Summary) -> Text:
+    if summary.get("method"):
+        return _method_facts(summary["method"])
     failures = summary.get("failures", 0)
     workers = summary.get("workers")
     parts = [f"{summary.get('candidates', 0)} candidates by {summary.get('strategy', '-')}"]
@@ -154,6 +159,16 @@ def _facts(summary: Summary) -> Text:
         parts.append(f"hypervolume {summary['hypervolume']:.4f}")
     parts.append(f"seed {summary.get('seed', '-')}")
     return Text(", ".join(parts) + ".", style="dim")
+
+
+def _method_facts(method: Mapping[str, Any]) -> Text:
+    """Says how a single method came to its channels."""
+    numbers = (
+        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in method["facts"].items()
+    )
+    chosen = ", ".join([f"Channels by {method['name']} in {formats.duration(method['seconds'])}", *numbers])
+    return Text(f"{chosen}; cut by {method['merge']}. {formats.one_line(method['source'])}.", style="dim")
 
 
 def _note(note: str) -> Text:

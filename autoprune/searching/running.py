@@ -207,6 +207,21 @@ def _evaluate(prepared: Prepared, study: Study, observer: Observer) -> tuple[Bac
     return report, report.interrupted and not timed_out
 
 
+def searched(prepared: Prepared, observer: Observer) -> tuple[Evaluation, BackendReport]:
+    """Returns the incumbent of a search that leaves no run folder behind: neither ledger, nor MLflow, nor finish.
+
+    Raises:
+        RunError: no candidate could be evaluated.
+    """
+    study = _study(prepared, [observer])
+    report, interrupted = _evaluate(prepared, study, observer)
+    if interrupted:
+        raise KeyboardInterrupt
+    if study.incumbent is None:
+        raise RunError(f"No candidate could be evaluated: {study.failures[0].reason if study.failures else '-'}.")
+    return study.incumbent, report
+
+
 def _backend(prepared: Prepared) -> Backend:
     options = prepared.options
     if options.backend == "serial":

@@ -1,0 +1,96 @@
+"""What `autoprune prune` and `autoprune experiment` do: check, import what is heavy, call, show."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from autoprune.errors import ConfigError
+
+
+def prune(
+    given: Mapping[str, Any], *, chosen: Mapping[str, Any], settings: Sequence[str], list_methods: bool, as_json: bool
+) -> int:
+    """Prunes by one method, shows the result and returns the exit code."""
+    if list_methods:
+        return _list_methods(as_json=as_json)
+    from autoprune.config.options import check_options
+    from autoprune.strategies import strategy_names
+
+    named = _settings(settings)
+    epochs = chosen.get("epochs", 1.0)
+    if not 0 <= epochs < float("inf"):
+        raise ConfigError(f"--epochs is {epochs:g}, but must be a finite number of at least 0.")
+    options = check_options(given, strategies=strategy_names())
+    from autoprune.cli.quiet import hush_libraries
+    from autoprune.report.live import LiveProgress
+    from autoprune.searching.options import SearchOptions
+    from autoprune.searching.pruning import MethodOptions, prune
+
+    hush_libraries()
+    method = MethodOptions(**chosen, settings=named)
+    with LiveProgress(candidates=0) as observer:
+        summary = prune(SearchOptions(**options), method, observer, budgeted="budgets" in given)
+    if as_json:
+        print(json.dumps(summary, indent=2))
+    else:
+        from autoprune.cli.render import show_prune
+
+        show_prune(summary)
+    return 0
+
+
+def _list_methods(*, as_json: bool) -> int:
+    from autoprune.cli.render import show_table
+    from autoprune.methods.registry import described_methods
+
+    found = described_methods()
+    if as_json:
+        print(json.dumps(found, indent=2))
+    else:
+        rows = [
+            (item["name"], "yes" if item["trains"] else "", item["source"], " ".join(item["options"])) for item in found
+        ]
+        show_table("methods", ("name", "trains", "source", "options"), rows)
+    return 0
+
+
+def _settings(texts: Sequence[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip() or not value.strip():
+            raise ConfigError(f"Cannot read --option {text!r}. Write KEY=VALUE, for example beta=0.73.")
+        found[key.strip()] = value.strip()
+    return found
+
+
+def experiment(
+    file: str | None, *, seeds: Sequence[int], results: Path | None, table: Path | None, as_json: bool
+) -> int:
+    """Runs an experiment file and writes its results file, or prints the table of kept results."""
+    if (file is None) == (table is None):
+        raise ConfigError("Name an experiment file to run, or a folder of results with --table.")
+    if table is not None:
+        from autoprune.report.results_table import results_table
+
+        print(results_table(table))
+        return 0
+    assert file is not None
+    from autoprune.cli.quiet import hush_libraries
+    from autoprune.report.live import LiveProgress
+    from autoprune.searching.experiments import run_experiment
+
+    hush_libraries()
+
+    def display(candidates: int) -> LiveProgress:
+        return LiveProgress(candidates=candidates)
+
+    path = run_experiment(file, seeds=list(seeds) or None, results=results, display=display)
+    if as_json:
+        print(path.read_text(encoding="utf-8"))
+    else:
+        print(f"The results are in {path}.")
+    return 0

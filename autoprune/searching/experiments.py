@@ -1,0 +1,163 @@
+"""Runs experiment files and keeps their figures in results files.
+
+A results file says with which commit, command, hardware, versions and date its figures were measured. A comparison is
+written down row by row: one that was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from autoprune.config.experiment import experiment_kind, load_comparison, load_experiment
+from autoprune.config.options import check_options
+from autoprune.config.resources import resource_path
+from autoprune.errors import ConfigError, RunError
+from autoprune.report.files import atomic_write_text
+from autoprune.report.observer import Observer
+from autoprune.searching.api import run_search
+from autoprune.searching.comparison import Contest
+from autoprune.searching.options import SearchOptions
+from autoprune.searching.results import package_versions
+from autoprune.strategies.registry import strategy_names
+
+_KEPT = (
+    "model", "data", "budget", "scope", "strategy", "seed", "dense", "uniform", "incumbent", "candidates", "failures",
+    "seconds", "search_seconds", "utilisation", "workers", "hypervolume", "reference_point", "finetune_epochs",
+    "images",
+)  # fmt: skip
+
+Display = Callable[[int], Observer]
+
+
+def run_experiment(file: str, *, seeds: Sequence[int] | None, results: Path | None, display: Display) -> Path:
+    """Runs an experiment; returns its results file.
+
+    Args:
+        file: a path, or the name of a shipped experiment.
+        seeds: each is run; the file's own seed if None. A comparison has one.
+        results: folder of the results file; `results` beside the experiment if None.
+        display: makes the observer of one run that evaluates so many candidates.
+
+    Raises:
+        ConfigError: the file or what it names cannot be used.
+        RunError: the results cannot be written.
+    """
+    path = resource_path("experiments", file)
+    folder = results or path.parent / "results"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"Cannot make {str(folder)!r}: {error.strerror}. Name another with --results.") from error
+    target = folder / f"{path.stem}.json"
+    if experiment_kind(path) == "comparison":
+        return _compare(path, target, seeds=seeds, display=display)
+    return _search(path, target, seeds=seeds, display=display)
+
+
+def _search(path: Path, target: Path, *, seeds: Sequence[int] | None, display: Display) -> Path:
+    named = check_options({}, strategies=strategy_names(), from_file=load_experiment(path))
+    options = SearchOptions(**named)
+    runs = []
+    for seed in seeds or [options.seed]:
+        with tempfile.TemporaryDirectory() as folder:
+            observer = display(options.candidates)
+            try:
+                found = run_search(replace(options, seed=seed, out=Path(folder, "run")), observer=observer)
+            finally:
+                observer.close()
+            if found.summary.get("interrupted"):
+                raise KeyboardInterrupt
+            runs.append({key: found.summary[key] for key in _KEPT})
+    listed = "".join(f" --seed {seed}" for seed in seeds or ())
+    _write(target, {**_provenance(path, listed), "kind": "search", "runs": runs})
+    return target
+
+
+def _compare(path: Path, target: Path, *, seeds: Sequence[int] | None, display: Display) -> Path:
+    compared, named = load_comparison(path)
+    options = SearchOptions(**check_options(named, strategies=strategy_names(), flags=False))
+    if seeds:
+        if len(seeds) > 1:
+            raise ConfigError("A comparison runs with one seed at a time. Give --seed once.")
+        options = replace(options, seed=seeds[0])
+    listed = "".join(f" --seed {seed}" for seed in seeds or ())
+    observer = display(options.candidates)
+    try:
+        contest = Contest(compared, options, observer)
+        content = _unfinished(target, contest)
+        if content is None:
+            content = {
+                **_provenance(path, listed), "kind": "comparison", "complete": False, **contest.about(), "rows": []
+            }  # fmt: skip
+        done = {(row["budget"], row["method"]) for row in content["rows"]}
+        for row in contest.rows([pair for pair in contest.pairs if pair not in done]):
+            content["rows"].append(dict(row))
+            _write(target, content)
+    finally:
+        observer.close()
+    _write(target, {**content, "complete": True})
+    return target
+
+
+def _unfinished(target: Path, contest: Contest) -> dict[str, Any] | None:
+    """Returns the rows so far of the same comparison that was stopped, None where there is none."""
+    try:
+        content = json.loads(target.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if not isinstance(content, dict) or content.get("complete", True) or content.get("weights") != contest.fingerprint:
+        return None
+    return content if content.get("commit") == _commit() else None
+
+
+def _provenance(path: Path, listed: str) -> dict[str, Any]:
+    return {
+        "experiment": path.name,
+        "command": f"autoprune experiment experiments/{path.name}{listed}",
+        "commit": _commit(),
+        "date": date.today().isoformat(),
+        "hardware": {"processor": _processor(), "cores": os.cpu_count(), "machine": platform.machine(), **_gpu()},
+        "versions": package_versions(),
+    }
+
+
+def _write(target: Path, content: Mapping[str, Any]) -> None:
+    atomic_write_text(target, json.dumps(content, indent=1) + "\n")
+
+
+def _commit() -> str | None:
+    """Returns the commit of the checkout this package lies in, with a plus where it is changed; None outside one."""
+    commit = _git("rev-parse", "HEAD")
+    return commit + ("+" if _git("status", "--porcelain", "--", "autoprune") else "") if commit else None
+
+
+def _git(*arguments: str) -> str:
+    root = Path(__file__).parents[2]
+    try:
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False, cwd=root)
+    except OSError:
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
+
+
+def _gpu() -> dict[str, str]:
+    import torch
+
+    return {"gpu": torch.cuda.get_device_name(0)} if torch.cuda.is_available() else {}
