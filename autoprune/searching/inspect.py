@@ -215,7 +215,7 @@ def evaluate_saved(directory: Path, *, data: str | None, data_root: Path | None,
         raise DataError(f"{str(directory)!r} does not say what data it is for. Name them with --data.")
     preprocessing = None if saved.preprocessing is None else Preprocessing.from_dict(saved.preprocessing)
     model = load(directory)
-    bundle = load_data(name, root=data_root or _recorded_root(directory), preprocessing=preprocessing)
+    bundle = load_data(name, root=data_root or recorded_root(directory), preprocessing=preprocessing)
     require_fit(Problem(f"The network in {str(directory)!r}", saved.model, saved.classes, model, bundle))
     images = bundle.test if split == "test" else bundle.train
     indices = _holdout(directory, bundle.train.labels) if split == "holdout" else None
@@ -231,7 +231,7 @@ def evaluate_saved(directory: Path, *, data: str | None, data_root: Path | None,
     }
 
 
-def _recorded_root(directory: Path) -> Path | None:
+def recorded_root(directory: Path) -> Path | None:
     """Returns the data folder that the search used, as its ledger says, if it is still there."""
     try:
         root = run_of(read_ledger(directory.parent / LEDGER_NAME))["options"]["data_root"]

@@ -225,7 +225,7 @@ def prepare(problem: Problem, options: SearchOptions, observer: Observer) -> Pre
         ModelError: the network does not fit the images or cannot be traced.
         ConfigError: the device is not there.
     """
-    device = _device(options.device)
+    device = usable_device(options.device)
     with torch_threads(usable_cores()):
         require_fit(problem)
         network = traced(problem, options, observer)
@@ -267,7 +267,12 @@ def require_fit(problem: Problem) -> None:
         raise ModelError(f"The outputs of {problem.name} are not finite on {data.name}. Its weights are of no use.")
 
 
-def _device(asked: str | None) -> str:
+def usable_device(asked: str | None) -> str:
+    """Returns the device that was asked for, or the best at hand.
+
+    Raises:
+        ConfigError: it cannot be used.
+    """
     if asked is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:

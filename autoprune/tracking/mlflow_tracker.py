@@ -70,9 +70,9 @@ class MlflowTracker:
             groups=tuple(groups),
         )
         # Imported here and not on the thread: other libraries import pandas meanwhile, which bears no such race.
-        self._levels = _silence()
-        mlflow = _import_mlflow()
-        _silence()  # again: importing MLflow configures its logger
+        self._levels = silence_loggers()
+        mlflow = import_mlflow()
+        silence_loggers()  # again: importing MLflow configures its logger
         self._scribe = Scribe(mlflow, self._search)
         self._writer = BackgroundWriter(self._scribe.open, name="autoprune-mlflow")
         self._closed = False
@@ -135,7 +135,12 @@ class MlflowTracker:
         )
 
 
-def _import_mlflow() -> ModuleType:
+def import_mlflow() -> ModuleType:
+    """Returns MLflow, told to be quiet.
+
+    Raises:
+        BackendError: it is not installed.
+    """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     # `set_terminated` prints a link to standard output otherwise, even where there is no server to open.
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
@@ -153,7 +158,7 @@ def _import_mlflow() -> ModuleType:
     return module
 
 
-def _silence() -> dict[str, int]:
+def silence_loggers() -> dict[str, int]:
     """Silences the loggers of MLflow and of what it calls; returns their former levels."""
     levels = {name: logging.getLogger(name).level for name in _LOGGERS}
     for name in _LOGGERS:

@@ -188,7 +188,7 @@ class Scribe:
             **search.tags,
             "autoprune.role": "search",
             "autoprune.run": search.run_uuid,
-            "mlflow.user": _user(),
+            "mlflow.user": user_name(),
             "mlflow.source.name": "autoprune",
         }
         run = self._client.create_run(self._experiment_id, run_name=search.run_name, tags=tags)
@@ -214,7 +214,7 @@ class Scribe:
         candidate = outcome.candidate
         tags = {
             "mlflow.parentRunId": self._parent,
-            "mlflow.user": _user(),
+            "mlflow.user": user_name(),
             "mlflow.source.name": "autoprune",
             "autoprune.role": "candidate",
             "autoprune.candidate": str(candidate.id),
@@ -310,7 +310,8 @@ def legal_key(name: str) -> str:
     return _ILLEGAL.sub("_", name)[:250]
 
 
-def _user() -> str:
+def user_name() -> str:
+    """Returns who runs this, for the column of that name."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # a container's numeric user has no name

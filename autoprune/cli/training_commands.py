@@ -1,0 +1,153 @@
+"""What `autoprune train` and `autoprune finetune` do: check, import what is heavy, call, show."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autoprune.errors import ConfigError, RunError
+
+if TYPE_CHECKING:
+    from autoprune.report.observer import Observer
+
+#: What a resumed training may be told anew: who works for it, where things lie, where it is written down.
+_RESUMABLE = ("device", "data_root", "tracking_uri", "no_mlflow")
+#: {option of a training alone: whether a value may be, what it must be}.
+_NUMBERS: Mapping[str, tuple[Callable[[float], bool], str]] = {
+    "epochs": (lambda value: 0 < value < math.inf, "above 0"),
+    "learning_rate": (lambda value: 0 < value < math.inf, "above 0"),
+    "batch_size": (lambda value: value >= 1, "at least 1"),
+    "weight_decay": (lambda value: 0 <= value < math.inf, "at least 0"),
+    "warmup_epochs": (lambda value: 0 <= value < math.inf, "at least 0"),
+    "label_smoothing": (lambda value: 0 <= value < 1, "in [0, 1)"),
+    "regulariser_strength": (lambda value: 0 <= value < math.inf, "at least 0"),
+}
+_STRUCTURE, _INCUMBENT, _DEFAULT_MODEL = "structure.json", "incumbent", "digits/resnet"
+
+
+def train(given: Mapping[str, Any], *, resume: Path | None, as_json: bool) -> int:
+    """Trains a network, or goes on with a training; shows the result and returns the exit code."""
+    from autoprune.config.options import default_run_folder, find_weights
+    from autoprune.searching.training_options import TrainOptions, options_from
+
+    if resume is not None:
+        options = options_from(TrainOptions, _recorded("train", resume, given), out=resume)
+    else:
+        settings = _checked("train", {"model": _DEFAULT_MODEL, **given})
+        if "regulariser_strength" in settings and "regulariser" not in settings:
+            raise ConfigError("--regulariser-strength needs a regulariser. Name it with --regulariser.")
+        teacher = settings.get("teacher")
+        if teacher is not None and not teacher.is_dir():
+            settings["teacher"] = find_weights(teacher)
+        settings.setdefault("out", default_run_folder(f"{settings['model']}-training", datetime.now()))
+        _require_new("train", settings["out"])
+        options = TrainOptions(**settings)
+
+    def work(observer: Observer) -> dict[str, Any]:
+        from autoprune.searching.training import train_network
+
+        return train_network(options, observer)
+
+    return _drive(work, as_json=as_json)
+
+
+def finetune(directory: Path | None, given: Mapping[str, Any], *, resume: Path | None, as_json: bool) -> int:
+    """Finetunes a saved network, or goes on with that; shows the result and returns the exit code."""
+    from autoprune.config.options import find_weights
+    from autoprune.searching.training_options import FinetuneOptions, options_from
+
+    if (directory is None) == (resume is None):
+        raise ConfigError("Name the folder of a saved network, or one whose finetuning goes on with --resume DIR.")
+    if resume is not None:
+        options = options_from(FinetuneOptions, _recorded("finetune", resume, given), out=resume)
+    else:
+        assert directory is not None
+        saved = directory if (directory / _STRUCTURE).is_file() else directory / _INCUMBENT
+        if not (saved / _STRUCTURE).is_file():
+            raise RunError(
+                f"{str(directory)!r} holds no saved network: neither {_STRUCTURE} nor {_INCUMBENT}/{_STRUCTURE}."
+            )
+        weights = given.get("weights")
+        if weights is not None and given.get("no_distillation"):
+            raise ConfigError("--weights names the teacher: leave it or --no-distillation out.")
+        settings = _checked("finetune", {name: value for name, value in given.items() if name != "weights"})
+        if weights is not None:
+            settings["weights"] = find_weights(weights)
+        settings.setdefault("out", _beside(saved))
+        if settings["out"].resolve() == saved.resolve():
+            raise ConfigError(f"--out {str(settings['out'])!r} is the network that is finetuned. Name another folder.")
+        _require_new("finetune", settings["out"])
+        options = FinetuneOptions(**settings, source=saved)
+
+    def work(observer: Observer) -> dict[str, Any]:
+        from autoprune.searching.finetuning import finetune
+
+        return finetune(options, observer)
+
+    return _drive(work, as_json=as_json)
+
+
+def _checked(command: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the checked options; paths and names by the rules of a search."""
+    from autoprune.config.options import OPTIONS, check_options
+
+    if "epochs" not in given:
+        raise ConfigError(f"How long? Give --epochs, for example `autoprune {command} ... --epochs 20`.")
+    for name, (holds, wanted) in _NUMBERS.items():
+        value = given.get(name)
+        # Written so that NaN fails, too.
+        if value is not None and not holds(value):
+            raise ConfigError(f"--{name.replace('_', '-')} is {value:g}, but must be {wanted}.")
+    shared = {name: value for name, value in given.items() if name in OPTIONS}
+    own = {name: value for name, value in given.items() if name not in OPTIONS}
+    return {**check_options(shared, strategies=()), **own}
+
+
+def _recorded(command: str, out: Path, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the options of the training in a folder, with what may be told anew."""
+    from autoprune.config.options import OPTIONS, check_options
+    from autoprune.searching.training_options import resumed_options
+
+    extra = [OPTIONS[name].flag if name in OPTIONS else f"--{name.replace('_', '-')}" for name in given]
+    extra = [flag for flag, name in zip(extra, given, strict=True) if name not in _RESUMABLE]
+    if extra:
+        raise ConfigError(f"--resume takes its options from the folder. Leave out {', '.join(extra)}.")
+    kind, recorded = resumed_options(out)
+    if kind != command:
+        raise RunError(f"{str(out)!r} was started by another command. Continue with: autoprune {kind} --resume {out}")
+    changes = check_options(given, strategies=())
+    return {**recorded, **{name: value for name, value in changes.items() if name in given}}
+
+
+def _require_new(command: str, out: Path) -> None:
+    if (out / "training.json").exists():
+        raise ConfigError(
+            f"{str(out)!r} already holds a training. Continue it with `autoprune {command} --resume {out}`, "
+            "or name another folder with --out."
+        )
+    if command == "finetune" and (out / _STRUCTURE).exists():
+        raise ConfigError(f"{str(out)!r} already holds a network. Name another folder with --out.")
+
+
+def _beside(saved: Path) -> Path:
+    named = saved if saved.name not in ("", "..") else saved.resolve()
+    return named.with_name(f"{named.name}-finetuned")
+
+
+def _drive(work: Callable[[Observer], dict[str, Any]], *, as_json: bool) -> int:
+    from autoprune.cli.quiet import hush_libraries
+    from autoprune.cli.render import show_training
+    from autoprune.report.live import LiveProgress
+
+    hush_libraries()
+    with LiveProgress(candidates=0) as observer:
+        report = work(observer)
+    if as_json:
+        print(json.dumps(report, indent=2, default=str))
+    else:
+        show_training(report)
+    return 0

@@ -1,0 +1,396 @@
+"""Trainings as the commands run them: a folder with checkpoints, a journal of every epoch, one test at the end.
+
+Hold-out images are taken from the training images and never trained on; they are told of after every epoch. The test
+set is read once, by the network of the last epoch: no network is chosen by it, nor by the hold-out.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from autoprune.core.seeds import derive_seed
+from autoprune.data.bundle import DataBundle
+from autoprune.data.images import IntArray
+from autoprune.data.sources import load_data
+from autoprune.data.splits import Split, split_train
+from autoprune.errors import ConfigError, DivergenceError, RunError
+from autoprune.models.saved import STRUCTURE, load
+from autoprune.models.zoo import build_model, model_info
+from autoprune.report import formats
+from autoprune.report.files import atomic_write_text
+from autoprune.report.observer import Observer
+from autoprune.searching.preparation import (
+    HOLDOUT_IMAGES,
+    Problem,
+    require_fit,
+    torch_threads,
+    usable_cores,
+    usable_device,
+)
+from autoprune.searching.results import INCUMBENT, SUMMARY, command_line, package_versions
+from autoprune.searching.running import TRACKING_VARIABLE
+from autoprune.searching.training_options import FORMAT, RECORD, RunOptions, TrainOptions, read_record
+from autoprune.tracking.uris import default_store, mask_uri
+from autoprune.training.checkpoints import Checkpointing, newest_checkpoint, remove_checkpoints
+from autoprune.training.hooks import Hook
+from autoprune.training.measure import measure
+from autoprune.training.recipe import Recipe
+from autoprune.training.trainer import train
+
+if TYPE_CHECKING:
+    from autoprune.tracking.training_log import TrainingLog
+
+CHECKPOINTS, WEIGHTS = "checkpoints", "weights.safetensors"
+#: A training holds out a tenth of its images at most: a search may take a quarter, for it trains on none.
+_HOLDOUT_SHARE = 0.1
+#: Images this small leave a second thread waiting.
+_SMALL_IMAGE = 256
+_DISTILLATION = 0.9
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A training that is ready to begin or to go on.
+
+    Attributes:
+        kind: the command that runs it.
+        name: of the network, for people.
+        options: as asked.
+        recipe: how it is trained.
+        model: what is trained.
+        data: on what.
+        save: writes the trained network into the folder, told the report.
+        teacher: whose logits are distilled.
+        hooks: what takes part in the training.
+        tests_before: whether the network is worth testing before the training, too.
+    """
+
+    kind: str
+    name: str
+    options: RunOptions
+    recipe: Recipe
+    model: nn.Module
+    data: DataBundle
+    save: Callable[[nn.Module, Mapping[str, Any]], None]
+    teacher: nn.Module | None = None
+    hooks: tuple[Hook, ...] = ()
+    tests_before: bool = False
+
+
+def train_network(options: TrainOptions, observer: Observer) -> dict[str, Any]:
+    """Trains a named network, or goes on with the training in its folder; returns the content of `training.json`.
+
+    Raises:
+        AutopruneError: whatever the caller can fix, in one line.
+    """
+    data = _load_data(options, observer)
+    observer.stage(f"Building {options.model}")
+    # A factory, and a torchvision network with foreign weights, decide on their classes themselves.
+    classes = None if ":" in options.model else len(data.classes)
+    # The initial weights come from torch's global generator, whose state is the caller's business.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(options.seed, "initial weights"))
+        model = build_model(options.model, classes=classes, weights=options.weights)
+    require_fit(Problem(options.model, options.model, classes, model, data))
+    teacher = None if options.teacher is None else _teacher(options.teacher, options, classes, data)
+
+    def save(trained: nn.Module, report: Mapping[str, Any]) -> None:
+        save_weights(trained, options.out / WEIGHTS, report)
+
+    task = Task(
+        kind="train",
+        name=options.model,
+        options=options,
+        recipe=train_recipe(options),
+        model=model,
+        data=data,
+        save=save,
+        teacher=teacher,
+        hooks=_regularisers(options),
+        tests_before=options.weights is not None,
+    )
+    return carry_out(task, observer)
+
+
+def train_recipe(options: TrainOptions) -> Recipe:
+    """Returns the recipe of a training: SGD with a cosine, gentle where the network has been trained already.
+
+    A rate of 0.1 at batch 128 with a weight decay of 5e-4 is the usual recipe of CIFAR networks with batch norm.
+    """
+    recipe = Recipe(
+        epochs=options.epochs,
+        learning_rate=0.1 if options.weights is None else 0.01,
+        warmup_epochs=min(1.0, 0.1 * options.epochs),
+        distillation=0.0 if options.teacher is None else _DISTILLATION,
+    )
+    return varied(recipe, options)
+
+
+def varied(recipe: Recipe, options: RunOptions) -> Recipe:
+    """Returns a recipe with those of its values replaced that were given."""
+    names = ("learning_rate", "batch_size", "weight_decay", "warmup_epochs", "label_smoothing")
+    return replace(recipe, **{name: getattr(options, name) for name in names if getattr(options, name) is not None})
+
+
+def carry_out(task: Task, observer: Observer) -> dict[str, Any]:
+    """Runs a training to its end and returns its report, which `training.json` holds too.
+
+    Raises:
+        DivergenceError: the loss or a weight is not finite; the last good checkpoint is named.
+        RunError: the folder cannot be written, or its checkpoints are of another training.
+    """
+    out, device = task.options.out, usable_device(task.options.device)
+    split = _split(task.data, task.options)
+    record = _begun(task, device, split)
+    if record["finished"]:
+        return record
+    threads = 1 if math.prod(task.data.input_shape) <= _SMALL_IMAGE else usable_cores()
+    log = _log(task, record)
+    status = "FAILED"
+    try:
+        with torch_threads(threads), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(task.options.seed, "dropout"))
+            if task.tests_before and record["accuracy_before"] is None:
+                observer.stage(f"Testing {task.name} before the training")
+                record["accuracy_before"] = measure(task.model, task.data.test, device=device).accuracy
+                _write(record, out)
+            record = {**record, **_trained(task, split, observer, log, device)}
+        task.save(task.model.cpu(), record)
+        record["finished"] = True
+        _write(record, out)
+        # From here on there is nothing to go on with.
+        remove_checkpoints(out / CHECKPOINTS)
+        status = "FINISHED"
+    except DivergenceError as error:
+        raise DivergenceError(f"{error} {_last_good(task)}") from error
+    except KeyboardInterrupt as error:
+        status = "KILLED"
+        if newest_checkpoint(out / CHECKPOINTS) is not None:
+            error.add_note(f"Continue with: autoprune {task.kind} --resume {out}")
+        raise
+    finally:
+        _close(log, record, observer, out=out, status=status)
+    return record
+
+
+def save_weights(model: nn.Module, path: Path, report: Mapping[str, Any]) -> None:
+    """Writes a state dict that `--weights` reads.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
+    from safetensors.torch import save
+
+    from autoprune.report.files import atomic_write_bytes
+
+    state = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
+    notes = {name: str(report[name]) for name in ("model", "data", "accuracy", "seed") if name in report}
+    atomic_write_bytes(path, save(state, metadata=notes))
+
+
+class Journal(Hook):
+    """What every epoch reached; a checkpoint carries it along, so that a resumed training has all of it."""
+
+    def __init__(self, task: Task, holdout: IntArray, observer: Observer, log: TrainingLog | None, count: int) -> None:
+        """Tells `observer` and `log` of every epoch of a training on `count` images."""
+        self.rows: list[dict[str, float]] = []
+        self._task, self._holdout, self._count = task, holdout, count
+        self._observer, self._log = observer, log
+        self._started, self._before = time.perf_counter(), 0.0
+        self._device = usable_device(task.options.device)
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of the training so far, that of its earlier parts up to their last checkpoints included."""
+        return self._before + time.perf_counter() - self._started
+
+    def on_epoch(self, epoch: float, loss: float) -> None:
+        """Measures the hold-out and tells of it; called before the checkpoint of the epoch is written."""
+        task = self._task
+        accuracy = measure(task.model, task.data.train, self._holdout, device=self._device).accuracy
+        step = max(0, replace(task.recipe, epochs=epoch).steps(self._count) - 1)
+        rate = task.recipe.rate(step, images=self._count)
+        row = {"epoch": epoch, "train_loss": loss, "holdout_accuracy": accuracy, "learning_rate": rate}
+        self.rows.append({**row, "seconds": self.seconds})
+        self._observer.stage(
+            f"Epoch {epoch:g} of {task.recipe.epochs:g}: loss {loss:.4f}, hold-out {formats.accuracy(accuracy)}"
+        )
+        if self._log is not None:
+            self._log.epoch(epoch, {name: value for name, value in row.items() if name != "epoch"})
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the rows and the time they took."""
+        return {"rows": [dict(row) for row in self.rows], "seconds": self.seconds}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes the rows of the earlier parts."""
+        self.rows = [dict(row) for row in state["rows"]]
+        self._before = state["seconds"]
+        self._observer.stage(f"Resuming {self._task.name} after {len(self.rows)} epochs")
+
+
+def _trained(task: Task, split: Split, observer: Observer, log: TrainingLog | None, device: str) -> dict[str, Any]:
+    """Trains and tests; returns what is known then."""
+    journal = Journal(task, split.holdout, observer, log, len(split.training))
+    observer.stage(f"Training {task.name} on {len(split.training)} images ({device})")
+    report = train(
+        task.model,
+        task.data.train,
+        split.training,
+        task.recipe,
+        seed=derive_seed(task.options.seed, task.kind),
+        teacher=task.teacher,
+        augmentation=task.data.augmentation,
+        device=device,
+        hooks=(*task.hooks, journal),
+        on_epoch=journal.on_epoch,
+        on_step=observer.progress,
+        checkpoint=Checkpointing(task.options.out / CHECKPOINTS),
+    )
+    if not journal.rows or journal.rows[-1]["epoch"] != task.recipe.epochs:
+        journal.on_epoch(task.recipe.epochs, report.loss)  # a fraction of an epoch at the end
+    observer.stage(f"Testing {task.name}")
+    test = measure(task.model, task.data.test, device=device)
+    best = max(journal.rows, key=lambda row: row["holdout_accuracy"])
+    return {
+        "accuracy": test.accuracy,
+        "test_loss": test.loss,
+        "holdout_accuracy": journal.rows[-1]["holdout_accuracy"],
+        "best": {"epoch": best["epoch"], "holdout_accuracy": best["holdout_accuracy"]},
+        "steps": report.steps,
+        "seconds": journal.seconds,
+        "history": journal.rows,
+    }
+
+
+def _begun(task: Task, device: str, split: Split) -> dict[str, Any]:
+    """Returns the record of the training, written down before its first step so that it can be resumed."""
+    out = task.options.out
+    if (out / RECORD).is_file():
+        return read_record(out)
+    record: dict[str, Any] = {
+        "format": FORMAT,
+        "kind": task.kind,
+        "finished": False,
+        "uuid": str(uuid.uuid4()),
+        "model": task.name,
+        "data": task.data.name,
+        "folder": str(out),
+        "epochs": task.recipe.epochs,
+        "seed": task.options.seed,
+        "device": device,
+        "images": {"training": len(split.training), "holdout": len(split.holdout), "test": len(task.data.test)},
+        "accuracy_before": None,
+        "recipe": {name: str(value) if value == math.inf else value for name, value in asdict(task.recipe).items()},
+        "options": task.options.to_json(),
+        "command": command_line(),
+        "versions": package_versions(),
+        "tracking": None if task.options.no_mlflow else mask_uri(_store(task.options)),
+    }
+    _write(record, out)
+    return record
+
+
+def _write(record: Mapping[str, Any], out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"Cannot make the folder {str(out)!r}: {error.strerror}. Name another with --out.") from error
+    atomic_write_text(out / RECORD, json.dumps(record, indent=1) + "\n")
+
+
+def _load_data(options: TrainOptions, observer: Observer) -> DataBundle:
+    info = model_info(options.model)
+    name = options.data or info.default_data
+    if not name:
+        raise ConfigError(f"Nothing is known of the data that {options.model!r} is meant for. Name them with --data.")
+    observer.stage(f"Loading {name}")
+    return load_data(name, root=options.data_root, preprocessing=info.preprocessing)
+
+
+def _teacher(path: Path, options: TrainOptions, classes: int | None, data: DataBundle) -> nn.Module:
+    """Returns the network in a folder, or the one to be trained with other weights."""
+    if path.is_dir():
+        teacher = load(path if (path / STRUCTURE).is_file() else path / INCUMBENT)
+    else:
+        teacher = build_model(options.model, classes=classes, weights=path)
+    require_fit(Problem(f"The teacher in {str(path)!r}", options.model, classes, teacher, data))
+    return teacher
+
+
+def _regularisers(options: TrainOptions) -> tuple[Hook, ...]:
+    if options.regulariser is None:
+        return ()
+    from autoprune.methods.regularisers import make_regulariser
+
+    return (make_regulariser(options.regulariser, options.regulariser_strength),)
+
+
+def _split(data: DataBundle, options: RunOptions) -> Split:
+    """Returns hold-out and training images; a search of the same seed holds the first of these out, too."""
+    labels = data.train.labels
+    most = max(1, int(_HOLDOUT_SHARE * len(labels)))
+    holdout = options.holdout_images or min(HOLDOUT_IMAGES, most)
+    return split_train(labels, holdout=holdout, calibration=1, seed=derive_seed(options.seed, "split"))
+
+
+def _last_good(task: Task) -> str:
+    good = newest_checkpoint(task.options.out / CHECKPOINTS)
+    if good is None:
+        return "It had no good epoch."
+    if task.kind != "train":
+        return f"The last good checkpoint is {good}."
+    return f"The last good checkpoint is {good}: start from it with --weights, a lower --learning-rate and a new --out."
+
+
+def _store(options: RunOptions) -> str:
+    """Returns the address of the MLflow store: SQLite in the folder of runs unless another is named."""
+    place = options.out.resolve().parent
+    # What is finetuned usually lies in a run folder, whose search is tracked beside that.
+    place = place.parent if (place / SUMMARY).is_file() else place
+    return options.tracking_uri or os.environ.get(TRACKING_VARIABLE) or default_store(place)
+
+
+def _log(task: Task, record: Mapping[str, Any]) -> TrainingLog | None:
+    options = task.options
+    if options.no_mlflow:
+        return None
+    from autoprune.tracking.training_log import TrainingLog, TrainingRun
+
+    own = ("model", "weights", "regulariser", "regulariser_strength", "holdout_images")
+    given = {name: value for name, value in record["options"].items() if name in own and value is not None}
+    run = TrainingRun(
+        uri=_store(options),
+        experiment=f"autoprune {task.name}",
+        name=options.out.resolve().name,
+        uuid=record["uuid"],
+        params={**given, **record["recipe"], "data": task.data.name, "seed": options.seed, "kind": task.kind},
+        tags={"model": task.name},
+    )
+    return TrainingLog(run)
+
+
+def _close(log: TrainingLog | None, record: Mapping[str, Any], observer: Observer, *, out: Path, status: str) -> None:
+    if log is None:
+        return
+    figures = {
+        "test_accuracy": record.get("accuracy"),
+        "test_accuracy_before": record.get("accuracy_before"),
+        "best_holdout_accuracy": (record.get("best") or {}).get("holdout_accuracy"),
+        "seconds": record.get("seconds"),
+    }
+    known = {name: float(value) for name, value in figures.items() if value is not None}
+    complaint = log.close(known, [out / RECORD] if (out / RECORD).is_file() else [], status=status)
+    if complaint:
+        observer.warning(complaint)

@@ -1,0 +1,145 @@
+"""What trainings are asked to do, and the record from which one is resumed. Light: it imports nothing else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from autoprune.errors import RunError
+
+RECORD, FORMAT = "training.json", 1
+#: The commands that leave a record.
+KINDS = ("train", "finetune")
+
+_Options = TypeVar("_Options", bound="RunOptions")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """What every training is told, whatever it trains.
+
+    Attributes:
+        epochs: passes over the training images.
+        out: its folder.
+        data: name of the data; None for those the network is meant for.
+        data_root: folder of the data.
+        learning_rate: at its peak; None for the default of the recipe, like all that may be None below.
+        batch_size: images per step.
+        weight_decay: on weights of convolutions and linear layers.
+        warmup_epochs: linear rise of the learning rate.
+        label_smoothing: in [0, 1).
+        holdout_images: of the training images.
+        seed: of everything random.
+        device: where to compute; None for a GPU if there is one.
+        tracking_uri: of the MLflow store; None for SQLite beside the folder.
+        no_mlflow: whether to do without MLflow.
+    """
+
+    epochs: float
+    out: Path
+    data: str | None = None
+    data_root: Path | None = None
+    learning_rate: float | None = None
+    batch_size: int | None = None
+    weight_decay: float | None = None
+    warmup_epochs: float | None = None
+    label_smoothing: float | None = None
+    holdout_images: int | None = None
+    seed: int = 0
+    device: str | None = None
+    tracking_uri: str | None = None
+    no_mlflow: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the options as JSON values; paths are absolute, for a training may be resumed from elsewhere."""
+        values = asdict(self)
+        return {name: str(value.absolute()) if isinstance(value, Path) else value for name, value in values.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions(RunOptions):
+    """Options of `autoprune train`, besides those of every training.
+
+    Attributes:
+        model: name of the network.
+        weights: whence it starts; None for random weights.
+        regulariser: a name of `autoprune.methods.regularisers`, None for none.
+        regulariser_strength: its weight in the loss; None for its own default.
+        teacher: whose logits are distilled: a weights file of the same network, or the folder of a saved one.
+    """
+
+    model: str
+    weights: Path | None = None
+    regulariser: str | None = None
+    regulariser_strength: float | None = None
+    teacher: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneOptions(RunOptions):
+    """Options of `autoprune finetune`, besides those of every training.
+
+    Attributes:
+        source: folder of the saved network.
+        weights: of the dense network that teaches; None to look for those it was cut from.
+        no_distillation: whether to train on the labels alone.
+    """
+
+    source: Path
+    weights: Path | None = None
+    no_distillation: bool = False
+
+
+def resumed_options(out: Path) -> tuple[str, dict[str, Any]]:
+    """Returns the command that started the training in a folder, and its options as JSON values.
+
+    Raises:
+        RunError: the folder holds none.
+    """
+    record = read_record(out)
+    return record["kind"], dict(record["options"])
+
+
+def options_from(kind: type[_Options], values: Mapping[str, Any], *, out: Path) -> _Options:
+    """Returns the options that `to_json` described, in a folder that may have been moved; unknown keys are ignored.
+
+    Raises:
+        RunError: one is missing.
+    """
+    paths = {field.name for field in fields(kind) if "Path" in str(field.type)}
+    known = {field.name for field in fields(kind)}
+    read: dict[str, Any] = {
+        name: Path(value) if name in paths and value is not None else value
+        for name, value in values.items()
+        if name in known
+    }
+    try:
+        return kind(**{**read, "out": out})
+    except TypeError as error:
+        raise RunError(f"{out / RECORD} lacks an option ({error}). Start the training anew.") from error
+
+
+def read_record(out: Path) -> dict[str, Any]:
+    """Returns the content of a folder's `training.json`.
+
+    Raises:
+        RunError: there is none, or it cannot be read.
+    """
+    path = Path(out) / RECORD
+    try:
+        record: Any = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise RunError(f"{str(out)!r} holds no training: {RECORD} is missing.") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise RunError(f"{path} cannot be read ({type(error).__name__}). Start the training anew.") from error
+    if not (
+        isinstance(record, dict)
+        and record.get("format") == FORMAT
+        and record.get("kind") in KINDS
+        and isinstance(record.get("options"), dict)
+    ):
+        raise RunError(f"{path} is not the record of a training of this version. Start the training anew.")
+    return record
