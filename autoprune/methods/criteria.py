@@ -5,6 +5,16 @@ Each says of every channel how much it matters; widths are uniform, or follow fr
 with one score: for what is read off weights its filter is the concatenation of the filters of all its producers, for
 Taylor one gate closes it for all its readers. What merely follows (batch norms, depthwise convolutions) is not scored.
 
+Measured on the CIFAR-10 ResNet-20-B at 50 % of the MACs, sliced and recalibrated on 512 images, no training, accuracy
+in % on 1,000 hold-out images (the network has seen them: 100 % dense), block-internal channels / all channels:
+
+    widths    uniform control  l1        l2       fpgm     taylor   hrank   orthoreg (512 images)
+    uniform   51.8 / 51.6      51 / 43   55 / 41  51 / 43  51 / 32  53 / -  41 / -
+    global                     50 / 41            49 / -   39 / 33          28 / 36
+
+One structure each, so that 3 points are noise: inside blocks no criterion beats the control clearly, in residual
+streams all lose to it, and thresholds without a normalisation, as in the papers of Taylor and OrthoReg, lose most.
+
 Notation:
     N     channels of a group
     W_j   all weights that produce channel j
