@@ -47,8 +47,8 @@ _STEP = 0.5
 _LOW, _HIGH = -21.0, 8.0
 #: Squared singular values below this share of the largest are null.
 _VANISHED = 1e-13
-#: Elements of the largest float64 array at a time: 32 MiB.
-_BLOCK = 1 << 22
+#: Elements of the largest float64 array at a time: 8 MiB.
+_BLOCK = 1 << 20
 #: Images per forward pass: the published code's batch.
 _BATCH = 128
 #: Decimals to which the published code rounds maps.
@@ -78,17 +78,19 @@ def _independence(a: Tensor) -> Tensor:
     rows, positions = a.shape[1:]
     # The smaller of both Gram matrices; its eigenvalues are the squared singular values.
     if rows <= positions:
-        squares, vectors = torch.linalg.eigh(a @ a.transpose(1, 2))
+        gram = a @ a.transpose(1, 2)
+        norms = gram.diagonal(dim1=1, dim2=2)
+        squares, vectors = torch.linalg.eigh(gram)
         share = vectors.square()
         null = torch.zeros_like(a[:, :, 0])
     else:
+        norms = a.square().sum(2)
         squares, right = torch.linalg.eigh(a.transpose(1, 2) @ a)
         alive = squares > _VANISHED * squares[:, -1:]
         inverse = torch.where(alive, squares.clamp_min(1e-300).reciprocal(), torch.zeros_like(squares))
         share = (a @ right).square() * inverse[:, None]
         null = (1 - share.sum(2)).clamp_min(0)
     squares = squares.clamp_min(0)
-    norms = a.square().sum(2)
     scale = torch.where(squares[:, -1] > 0, squares[:, -1], torch.ones_like(squares[:, -1])).sqrt()
     s = scale[:, None] * _nodes(a)
     weights = s.square()[:, None] / (squares[:, :, None] + s.square()[:, None])

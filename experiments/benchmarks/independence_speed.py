@@ -29,7 +29,7 @@ SHAPES = {
     "VGG-16": {(64, 1024): 2, (128, 256): 2, (256, 64): 3, (512, 16): 3, (512, 4): 3},
 }
 NETWORKS = ("cifar/resnet56-a", "cifar/vgg16-512head")
-IMAGES = 2
+IMAGES = 4
 REPEATS = 3
 
 
