@@ -49,6 +49,12 @@ class Contest:
         self._observer = observer
         options = replace(options, budgets=compared.budgets[:1])
         self._prepared = prepare(load_problem(options, observer), options, observer)
+        network = self._prepared.network
+        # All of them now: a budget out of reach is found before the first method has run for minutes.
+        self._spaces = {
+            budget: SearchSpace.build(network.groups, network.cost_model, parse_budgets([budget]))
+            for budget in compared.budgets
+        }
         self._finisher = Finisher(self._prepared, observer, epochs=options.finetune_epochs or 0.0)
 
     @property
@@ -95,10 +101,8 @@ class Contest:
                 yield {"budget": budget, "method": name, "failed": str(error)}
 
     def _row(self, budget: str, name: str) -> Row:
-        network = self._prepared.network
-        space = SearchSpace.build(network.groups, network.cost_model, parse_budgets([budget]))
         options = replace(self._prepared.options, budgets=(budget,))
-        prepared = replace(self._prepared, space=space, options=options)
+        prepared = replace(self._prepared, space=self._spaces[budget], options=options)
         with torch_threads(usable_cores()):
             decision, source, trains = self._decision(name, prepared)
             return self._measured(budget, name, prepared, decision) | {

@@ -1,6 +1,7 @@
 import pytest
 
 from autoprune.errors import ConfigError
+from autoprune.models.counting import count
 from autoprune.searching.picking import Choice
 
 
@@ -23,3 +24,39 @@ def test_a_candidate_that_was_not_evaluated_is_named():
 def test_nothing_that_fits_is_one_clear_line():
     with pytest.raises(ConfigError, match="No evaluated candidate fits"):
         Choice(min_accuracy=0.9).of([], None)
+
+
+@pytest.fixture
+def searched(toy):
+    return toy(candidates=8).out
+
+
+def picked(run, **choice):
+    from autoprune.report.observer import NullObserver
+    from autoprune.searching.picking import pick
+
+    return pick(run, Choice(**choice), observer=NullObserver())
+
+
+def test_a_picked_candidate_is_saved_with_the_widths_that_were_evaluated(searched, events):
+    from autoprune.models.saved import load
+
+    asked = {event["id"]: event["widths"] for event in events(searched) if event["event"] == "asked"}
+    entry = picked(searched, id=3)
+    assert list(entry["widths"].values()) == asked[3]
+    assert load(searched / "picked-3").block1.conv1.out_channels == entry["widths"]["block1.conv1"]
+    assert 0 <= entry["accuracy"] <= 1
+
+
+def test_the_best_within_a_budget_is_within_it(searched):
+    from autoprune.models.saved import load
+
+    entry = picked(searched, budget="50%flops", min_accuracy=None)
+    evaluated = [picked(searched, id=number) for number in range(3)]
+    assert entry["holdout_accuracy"] >= max(item["holdout_accuracy"] for item in evaluated) - 1e-9
+    assert count(load(searched / f"picked-{entry['id']}"), (1, 1, 8, 8)).macs == entry["macs"]
+
+
+def test_a_demand_that_no_candidate_meets_is_one_clear_line(searched):
+    with pytest.raises(ConfigError, match="No evaluated candidate fits"):
+        picked(searched, budget="1%flops")

@@ -1,0 +1,139 @@
+import json
+
+import pytest
+
+from autoprune.cli.edge import run as command_line
+from autoprune.report.results_table import results_table
+
+FILE = """
+format = 1
+kind = "comparison"
+model = "toy_problem:network"
+data = "toy_problem:sets"
+budgets = ["60%flops", "40%flops"]
+methods = ["uniform", "l1", "search"]
+candidates = 3
+backend = "serial"
+finetune_epochs = 1
+"""
+
+
+@pytest.fixture
+def compared(folder):
+    (folder / "mine.toml").write_text(FILE)
+    assert command_line(["experiment", "mine.toml"]) == 0
+    return folder / "results" / "mine.json"
+
+
+def test_every_method_has_a_row_for_every_budget_and_keeps_within_it(compared):
+    content = json.loads(compared.read_text())
+    assert content["complete"]
+    pairs = [(row["budget"], row["method"]) for row in content["rows"]]
+    assert pairs == [(f"{share}%flops", method) for share in (60, 40) for method in ("uniform", "l1", "search")]
+    for row in content["rows"]:
+        assert row["macs"] <= int(row["budget"][:2]) / 100 * content["dense"]["macs"]
+        assert all(0 <= row[key] <= 1 for key in ("own", "reconstructed", "finetuned", "holdout"))
+
+
+def test_a_comparison_that_was_stopped_goes_on_where_it_was(compared, folder):
+    content = json.loads(compared.read_text())
+    first = dict(content["rows"][0], own=0.123)
+    compared.write_text(json.dumps({**content, "rows": [first, *content["rows"][2:]], "complete": False}))
+    assert command_line(["experiment", "mine.toml"]) == 0
+    rows = json.loads(compared.read_text())["rows"]
+    assert rows[0]["own"] == 0.123
+    assert {(row["budget"], row["method"]) for row in rows} == {
+        (row["budget"], row["method"]) for row in content["rows"]
+    }
+
+
+def test_a_finished_comparison_is_measured_anew(compared):
+    content = json.loads(compared.read_text())
+    compared.write_text(json.dumps({**content, "rows": [dict(content["rows"][0], own=0.123)]}))
+    assert command_line(["experiment", "mine.toml"]) == 0
+    again = json.loads(compared.read_text())
+    figures = ("own", "reconstructed", "finetuned", "macs", "widths")
+    assert [[row[key] for key in figures] for row in again["rows"]] == [
+        [row[key] for key in figures] for row in content["rows"]
+    ]
+
+
+def test_a_method_that_fails_has_a_row_that_says_why(folder):
+    (folder / "mine.toml").write_text(
+        FILE.replace('"search"]', '"toy_methods:Greedy"]').replace('["60%flops", "40%flops"]', '["60%flops"]')
+    )
+    (folder / "toy_methods.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from typing import ClassVar\n"
+        "from autoprune.errors import ModelError\n"
+        "@dataclass(frozen=True)\n"
+        "class Greedy:\n"
+        "    as_published: bool = False\n"
+        "    source: ClassVar[str] = 'test'\n"
+        "    trains: ClassVar[bool] = False\n"
+        "    def prune(self, subject):\n"
+        "        raise ModelError('nothing to keep')\n"
+    )
+    import sys
+
+    sys.path.insert(0, str(folder))
+    try:
+        assert command_line(["experiment", "mine.toml"]) == 0
+    finally:
+        sys.path.remove(str(folder))
+        sys.modules.pop("toy_methods", None)
+    rows = json.loads((folder / "results" / "mine.json").read_text())["rows"]
+    assert [row.get("failed") for row in rows] == [None, None, "nothing to keep"]
+    assert "failed: nothing to keep" in results_table(folder / "results")
+
+
+def test_the_best_of_each_column_is_bold_and_the_rest_is_shown(compared):
+    table = results_table(compared.parent)
+    rows = [line.split(" | ") for line in table.splitlines() if line.startswith(("| 60", "| 40"))]
+    assert len(rows) == 6
+    for column in (2, 3, 4):
+        for budget in ("| 60%flops", "| 40%flops"):
+            values = {row[column].strip("*"): row[column] for row in rows if row[0] == budget}
+            assert values[max(values, key=float)].startswith("**")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (('kind = "comparison"', 'kind = "race"'), "kind 'race' is not known"),
+        (('methods = ["uniform", "l1", "search"]', ""), "a comparison needs `methods`"),
+        (('"l1"', '"l11"'), "Unknown method 'l11'"),
+        (('budgets = ["60%flops", "40%flops"]', 'budget = "50%flops"'), "a comparison needs `budgets`"),
+        (('"40%flops"', '"4%%flops"'), "Cannot read the budget"),
+        (("candidates = 3", "candidate = 3"), "unknown key 'candidate'"),
+    ],
+)
+def test_a_wrong_file_is_one_line_and_exit_code_two(folder, capsys, change, message):
+    (folder / "mine.toml").write_text(FILE.replace(*change))
+    assert command_line(["experiment", "mine.toml"]) == 2
+    assert message in capsys.readouterr().err.strip().splitlines()[-1]
+    assert not list(folder.glob("results/*.json"))
+
+
+def test_a_search_refuses_the_file_of_a_comparison(folder, capsys):
+    (folder / "mine.toml").write_text(FILE)
+    assert command_line(["search", "--experiment", "mine.toml"]) == 2
+    assert "is a comparison, not a search" in capsys.readouterr().err
+
+
+def test_a_search_is_recorded_for_every_seed(folder, capsys):
+    (folder / "mine.toml").write_text(
+        'format = 1\nmodel = "toy_problem:network"\ndata = "toy_problem:sets"\nbudget = "50%flops"\ncandidates = 3\n'
+        'backend = "serial"\nfinetune_epochs = 0\nno_mlflow = true\n'
+    )
+    assert command_line(["experiment", "mine.toml", "--seed", "1", "--seed", "2", "--results", "kept"]) == 0
+    content = json.loads((folder / "kept" / "mine.json").read_text())
+    assert [run["seed"] for run in content["runs"]] == [1, 2]
+    capsys.readouterr()
+    assert command_line(["experiment", "--table", "kept"]) == 0
+    assert "toy_problem:network" in capsys.readouterr().out
+
+
+def test_a_folder_without_results_is_one_clear_line(folder, capsys):
+    assert command_line(["experiment", "--table", "."]) == 2
+    assert "holds no results file" in capsys.readouterr().err
