@@ -97,7 +97,7 @@ def test_as_published_looks_at_no_budget_and_starts_batch_norms_anew(folder):
 
 
 def test_as_published_and_a_budget_contradict_each_other(folder):
-    with pytest.raises(ConfigError, match="no budget. Leave --budget or --as-published out"):
+    with pytest.raises(ConfigError, match=r"no budget\. Leave --budget or --as-published out"):
         pruned(folder, method=FIRST, as_published=True)
 
 
