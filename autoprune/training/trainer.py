@@ -225,6 +225,10 @@ class _Run:
             return
         self._model.load_state_dict(state["model"])
         self._optimiser.load_state_dict(state["optimiser"])
+        for parameter, kept in self._optimiser.state.items():
+            if kept.get("momentum_buffer") is not None:
+                # In the parameter's own memory layout again: steps on two layouts take the slow path of a GPU.
+                kept["momentum_buffer"] = torch.empty_like(parameter).copy_(kept["momentum_buffer"])
         # Another device may need no scaling, or have had none.
         if state["scaler"] and self._scaler.is_enabled():
             self._scaler.load_state_dict(state["scaler"])
