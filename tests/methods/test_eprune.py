@@ -18,6 +18,7 @@ from autoprune.methods.eprune import (
 )
 from autoprune.methods.registry import make_method
 from autoprune.models.merging import addition_inputs
+from autoprune.models.selection import keep_best
 from autoprune.models.surgery import cut
 from autoprune.models.tracing import trace
 from autoprune.models.zoo import build_model
@@ -222,6 +223,14 @@ class TestBudget:
         found = {beta: EPrune(beta=beta).prune(subject) for beta in (0.05, 0.9)}
         assert found[0.05].facts["exemplars"] > found[0.9].facts["exemplars"]
         assert all(subject.space.is_legal(pruned.kept.structure) for pruned in found.values())
+
+    def test_channels_may_be_chosen_by_their_consumers_norm_instead(self):
+        subject = small_subject("plain")
+        own, other = EPrune().prune(subject), EPrune(by_norm=True).prune(subject)
+        assert own.kept.structure == other.kept.structure
+        expected = keep_best(subject.rankings, own.kept.structure.widths)
+        assert all((a == b).all() for a, b in zip(other.kept.indices, expected.indices, strict=True))
+        assert any(list(a) != list(b) for a, b in zip(own.kept.indices, other.kept.indices, strict=True))
 
     def test_the_result_is_the_same_every_time(self):
         first, second = (EPrune().prune(small_subject("plain")) for _ in range(2))
