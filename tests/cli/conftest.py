@@ -12,6 +12,35 @@ import pytest
 SUMMARY = {"format": 1, "model": "digits/resnet", "interrupted": False, "incumbent": {"accuracy": 0.97}}
 
 
+TRAINING = {
+    "kind": "train",
+    "model": "digits/resnet",
+    "data": "digits",
+    "folder": "runs/training",
+    "epochs": 1,
+    "history": [{"epoch": 1, "learning_rate": 0.1, "train_loss": 1.5, "holdout_accuracy": 0.5}],
+    "best": {"epoch": 1, "holdout_accuracy": 0.5},
+    "holdout_accuracy": 0.5,
+    "accuracy": 0.5,
+    "accuracy_before": None,
+}
+
+
+@dataclass
+class _Display:
+    candidates: int
+    closed: bool = False
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def close(self):
+        self.closed = True
+
+
 @dataclass
 class FakeSearch:
     """Stands for `autoprune.searching`: records the calls; `raises` is raised, `report` is what inspections return."""
@@ -29,10 +58,8 @@ class FakeSearch:
             raise self.raises
 
     def live_progress(self, *, candidates, time_limit=None):
-        self.displays.append(types.SimpleNamespace(candidates=candidates, closed=False))
-        display = self.displays[-1]
-        display.close = lambda: setattr(display, "closed", True)
-        return display
+        self.displays.append(_Display(candidates))
+        return self.displays[-1]
 
     def run_search(self, options, *, observer):
         self.call("run_search", options, observer=observer)
@@ -49,6 +76,14 @@ class FakeSearch:
     def cost_report(self, model, widths, *, data, data_root, convention):
         self.call("cost_report", model, widths, data=data, data_root=data_root, convention=convention)
         return self.report
+
+    def train(self, options, observer):
+        self.call("train", options)
+        return dict(TRAINING)
+
+    def prune(self, options, chosen, observer, *, budgeted):
+        self.call("prune", options, chosen, budgeted=budgeted)
+        return {**self.summary, "folder": "runs/pruned"}
 
     def evaluate_saved(self, directory, *, data, data_root, split):
         self.call("evaluate_saved", directory, data=data, data_root=data_root, split=split)
@@ -81,6 +116,9 @@ def fake_search(monkeypatch, tmp_path):
             cost_report=fake.cost_report,
             evaluate_saved=fake.evaluate_saved,
         ),
+        _module("autoprune.searching.pruning", MethodOptions=types.SimpleNamespace, prune=fake.prune),
+        _module("autoprune.searching.training", train_network=fake.train),
+        _module("autoprune.searching.finetuning", finetune=fake.train),
         _module("autoprune.report.live", LiveProgress=fake.live_progress),
         _module(
             "autoprune.report.terminal",
