@@ -89,12 +89,19 @@ def finetune_recipe(epochs: float, *, batch_size: int = 128) -> Recipe:
         rate      0.002  0.005  0.01   0.02   0.05
         accuracy  87.3   87.5   87.8   86.0   82.9
 
-    A reconstructed network is near its optimum already, and a high rate first destroys what was solved for. The rise
-    of the rate with the square root of the epochs beyond one is a rule of thumb, not measured.
+    and a ResNet-56 of the same kind (91.6 % of the test images as reconstructed from 4,096 images) after 0.1 epochs, on
+    2,000 hold-out images, which the dense network has seen:
+
+        rate      0      0.001  0.003  0.01
+        accuracy  98.6   98.1   98.4   96.7
+
+    A reconstructed network is near its optimum already, a deep one nearer, and a high rate first destroys what was
+    solved for; the fewer the steps, the less of it comes back. Hence a rate that grows with the square root of the
+    epochs: at most 0.01 up to one epoch, as measured; beyond one it is a rule of thumb.
     """
     return Recipe(
         epochs=epochs,
-        learning_rate=0.01 * min(max(1.0, math.sqrt(epochs)), 5.0),
+        learning_rate=0.01 * min(math.sqrt(epochs), 5.0) if epochs > 0 else 0.01,
         batch_size=batch_size,
         weight_decay=5e-4,
         warmup_epochs=min(0.1 * epochs, 1.0),

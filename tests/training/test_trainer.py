@@ -237,3 +237,12 @@ def test_a_gpu_learns_in_place_and_leaves_contiguous_weights(mixed: bool, digits
     train(model, digits, range(1000), recipe, seed=0, teacher=network(), augmentation=Augmentation(1), device="cuda")
     assert all(value.is_contiguous() for value in model.state_dict().values())
     assert measure(model, digits, range(1000), device="cuda").accuracy > 0.3
+
+
+def test_a_short_finetune_is_gentle_and_a_long_one_no_wilder_than_sgd_is_elsewhere() -> None:
+    rates = [finetune_recipe(epochs).learning_rate for epochs in (0.1, 1, 4, 100)]
+    assert rates == sorted(rates)
+    assert rates[0] < 0.004
+    assert rates[1] == 0.01
+    assert rates[-1] == 0.05
+    assert finetune_recipe(0).steps(100) == 0
