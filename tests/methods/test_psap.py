@@ -1,0 +1,265 @@
+import copy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from autoprune.errors import ConfigError
+from autoprune.methods.psap import Gates, Psap, choose_closed, forget, protected_channels, sparsity_ratios
+from autoprune.methods.reduction import Reduction, reduced
+from autoprune.methods.softly import group_axes, largest_difference
+from autoprune.models.surgery import Kept, cut, named_tensors
+from autoprune.training.recipe import Recipe
+from autoprune.training.trainer import train
+from tests.methods.small_subject import small_subject
+from tests.models.toy_networks import images
+
+NETWORKS = ("residual with projections", "concatenation", "flattened", "depthwise")
+
+
+def gates_of(subject, *, steps=12, edits=4, **options):
+    method = Psap(**{"schedule": "linear", "pulse": 2, **options})
+    return Gates(subject.network, subject.space, group_axes(subject.network), method=method, steps=steps, edits=edits)
+
+
+def trained(subject, model, hook, *, epochs=2.0, **options):
+    recipe = Recipe(epochs, 0.02, batch_size=4)
+    return train(model, subject.data.train, subject.training, recipe, seed=0, hooks=[hook], **options)
+
+
+def kept_of(hook):
+    return Kept(tuple(np.flatnonzero(row) for row in hook.open))
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_the_trained_network_with_closed_gates_equals_the_cut_one(network):
+    subject = replace(small_subject(network), epochs=2.0)
+    pruned = Psap(batch_size=8).prune(subject)
+    assert subject.space.is_legal(pruned.kept.structure)
+    small = cut(pruned.model, subject.network, pruned.kept).eval()
+    difference = largest_difference(pruned.model, small, images(6))
+    assert difference < 1e-5
+    other = Kept(tuple(np.arange(len(index)) for index in pruned.kept.indices))
+    # Other channels of the same widths are no such thing.
+    wrong = cut(pruned.model, subject.network, other).eval()
+    assert largest_difference(pruned.model, wrong, images(6)) > 10 * difference + 1e-5
+
+
+def test_the_gates_stand_for_the_cut_while_the_training_still_runs():
+    subject = small_subject("residual with projections")
+    model, hook = copy.deepcopy(subject.model), gates_of(subject)
+    differences = []
+
+    def look(done, total):
+        if done < total and not all(row.all() for row in hook.open):
+            mode = model.training
+            model.eval()
+            with torch.no_grad():
+                gated = model(images(4))  # an edit that is due comes first
+                small = cut(model, subject.network, kept_of(hook)).eval()
+                for module in small.modules():
+                    module._forward_hooks.clear()
+                    module._forward_pre_hooks.clear()
+                differences.append(float((gated - small(images(4))).abs().max()))
+            model.train(mode)
+
+    trained(subject, model, hook, on_step=look)
+    assert differences
+    assert max(differences) < 1e-4
+
+
+def test_the_budget_is_reached_by_steps_and_the_dense_network_left_alone():
+    subject = small_subject()
+    before = {name: value.clone() for name, value in subject.model.state_dict().items()}
+    model, hook, open_channels = copy.deepcopy(subject.model), gates_of(subject, prune_share=1.0), []
+    trained(subject, model, hook, on_step=lambda *_: open_channels.append(sum(int(row.sum()) for row in hook.open)))
+    hook.settle(model)
+    assert open_channels == sorted(open_channels, reverse=True)
+    assert len(set(open_channels)) >= 3
+    assert subject.space.is_legal(kept_of(hook).structure)
+    for name, value in subject.model.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_a_filter_that_opens_again_is_as_it_was_when_it_closed():
+    subject = small_subject()
+    model, hook = copy.deepcopy(subject.model), gates_of(subject)
+    group = group_axes(subject.network)[0]
+    tensors = {axis.name: dict(model.state_dict())[axis.name] for axis in group.makers}
+    first = {axis.name: axis.rows(tensors[axis.name]).clone() for axis in group.makers}
+    closed = np.zeros(group.width, dtype=bool)
+    closed[1] = True
+    hook._apply(model, 0, closed)
+    with torch.no_grad():
+        for axis in group.makers:
+            if tensors[axis.name].is_floating_point():
+                tensors[axis.name].mul_(0.5)  # weight decay, and statistics that drift
+    hook._apply(model, 0, np.zeros(group.width, dtype=bool))
+    assert hook.reopened == 1
+    for axis in group.makers:
+        rows, halved = axis.rows(tensors[axis.name]), 0.5 * first[axis.name]
+        back = torch.from_numpy(axis.channels == 1)
+        assert torch.equal(rows[back], first[axis.name][back])
+        assert torch.equal(rows[~back], halved[~back])
+
+
+def test_momentum_goes_with_a_filter():
+    subject = small_subject()
+    model, hook = copy.deepcopy(subject.model), gates_of(subject)
+    group = group_axes(subject.network)[0]
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    model(images(4)).sum().backward()
+    optimiser.step()
+    hook.optimiser = optimiser
+    closed = np.zeros(group.width, dtype=bool)
+    closed[2] = True
+    hook._apply(model, 0, closed)
+    for name, buffer in group.momenta(named_tensors(model), optimiser).items():
+        axis = next(axis for axis in group.makers if axis.name == name)
+        rows = axis.rows(buffer)
+        assert rows[torch.from_numpy(axis.channels == 2)].abs().max() == 0
+        assert rows[torch.from_numpy(axis.channels != 2)].abs().max() > 0
+
+
+def test_gate_gradients_are_those_of_a_loop_over_gates():
+    subject = small_subject("flattened")
+    model, hook = copy.deepcopy(subject.model), gates_of(subject, steps=100, edits=1, pulse=100)
+    x, labels = images(8), torch.arange(8) % 4
+    from autoprune.training.hooks import TrainingState
+
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.0)
+    hook.begin(TrainingState(model, optimiser, 1.0, torch.device("cpu")))
+    model.eval()
+    nn.functional.cross_entropy(model(x), labels).backward()
+    hook.gradients_ready()
+    step = 1e-3
+    for index, gate in enumerate(hook._gates):
+        for channel in range(min(3, len(gate))):
+            losses = []
+            for sign in (1, -1):
+                with torch.no_grad():
+                    gate[channel] += sign * step
+                    losses.append(float(nn.functional.cross_entropy(model(x), labels)))
+                    gate[channel] -= sign * step
+            slope = (losses[0] - losses[1]) / (2 * step)
+            assert float(hook._sums[index][channel]) == pytest.approx(slope, abs=2e-3)
+    hook.end()
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_a_zeroed_filter_behind_batch_norm_has_an_inflated_gradient():
+    """The trap that gates avoid: 1 / sqrt(eps) against the 1 / sqrt(variance) of a living filter."""
+    torch.manual_seed(0)
+    conv, norm = nn.Conv2d(3, 2, 3, bias=False), nn.BatchNorm2d(2)
+    with torch.no_grad():
+        conv.weight[1] = conv.weight[0]
+    target = torch.randn(8, 1, 6, 6)
+    x = torch.randn(8, 3, 8, 8)
+
+    def gradient(zeroed):
+        conv.zero_grad()
+        kept = conv.weight.detach().clone()
+        with torch.no_grad():
+            conv.weight[1] *= 0.0 if zeroed else 1.0
+        (norm(conv(x))[:, 1:] * target).sum().backward()
+        norms = float(conv.weight.grad[1].norm())
+        with torch.no_grad():
+            conv.weight.copy_(kept)
+        return norms
+
+    deviation = float(conv(x)[:, 1].detach().std())
+    assert gradient(True) / gradient(False) == pytest.approx(316 * deviation, rel=0.25)
+
+
+def test_sparsity_ratios_are_those_of_a_loop():
+    rng = np.random.default_rng(0)
+    filters = [rng.normal(size=(4, 6)), 3 * rng.standard_t(2, size=(5, 7))]
+    threshold = np.quantile(np.concatenate([abs(f / np.sqrt((f**2).mean())).ravel() for f in filters]), 0.3)
+    for ratio, rows in zip(sparsity_ratios(filters, "global"), filters, strict=True):
+        rms = np.sqrt((rows**2).mean())
+        assert ratio == pytest.approx(np.mean([abs(w) / rms <= threshold for w in rows.ravel()]))
+    for ratio, rows in zip(sparsity_ratios(filters, "filter"), filters, strict=True):
+        means = [np.mean(np.abs(row)) for row in rows]
+        assert ratio == pytest.approx(np.mean([mean < 0.5 * np.mean(means) for mean in means]))
+
+
+def test_gaussian_layers_of_any_scale_are_equally_sparse_and_peaked_ones_more():
+    rng = np.random.default_rng(0)
+    plain, scaled, peaked = rng.normal(size=(40, 90)), 9 * rng.normal(size=(40, 90)), rng.laplace(size=(40, 90))
+    ratios = sparsity_ratios([plain, scaled, peaked], "global")
+    assert ratios[0] == pytest.approx(ratios[1], abs=0.03)
+    assert ratios[2] > ratios[0] + 0.05
+    absolute = sparsity_ratios([plain, scaled, peaked], "absolute")
+    assert absolute[1] < absolute[0]
+
+
+def test_protected_channels_are_passed_over_and_the_count_is_honoured():
+    norms = np.array([0.1, 0.2, 0.3, 0.4])
+    everything_open = np.ones(4, dtype=bool)
+    safe = np.array([True, False, False, False])
+    assert choose_closed(norms, safe, everything_open, count=2).tolist() == [False, True, True, False]
+    assert choose_closed(norms, ~safe, everything_open, count=2).tolist() == [True, True, False, False]
+    for count in range(5):
+        assert choose_closed(norms, safe, everything_open, count=count).sum() == count
+
+
+def test_the_best_tenth_of_closed_channels_is_protected_if_it_is_of_use():
+    alive = np.array([True] * 5 + [False] * 10)
+    scores = np.array([1.0] * 5 + [0.1 * index for index in range(10)])
+    assert np.flatnonzero(protected_channels(scores, alive, threshold=5.0)).tolist() == [14]
+    assert not protected_channels(np.where(alive, scores, 0.0), alive, threshold=5.0).any()
+
+
+@pytest.mark.parametrize("options", [{}, {"protect": "grad_norm"}, {"protect": "none"}, {"sparsity": "filter"}])
+def test_a_killed_training_goes_on_as_if_it_had_not_been(tmp_path, options):
+    from autoprune.training.checkpoints import Checkpointing
+
+    subject = small_subject()
+
+    class KilledError(Exception):
+        pass
+
+    def stop(done, _total):
+        if done == 8:
+            raise KilledError
+
+    whole, hook = copy.deepcopy(subject.model), gates_of(subject, **options)
+    trained(subject, whole, hook)
+    model, again = copy.deepcopy(subject.model), gates_of(subject, **options)
+    with pytest.raises(KilledError):
+        trained(subject, model, gates_of(subject, **options), on_step=stop, checkpoint=Checkpointing(tmp_path))
+    trained(subject, model, again, checkpoint=Checkpointing(tmp_path))
+    for left, right in zip(hook.open, again.open, strict=True):
+        np.testing.assert_array_equal(left, right)
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, model.state_dict()[name]), name
+
+
+def test_from_scratch_forgets_the_weights_and_stays_dense_at_first():
+    subject = replace(small_subject(), epochs=1.0)
+    model = copy.deepcopy(subject.model)
+    forget(model, seed=3)
+    assert not torch.equal(next(model.parameters()), next(subject.model.parameters()))
+    hook = gates_of(subject, from_scratch=True)
+    hook.edit(model, 0.04)
+    assert all(row.all() for row in hook.open)
+    pruned = Psap(from_scratch=True, batch_size=8).prune(subject)
+    assert subject.space.is_legal(pruned.kept.structure)
+    assert reduced(subject, pruned, Reduction.SLICE) is not None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"as_published": True}, "the paper's constants could not be had"),
+        ({"sparsity": "dense"}, "Unknown sparsity 'dense'"),
+        ({"protect": "all"}, "Unknown protect 'all'"),
+        ({"prune_share": 0.0}, r"must lie in \(0, 1\]"),
+        ({"pulse": 0}, "must be at least 1"),
+    ],
+)
+def test_what_there_is_not_is_one_clear_line(options, message):
+    with pytest.raises(ConfigError, match=message):
+        Psap(**options)
