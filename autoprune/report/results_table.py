@@ -10,6 +10,9 @@ from typing import Any
 
 from autoprune.errors import ConfigError
 
+#: Accuracies of a comparison: cut as the method itself does, reconstructed, and that finetuned.
+_COMPARED = ("own", "reconstructed", "finetuned")
+
 
 def results_table(folder: Path) -> str:
     """Returns the results files of a folder as Markdown: one table of searches, one of each comparison.
@@ -46,6 +49,8 @@ def _search_table(contents: Sequence[Mapping[str, Any]]) -> str:
         stages = [("no training", "accuracy_before_finetune" if epochs else "accuracy")]
         stages += [(f"{epochs:g} epoch{'s' if epochs != 1 else ''}", "accuracy")] if epochs else []
         minutes = statistics.mean(item["search_seconds"] for item in runs) / 60
+        # A search whose candidates were all evaluated before it was resumed has taken no time.
+        searched = f"{first['candidates']} candidates" + (f", {minutes:.1f} min" if minutes > 0 else "")
         name = f"[{first['model']}](experiments/{content['experiment']}), {first['data']}, {' '.join(first['budget'])}"
         for index, (label, key) in enumerate(stages):
             cells = [
@@ -56,46 +61,49 @@ def _search_table(contents: Sequence[Mapping[str, Any]]) -> str:
                 f"**{_percent([item['incumbent'][key] for item in runs])}**",
                 f"{100 * share:.1f} %" if index == 0 else "",
                 str(len(runs)) if index == 0 else "",
-                f"{first['candidates']} candidates, {minutes:.1f} min" if index == 0 else "",
+                searched if index == 0 else "",
             ]
             lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
 def _comparison_table(content: Mapping[str, Any]) -> str:
-    """Returns one table of a comparison, the best of each column within a budget in bold."""
-    epochs, dense = content["finetune_epochs"], content["dense"]
+    """Returns one table of a comparison: a line a method, columns for each budget, the best of each in bold."""
+    epochs, dense, rows = content["finetune_epochs"], content["dense"], content["rows"]
+    budgets, methods = (list(dict.fromkeys(row[key] for row in rows)) for key in ("budget", "method"))
+    found = {(row["budget"], row["method"]): row for row in rows}
+    headers = ["method"]
+    for budget in budgets:
+        headers += [f"{budget}: its own way", "reconstructed", f"{epochs:g} epochs on", "seconds"]
     lines = [
         f"[{content['model']}](experiments/{content['experiment']}) on {content['data']}, dense "
-        f"{100 * dense['accuracy']:.2f}, scope {content['scope']}, {content['images']['test']:,} test images; "
-        f"finetuned for {epochs:g} epochs:",
+        f"{100 * dense['accuracy']:.2f}, {content['images']['test']:,} test images; methods that train spent "
+        f"{content['method_epochs']:g} epochs before, the search {content['candidates']} candidates:",
         "",
-        "| budget | method | cut its own way | reconstructed | finetuned | kept | epochs before | seconds | source |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| " + " | ".join(headers) + " |",
+        "|" + " --- |" * len(headers),
     ]
-    for budget in dict.fromkeys(row["budget"] for row in content["rows"]):
-        rows = [row for row in content["rows"] if row["budget"] == budget]
-        sound = [row for row in rows if "failed" not in row]
-        best = {
-            key: max((row[key] for row in sound if row[key] is not None), default=None)
-            for key in ("own", "reconstructed", "finetuned")
-        }
-        ranked = sorted(sound, key=lambda row: -(row["finetuned"] or row["reconstructed"]))
-        for row in ranked:
-            figures = [_bold(row[key], best[key]) for key in ("own", "reconstructed", "finetuned")]
-            share = f"{100 * row['macs'] / dense['macs']:.1f} %"
-            cells = [
-                budget,
-                row["method"],
-                *figures,
-                share,
-                f"{row['epochs']:g}",
-                f"{row['seconds']:.1f}",
-                row["source"],
-            ]
-            lines.append("| " + " | ".join(cells) + " |")
-        lines += [f"| {budget} | {row['method']} | failed: {row['failed']} |" for row in rows if "failed" in row]
+    best = {(budget, key): _best(rows, budget, key) for budget in budgets for key in _COMPARED}
+    methods.sort(key=lambda method: -_rank(found.get((budgets[0], method), {})))
+    for method in methods:
+        cells = [method]
+        for budget in budgets:
+            row = found.get((budget, method), {"failed": "not run"})
+            if "failed" in row:
+                cells += [f"failed: {row['failed']}", "", "", ""]
+                continue
+            cells += [_bold(row[key], best[budget, key]) for key in _COMPARED] + [f"{row['seconds']:.1f}"]
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def _best(rows: Sequence[Mapping[str, Any]], budget: str, key: str) -> float | None:
+    return max((row[key] for row in rows if row["budget"] == budget and row.get(key) is not None), default=None)
+
+
+def _rank(row: Mapping[str, Any]) -> float:
+    """Returns what the lines of a table are sorted by: the last accuracy there is."""
+    return float(next((row[key] for key in reversed(_COMPARED) if row.get(key) is not None), -1.0))
 
 
 def _bold(value: float | None, best: float | None) -> str:

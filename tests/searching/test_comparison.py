@@ -88,13 +88,17 @@ def test_a_method_that_fails_has_a_row_that_says_why(folder):
 
 
 def test_the_best_of_each_column_is_bold_and_the_rest_is_shown(compared):
-    table = results_table(compared.parent)
-    rows = [line.split(" | ") for line in table.splitlines() if line.startswith(("| 60", "| 40"))]
-    assert len(rows) == 6
-    for column in (2, 3, 4):
-        for budget in ("| 60%flops", "| 40%flops"):
-            values = {row[column].strip("*"): row[column] for row in rows if row[0] == budget}
-            assert values[max(values, key=float)].startswith("**")
+    rows = json.loads(compared.read_text())["rows"]
+    lines = [line.strip("| ").split(" | ") for line in results_table(compared.parent).splitlines()]
+    shown = {line[0]: line[1:] for line in lines if line[0] in ("uniform", "l1", "search")}
+    assert len(shown) == 3
+    for offset, budget in enumerate(("60%flops", "40%flops")):
+        for column, key in enumerate(("own", "reconstructed", "finetuned")):
+            values = {row["method"]: row[key] for row in rows if row["budget"] == budget}
+            for method, value in values.items():
+                text = f"{100 * value:.2f}"
+                best = value == max(values.values())
+                assert shown[method][4 * offset + column] == (f"**{text}**" if best else text)
 
 
 @pytest.mark.parametrize(
