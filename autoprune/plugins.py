@@ -7,6 +7,8 @@ import inspect
 import os
 import sys
 from collections.abc import Mapping
+from importlib.machinery import PathFinder
+from pathlib import Path
 from typing import Any
 
 from autoprune.errors import PluginError, nearest
@@ -39,6 +41,35 @@ def resolve_attribute(spec: str) -> Any:
             )
         target = getattr(target, name)
     return target
+
+
+def require_foreign(spec: str | None, folder: Path) -> None:
+    """Checks a name that a file gives and not a person: it must not run code that came with the file.
+
+    A function of Python's own library is no network and no data set, but may do harm.
+
+    Args:
+        spec: `package.module:attribute`; any other name is fine.
+        folder: of the file.
+
+    Raises:
+        PluginError: the module lies in the folder, or in Python's library.
+    """
+    if spec is None or not is_plugin(spec):
+        return
+    top = spec.partition(":")[0].partition(".")[0]
+    if top in sys.stdlib_module_names:
+        raise PluginError(f"The name {spec!r} in {str(folder)!r} leads into Python's own library. It is not called.")
+    try:
+        # As `resolve_attribute` finds it; the module itself is not run.
+        found = PathFinder.find_spec(top, [*sys.path, os.getcwd()])
+    except (ImportError, ValueError) as error:
+        raise PluginError(f"The module {top!r} of {spec!r} cannot be looked up: {one_line(error)}") from error
+    places = [] if found is None else [found.origin or "", *(found.submodule_search_locations or ())]
+    if any(place and Path(place).resolve().is_relative_to(folder.resolve()) for place in places):
+        raise PluginError(
+            f"{spec!r} would run code that lies in {str(folder)!r} itself. If you trust it, move the module elsewhere."
+        )
 
 
 def call_factory(spec: str, *, optional: Mapping[str, Any] | None = None) -> Any:

@@ -26,7 +26,7 @@ def evaluate(evaluator: Evaluator, candidate: Candidate, *, worker: str) -> Time
     try:
         outcome: object = evaluator.evaluate(candidate)
         reason = None if isinstance(outcome, Evaluation | Failure) else f"the evaluator returned {outcome!r}"
-    except Exception as error:  # The seam: whatever a plugin or torch raises costs one candidate, not the search.
+    except (Exception, SystemExit) as error:  # the seam: a plugin or torch may raise anything; it costs one candidate
         outcome, reason = None, one_line(error)
     ended = time.time()
     if isinstance(outcome, Evaluation | Failure) and outcome.candidate != candidate:

@@ -261,8 +261,16 @@ def _tracking(run: Path) -> Mapping[str, Any]:
 
 
 def _recorded_store(run: Path) -> str | None:
+    """Returns the store that a summary names; a file only if it exists, for a summary is no reason to make one."""
+    from autoprune.tracking.uris import MASK, is_server, place_on_disk
+
     uri = _tracking(run).get("uri")
-    return uri if isinstance(uri, str) else None
+    if not isinstance(uri, str) or not uri.isprintable():
+        return None
+    if MASK in uri and not is_server(uri):
+        raise ConfigError("The password of the MLflow store is not written down. Name the store with --tracking-uri.")
+    place = place_on_disk(uri)
+    return uri if place is None or place.exists() else None
 
 
 def _default_store(run: Path) -> str:

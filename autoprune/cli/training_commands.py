@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autoprune.errors import ConfigError, RunError
+from autoprune.errors import AutopruneError, ConfigError, RunError
 
 if TYPE_CHECKING:
     from autoprune.report.observer import Observer
@@ -25,6 +25,14 @@ _NUMBERS: Mapping[str, tuple[Callable[[float], bool], str]] = {
     "warmup_epochs": (lambda value: 0 <= value < math.inf, "at least 0"),
     "label_smoothing": (lambda value: 0 <= value < 1, "in [0, 1)"),
     "regulariser_strength": (lambda value: 0 <= value < math.inf, "at least 0"),
+}
+#: {recorded option that no check of a search concerns: its type}.
+_OTHERS: Mapping[str, type] = {
+    "weights": str,
+    "source": str,
+    "teacher": str,
+    "regulariser": str,
+    "no_distillation": bool,
 }
 _STRUCTURE, _INCUMBENT, _DEFAULT_MODEL = "structure.json", "incumbent", "digits/resnet"
 
@@ -120,7 +128,30 @@ def _recorded(command: str, out: Path, given: Mapping[str, Any]) -> dict[str, An
     if kind != command:
         raise RunError(f"{str(out)!r} was started by another command. Continue with: autoprune {kind} --resume {out}")
     changes = check_options(given, strategies=())
-    return {**recorded, **{name: value for name, value in changes.items() if name in given}}
+    changes = {name: value for name, value in changes.items() if name in given}
+    return {**_believed(command, out, recorded, changes), **changes}
+
+
+def _believed(command: str, out: Path, recorded: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns recorded options, checked like those that a person writes: the folder may come from others."""
+    from autoprune.plugins import require_foreign
+    from autoprune.searching.recorded import recorded_store
+
+    known = {name: value for name, value in recorded.items() if value is not None and name not in ("out", *changes)}
+    given = {name: value for name, value in known.items() if name not in _OTHERS}
+    try:
+        for name, kind in _OTHERS.items():
+            if name in known and not isinstance(known[name], kind):
+                raise ConfigError(f"{name} is {known[name]!r}.")
+        checked = _checked(command, given)
+        for name in ("model", "data"):
+            require_foreign(checked.get(name), out)
+        if "tracking_uri" in checked and not (checked.get("no_mlflow") or changes.get("no_mlflow")):
+            checked["tracking_uri"] = recorded_store(checked["tracking_uri"], out)
+    except (AutopruneError, TypeError, OverflowError) as error:
+        raise RunError(f"The training in {str(out)!r} cannot go on with what its record says: {error}") from error
+    # Nothing but numbers and texts are left, and a `--data-root` that the environment names is not what was recorded.
+    return {name: checked[name] for name in checked if name in known} | {n: known[n] for n in _OTHERS if n in known}
 
 
 def _require_new(command: str, out: Path) -> None:

@@ -282,11 +282,22 @@ def _check_paths(options: dict[str, Any]) -> None:
 
 
 def _require_no_search(out: Path | None) -> None:
-    if out is not None and (out / LEDGER_NAME).exists():
+    if out is not None and _holds_search(out / LEDGER_NAME):
         raise ConfigError(
             f"{str(out)!r} already holds a search. Continue it with `autoprune search --resume {out}`, "
             "or name another folder with --out."
         )
+
+
+def _holds_search(ledger: Path) -> bool:
+    """Returns whether a ledger has a whole line: one that was killed while it wrote its first holds nothing."""
+    try:
+        with ledger.open("rb") as lines:
+            return lines.readline(1 << 24).endswith(b"\n")
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
 
 
 def find_weights(weights: Path) -> Path:

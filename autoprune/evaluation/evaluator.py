@@ -47,7 +47,7 @@ class CandidateEvaluator:
         try:
             model, _ = self.build(candidate.structure, candidate.fidelity, seed=candidate.seed)
             metrics = self._measure(model, candidate.fidelity.holdout_images)
-        except Exception as error:  # the forward is the user's code, and may raise anything once it is cut
+        except (Exception, SystemExit) as error:  # the forward is the user's code and may raise anything once cut
             if self._device.type == "cuda":
                 torch.cuda.empty_cache()
             reason = f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else 'no message'}"

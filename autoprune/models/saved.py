@@ -17,11 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from autoprune.core.files import WRITER, cannot_write, require_format, this_version, write_together
 from autoprune.errors import ModelError, RunError
 from autoprune.models.layers import ChannelMap
 from autoprune.models.network import TracedNetwork
 from autoprune.models.surgery import Kept, replicate
-from autoprune.plugins import one_line
+from autoprune.plugins import one_line, require_foreign
 
 FORMAT = 1
 STRUCTURE, WEIGHTS = "structure.json", "model.safetensors"
@@ -101,8 +102,8 @@ class SavedModel:
 
     def to_json(self) -> str:
         """Returns the text of the file."""
-        values = {"format": FORMAT, **{name: getattr(self, name) for name in self.__dataclass_fields__}}
-        return json.dumps(values, indent=1)
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return json.dumps({"format": FORMAT, WRITER: this_version(), **values}, indent=1)
 
     @classmethod
     def from_json(cls, text: str, where: str) -> SavedModel:
@@ -113,9 +114,8 @@ class SavedModel:
         """
         try:
             values = json.loads(text)
-            if not isinstance(values, dict) or values.get("format") != FORMAT:
-                found = values.get("format") if isinstance(values, dict) else None
-                raise RunError(f"{where} has format {found!r}; this version reads {FORMAT}. Make it again.")
+            content = values if isinstance(values, dict) else {}
+            require_format(content, reads=FORMAT, where=where, remedy="Make it again.")
             fields = {name: values[name] for name in cls.__dataclass_fields__}
         except KeyError as error:
             raise RunError(f"{where} lacks the key {error.args[0]!r}. Make it again.") from error
@@ -150,18 +150,29 @@ def kept_from_names(network: TracedNetwork, kept: Mapping[str, list[int]]) -> Ke
 
 
 def save_model(directory: Path, model: nn.Module, saved: SavedModel) -> None:
-    """Writes both files; the structure last, so that a folder with one is complete."""
+    """Writes both files; the structure last, so that a folder with one is complete.
+
+    Raises:
+        RunError: they cannot be written.
+    """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    directory.mkdir(parents=True, exist_ok=True)
     # A tied tensor is stored under every name it has: rebuilding needs no knowledge of ties.
     state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
-    temporary = directory / (WEIGHTS + ".tmp")
-    save_file(state, temporary)
-    temporary.replace(directory / WEIGHTS)
-    text = directory / (STRUCTURE + ".tmp")
-    text.write_text(saved.to_json(), encoding="utf-8")
-    text.replace(directory / STRUCTURE)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        # An older structure must not stand beside newer weights, not even for a moment.
+        write_together(
+            {
+                directory / WEIGHTS: lambda place: save_file(state, place),
+                directory / STRUCTURE: lambda place: place.write_text(saved.to_json(), encoding="utf-8"),
+            }
+        )
+    except OSError as error:
+        raise cannot_write(directory, error) from error
+    except SafetensorError as error:  # a full disk, as safetensors tells of it
+        raise cannot_write(directory, OSError(str(error))) from error
 
 
 def read_saved(directory: Path) -> SavedModel:
@@ -206,6 +217,7 @@ def load(directory: str | Path, *, model: nn.Module | None = None) -> nn.Module:
             )
         from autoprune.models.zoo import build_model
 
+        require_foreign(saved.model, directory)
         model = build_model(saved.model, classes=saved.classes, weights=None)
     made = rebuild(model, _read_weights(directory / WEIGHTS), saved.maps, where=str(directory))
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from autoprune.errors import ConfigError, RunError, nearest
 from autoprune.report.observer import NullObserver, Observer
 from autoprune.searching.options import SearchOptions
 from autoprune.searching.preparation import load_problem, problem_from
+from autoprune.searching.recorded import recorded_options
 from autoprune.searching.results import INCUMBENT
 from autoprune.searching.running import Concluded, placed, run
 from autoprune.strategies.registry import strategy_names
@@ -125,16 +126,12 @@ def resume_search(out: Path, *, observer: Observer, changes: Mapping[str, Any] |
     """
     header = run_of(read_ledger(out / LEDGER_NAME))
     objects = header.get("objects") or []
-    if objects:
+    if objects and isinstance(objects, list) and all(isinstance(name, str) for name in objects):
         raise RunError(
             f"The search in {str(out)!r} was started in Python with its own {' and '.join(objects)}. Continue it "
             f"there: call autoprune.search again as before, with out={str(out)!r}."
         )
-    try:
-        options = SearchOptions.from_json(header["options"])
-    except (KeyError, TypeError, AttributeError) as error:
-        raise RunError(f"The ledger in {str(out)!r} does not say how the search was started. Start it anew.") from error
-    return run_search(replace(options, **(changes or {}), out=out), observer=observer)
+    return run_search(recorded_options(header, out, changes), observer=observer)
 
 
 def _texts(budget: str | Budget | Sequence[str | Budget]) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from autoprune.errors import AutopruneError, ConfigError, DataError, RunError
 from autoprune.models.saved import STRUCTURE, SavedModel, load, read_saved, save_model
 from autoprune.models.weights import sha256_of, state_fingerprint
 from autoprune.models.zoo import build_model
+from autoprune.plugins import require_foreign
 from autoprune.report.observer import Observer
 from autoprune.searching.inspect import recorded_root
 from autoprune.searching.preparation import Problem, require_fit
@@ -52,6 +53,8 @@ def finetune(options: FinetuneOptions, observer: Observer) -> dict[str, Any]:
     name = options.data or saved.dense.get("data")
     if not isinstance(name, str):
         raise DataError(f"{str(folder)!r} does not say what data it is for. Name them with --data.")
+    if options.data is None:
+        require_foreign(name, folder)
     observer.stage(f"Loading {name}")
     preprocessing = None if saved.preprocessing is None else Preprocessing.from_dict(saved.preprocessing)
     data = load_data(name, root=options.data_root or recorded_root(folder), preprocessing=preprocessing)
@@ -125,7 +128,8 @@ def _places(folder: Path, saved: SavedModel) -> Iterator[Path]:
     if isinstance(recorded, str):
         yield Path(recorded)
     name = saved.dense.get("weights")
-    if isinstance(name, str):
+    # A name and no path: the file of a stranger does not choose where this one looks.
+    if isinstance(name, str) and name == Path(name).name and "\0" not in name:
         root = os.environ.get(WEIGHTS_ROOT_VARIABLE)
         places = [Path(root)] if root else []
         yield from (place / name for place in (*places, Path(), folder, folder.parent))

@@ -12,6 +12,7 @@ import torch
 
 from autoprune.config.options import LEDGER_NAME
 from autoprune.core.cost import Cost
+from autoprune.core.files import require_format
 from autoprune.core.seeds import derive_seed
 from autoprune.core.structure import Structure, structure_from
 from autoprune.data.preprocessing import Preprocessing
@@ -26,10 +27,12 @@ from autoprune.models.tracing import trace
 from autoprune.models.verify import verified
 from autoprune.models.verify import verify as prove
 from autoprune.models.zoo import build_model, model_info
+from autoprune.plugins import require_foreign
 from autoprune.report.observer import NullObserver
 from autoprune.searching.finish import cost_entry
 from autoprune.searching.options import SearchOptions
 from autoprune.searching.preparation import Problem, load_problem, prepare, require_fit, traced
+from autoprune.searching.results import SUMMARY_FORMAT
 from autoprune.strategies.heuristics import heuristic_structures
 from autoprune.study.ledger import read_ledger, run_of
 from autoprune.training.default import DEFAULT_MODEL
@@ -213,6 +216,8 @@ def evaluate_saved(directory: Path, *, data: str | None, data_root: Path | None,
     name = data or saved.dense.get("data")
     if not isinstance(name, str):
         raise DataError(f"{str(directory)!r} does not say what data it is for. Name them with --data.")
+    if data is None:
+        require_foreign(name, directory)
     preprocessing = None if saved.preprocessing is None else Preprocessing.from_dict(saved.preprocessing)
     model = load(directory)
     bundle = load_data(name, root=data_root or recorded_root(directory), preprocessing=preprocessing)
@@ -246,9 +251,11 @@ def _holdout(directory: Path, labels: Any) -> Any:
     summary = directory.parent / "summary.json"
     try:
         content = json.loads(summary.read_text(encoding="utf-8"))
+        if isinstance(content, dict) and "format" in content:
+            require_format(content, reads=SUMMARY_FORMAT, where=str(summary), remedy="Use --split test.")
         images, seed = content["images"], int(content["seed"])
         sizes = {"holdout": int(images["holdout"]), "calibration": int(images["calibration"])}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(
             f"The hold-out of {str(directory)!r} is not known: {summary} cannot be read. Use --split test."
         ) from error

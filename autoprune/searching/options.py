@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -77,13 +76,3 @@ class SearchOptions:
             else value
             for name, value in asdict(self).items()
         }
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> SearchOptions:
-        """Returns the options that `to_json` described; unknown keys are ignored."""
-        known = {field.name for field in fields(cls)}
-        read = {name: value for name, value in values.items() if name in known}
-        for name in ("weights", "data_root", "out"):
-            read[name] = Path(read[name]) if read.get(name) is not None else None
-        read["budgets"] = tuple(read.get("budgets") or ())
-        return cls(**read)

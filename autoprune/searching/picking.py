@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,8 @@ from autoprune.core.structure import Structure
 from autoprune.errors import ConfigError, RunError
 from autoprune.report.observer import Observer
 from autoprune.searching.finish import Finisher, describe, save_finished
-from autoprune.searching.options import SearchOptions
 from autoprune.searching.preparation import Prepared, load_problem, prepare, torch_threads, usable_cores
+from autoprune.searching.recorded import recorded_options
 from autoprune.study.ledger import Event, decode_told, read_ledger, run_of
 
 
@@ -83,7 +83,7 @@ def pick(
     """
     events = read_ledger(run / LEDGER_NAME)
     header = run_of(events)
-    options = replace(SearchOptions.from_json(header.get("options", {})), out=run)
+    options = recorded_options(header, run, tracks=False)
     prepared = prepare(load_problem(options, observer), options, observer)
     if prepared.fingerprint != header.get("weights"):
         raise RunError(f"The dense network of {str(run)!r} had other weights. Put the weights of the search back.")
@@ -103,7 +103,8 @@ def recorded(events: Sequence[Event], prepared: Prepared) -> list[Evaluation]:
     candidates: dict[int, Candidate] = {}
     found: list[Evaluation] = []
     rungs = prepared.ladder.rungs
-    for event in events:
+    for number, event in enumerate(events, start=1):
+        _require_fit(event, candidates, prepared, number)
         if event["event"] == "asked":
             structure = Structure(tuple(event["widths"]))
             candidates[event["id"]] = Candidate(
@@ -119,3 +120,17 @@ def recorded(events: Sequence[Event], prepared: Prepared) -> list[Evaluation]:
             if isinstance(outcome, Evaluation):
                 found.append(outcome)
     return found
+
+
+def _require_fit(event: Event, asked: Mapping[int, Candidate], prepared: Prepared, number: int) -> None:
+    """Refuses an event that no search of this network can have written."""
+    kind, groups = event["event"], prepared.network.groups
+    fits = kind not in ("asked", "told") or event["level"] < len(prepared.ladder.rungs)
+    if kind == "asked":
+        widths = event["widths"]
+        fits = fits and len(widths) == len(groups)
+        fits = fits and all(1 <= width <= group.width for width, group in zip(widths, groups, strict=True))
+    elif kind == "told":
+        fits = fits and event["id"] in asked
+    if not fits:
+        raise RunError(f"Line {number} of the ledger does not fit this network. Is it the ledger of another search?")

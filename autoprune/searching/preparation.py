@@ -35,6 +35,7 @@ from autoprune.models.zoo import build_model, model_info
 from autoprune.plugins import one_line
 from autoprune.report.observer import Observer
 from autoprune.searching.options import SearchOptions
+from autoprune.tracking.uris import mask_secrets
 from autoprune.training.default import DEFAULT_DATA, DEFAULT_MODEL, default_model
 from autoprune.training.measure import as_logits
 
@@ -140,7 +141,8 @@ class Prepared:
         """Returns what must match when the search is resumed."""
         options, split = self.options, self.split
         return {
-            "options": options.to_json(),
+            # Nothing that is written down holds a secret; a resumed search asks for the store again.
+            "options": {**options.to_json(), "tracking_uri": mask_secrets(options.tracking_uri or "") or None},
             "objects": list(self.problem.objects),
             "model": self.problem.name,
             "weights": self.fingerprint,

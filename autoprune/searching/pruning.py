@@ -24,7 +24,7 @@ from autoprune.report.observer import Observer
 from autoprune.searching.finish import Finisher, describe, save_finished
 from autoprune.searching.options import SearchOptions
 from autoprune.searching.preparation import Prepared, load_problem, prepare, torch_threads, usable_cores
-from autoprune.searching.results import INCUMBENT, SUMMARY, command_line, package_versions
+from autoprune.searching.results import INCUMBENT, SUMMARY, SUMMARY_FORMAT, command_line, package_versions
 from autoprune.searching.running import placed
 from autoprune.training.measure import measure
 
@@ -204,7 +204,7 @@ def _summary(prepared: Prepared, entry: dict[str, Any], dense: float, options: S
     """Returns a summary with the keys of a search's, as far as they make sense without one."""
     network, split = prepared.network, prepared.split
     return {
-        "format": 1,
+        "format": SUMMARY_FORMAT,
         "folder": str(options.out),
         "model": prepared.problem.name,
         "data": prepared.problem.data.name,

@@ -19,8 +19,10 @@ from autoprune.report.rows import candidate_rows, front_rows
 from autoprune.searching.finish import cost_entry, describe_candidate
 from autoprune.searching.preparation import Prepared
 from autoprune.study.study import Study
+from autoprune.tracking.uris import mask_secrets
 
 SUMMARY, FRONT_CSV, FRONT_HTML, INCUMBENT = "summary.json", "front.csv", "front.html", "incumbent"
+SUMMARY_FORMAT = 1
 #: Hypervolume is measured against nothing right at the dense cost.
 REFERENCE_POINT = (0.0, 1.0)
 DEFAULT_FINETUNE_EPOCHS = 1.0
@@ -33,7 +35,7 @@ def summarise(prepared: Prepared, study: Study, report: BackendReport, *, interr
     dense = network.cost_model.dense
     incumbent, uniform = study.incumbent, uniform_of(study)
     return {
-        "format": 1,
+        "format": SUMMARY_FORMAT,
         "folder": str(options.out),
         "model": prepared.problem.name,
         "data": prepared.problem.data.name,
@@ -74,9 +76,9 @@ def package_versions() -> dict[str, str | None]:
 
 
 def command_line() -> str | None:
-    """Returns the command that runs, None where autoprune is used from Python."""
+    """Returns the command that runs, its secrets masked; None where autoprune is used from Python."""
     ours = Path(sys.argv[0]).stem in ("autoprune", "__main__")
-    return shlex.join(["autoprune", *sys.argv[1:]]) if ours else None
+    return mask_secrets(shlex.join(["autoprune", *sys.argv[1:]])) if ours else None
 
 
 def uniform_of(study: Study) -> Evaluation | None:

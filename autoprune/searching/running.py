@@ -23,6 +23,7 @@ from autoprune.report.observer import Observer
 from autoprune.searching.finish import Finisher, describe, save_finished
 from autoprune.searching.options import SearchOptions
 from autoprune.searching.preparation import Prepared, Problem, prepare, torch_threads, usable_cores
+from autoprune.searching.recorded import TRACKING_VARIABLE
 from autoprune.searching.results import (
     FRONT_CSV,
     FRONT_HTML,
@@ -34,6 +35,7 @@ from autoprune.searching.results import (
 )
 from autoprune.strategies.registry import make_strategy
 from autoprune.study.ledger import Ledger, read_ledger, run_of
+from autoprune.study.lock import FolderLock
 from autoprune.study.replay import replay
 from autoprune.study.study import Study
 from autoprune.tracking.uris import default_store, mask_uri
@@ -43,8 +45,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from autoprune.tracking.mlflow_tracker import MlflowTracker
-
-TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,13 +95,12 @@ def run(problem: Problem, options: SearchOptions, observer: Observer) -> Conclud
     assert out is not None
     started = time.perf_counter()
     _require_cores(options)
-    prepared = prepare(problem, options, observer)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(
-            f"Cannot make the run folder {str(out)!r}: {error.strerror}. Name another with --out."
-        ) from error
+    # Taken before the preparation, which may take minutes: a second driver is refused at once.
+    with FolderLock(out):
+        return _run(prepare(problem, options, observer), observer, out=out, started=started)
+
+
+def _run(prepared: Prepared, observer: Observer, *, out: Path, started: float) -> Concluded:
     header = _header(prepared, out)
     with _ledger(out, header) as ledger, _mlflow(prepared, header, out) as mlflow:
         heard: list[Tracker] = [observer, *([] if mlflow is None else [mlflow])]
@@ -155,7 +154,6 @@ def _ledger(out: Path, header: Mapping[str, Any]) -> Iterator[Ledger]:
             with suppress(OSError, RunError):
                 if not any(event["event"] == "told" for event in read_ledger(ledger.path)):
                     ledger.path.unlink()
-                    out.rmdir()
             raise
 
 

@@ -38,10 +38,11 @@ from autoprune.searching.preparation import (
     usable_cores,
     usable_device,
 )
+from autoprune.searching.recorded import TRACKING_VARIABLE
 from autoprune.searching.results import INCUMBENT, SUMMARY, command_line, package_versions
-from autoprune.searching.running import TRACKING_VARIABLE
 from autoprune.searching.training_options import FORMAT, RECORD, RunOptions, TrainOptions, read_record
-from autoprune.tracking.uris import default_store, mask_uri
+from autoprune.study.lock import FolderLock
+from autoprune.tracking.uris import default_store, mask_secrets, mask_uri
 from autoprune.training.checkpoints import Checkpointing, newest_checkpoint, remove_checkpoints
 from autoprune.training.hooks import Hook
 from autoprune.training.measure import measure
@@ -150,9 +151,14 @@ def carry_out(task: Task, observer: Observer) -> dict[str, Any]:
         DivergenceError: the loss or a weight is not finite; the last good checkpoint is named.
         RunError: the folder cannot be written, or its checkpoints are of another training.
     """
-    out, device = task.options.out, usable_device(task.options.device)
+    device = usable_device(task.options.device)
     split = _split(task.data, task.options)
-    record = _begun(task, device, split)
+    with FolderLock(task.options.out):
+        return _carry_out(task, observer, device=device, split=split)
+
+
+def _carry_out(task: Task, observer: Observer, *, device: str, split: Split) -> dict[str, Any]:
+    out, record = task.options.out, _begun(task, device, split)
     if record["finished"]:
         return record
     threads = 1 if math.prod(task.data.input_shape) <= _SMALL_IMAGE else usable_cores()
@@ -293,7 +299,7 @@ def _begun(task: Task, device: str, split: Split) -> dict[str, Any]:
         "images": {"training": len(split.training), "holdout": len(split.holdout), "test": len(task.data.test)},
         "accuracy_before": None,
         "recipe": {name: str(value) if value == math.inf else value for name, value in asdict(task.recipe).items()},
-        "options": task.options.to_json(),
+        "options": {**task.options.to_json(), "tracking_uri": mask_secrets(task.options.tracking_uri or "") or None},
         "command": command_line(),
         "versions": package_versions(),
         "tracking": None if task.options.no_mlflow else mask_uri(_store(task.options)),

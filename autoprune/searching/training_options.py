@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+from autoprune.core.files import require_format
 from autoprune.errors import RunError
 
 RECORD, FORMAT = "training.json", 1
@@ -135,9 +136,11 @@ def read_record(out: Path) -> dict[str, Any]:
         raise RunError(f"{str(out)!r} holds no training: {RECORD} is missing.") from error
     except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{path} cannot be read ({type(error).__name__}). Start the training anew.") from error
+    if isinstance(record, dict) and "format" in record:
+        require_format(record, reads=FORMAT, where=str(path), remedy="Start the training anew.")
     if not (
         isinstance(record, dict)
-        and record.get("format") == FORMAT
+        and "format" in record
         and record.get("kind") in KINDS
         and isinstance(record.get("options"), dict)
     ):

@@ -1,10 +1,11 @@
 """The ledger: every ask and tell of a search, one JSON object a line, on the disk before the search goes on.
 
 The first line says what must match on resume. Every line carries a CRC-32 of the rest of itself. A last line that is
-not whole is what a crash leaves: it is dropped. Any other damage is an error, since what follows would not replay.
+not whole is what a crash leaves: it is dropped with a warning, and so is a line that repeats an earlier one, for
+nothing is asked or told twice. Any other damage is an error, since what follows would not replay.
 
 Events:
-    header  {"format", "run"}: written once
+    header  {"format", "autoprune", "run"}: written once; the second is the version that wrote it
     asked   {"id", "level", "widths", "proposed_by", "seed", "macs", "params"}: a proposal, or a late promotion
     waited  {}: the strategy had nothing to propose
     told    {"id", "level", "next", "worker", "seconds"} with either {"score", "accuracy", "metrics", "reused"} or
@@ -13,9 +14,10 @@ Events:
 
 from __future__ import annotations
 
-import fcntl
 import json
+import logging
 import os
+import shlex
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,7 +25,10 @@ from types import TracebackType
 from typing import Any
 
 from autoprune.core.candidate import Candidate, Evaluation, Failure, Outcome
+from autoprune.core.files import WRITER, require_format, sync_folder, this_version
 from autoprune.errors import RunError
+from autoprune.study.events import is_event
+from autoprune.study.lock import flocked
 
 Event = Mapping[str, Any]
 
@@ -31,6 +36,8 @@ Event = Mapping[str, Any]
 FORMAT = 1
 #: Characters of a value that a message shows.
 _LONGEST_VALUE = 80
+
+_log = logging.getLogger(__name__)
 
 
 def read_ledger(path: Path) -> tuple[Event, ...]:
@@ -114,23 +121,20 @@ class Ledger:
 
     def _lock(self) -> None:
         try:
-            # The kernel drops this lock with the process, however it dies: there is no stale lock to clean up.
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            flocked(self._file)
         except BlockingIOError as error:
             raise RunError(
                 f"Another process is searching in {self.path.parent}. Wait until it ends, stop it, or choose another "
                 "folder with --out."
             ) from error
-        except OSError:
-            # Some network file systems have no locks. A search there is worth more than the guard.
-            return
 
     def _open(self, run: Mapping[str, Any]) -> tuple[Event, ...]:
         events, whole = _parse(self.path.read_bytes(), self.path)
         os.ftruncate(self._file, whole)
         if not events:
-            header = {"event": "header", "format": FORMAT, "run": run}
+            header = {"event": "header", "format": FORMAT, WRITER: this_version(), "run": run}
             self._append(header)
+            sync_folder(self.path.parent)
             return (header,)
         changed = [key for key in sorted({*run, *run_of(events)}) if run.get(key) != run_of(events).get(key)]
         if changed:
@@ -224,34 +228,56 @@ def _check(text: str) -> str:
 def _parse(data: bytes, path: Path) -> tuple[tuple[Event, ...], int]:
     """Returns the events of a ledger and how many bytes their lines take."""
     events: list[Event] = []
+    seen: set[bytes] = set()
     whole = 0
-    lines = data.splitlines(keepends=True)
+    *lines, rest = data.split(b"\n")
+    lines += [rest] if rest else []
     for number, line in enumerate(lines, start=1):
-        event = _event(line)
+        event = _event(line) if number < len(lines) or not rest else None
         if event is None and number == len(lines):
+            _log.warning("The last line of the ledger %s is not whole, as a crash leaves it: it is dropped.", path)
             break
         if event is None:
-            raise RunError(
-                f"Line {number} of the ledger {path} is damaged. The {number - 1} lines before it are whole: cut the "
-                "file after them to resume from there, or start the search anew."
-            )
-        if number == 1 and event.get("event") != "header":
-            raise RunError(f"{path} is no ledger: its first line is no header. Name the folder of a search.")
-        if number == 1 and event.get("format") != FORMAT:
-            raise RunError(f"The ledger {path} has format {event.get('format')!r}; this version reads {FORMAT}.")
+            raise _damaged(number, path)
+        _require_ours(event, number, path)
+        whole += len(line) + 1
+        if line in seen:
+            _log.warning("Line %d of the ledger %s repeats an earlier one: it is dropped.", number, path)
+            continue
+        # A strategy may have nothing to propose any number of times.
+        if event["event"] != "waited":
+            seen.add(line)
         events.append(event)
-        whole += len(line)
     return tuple(events), whole
 
 
+def _require_ours(event: Event, number: int, path: Path) -> None:
+    if number == 1 and event.get("event") != "header":
+        raise RunError(f"{path} is no ledger: its first line is no header. Name the folder of a search.")
+    if number == 1:
+        require_format(event, reads=FORMAT, where=f"The ledger {path}", remedy="Start the search anew.")
+    if not is_event(event):
+        raise _damaged(number, path, what="is none that a search writes")
+
+
+def _damaged(number: int, path: Path, what: str = "is damaged") -> RunError:
+    if number == 1:
+        return RunError(f"Line 1 of the ledger {path} {what}: nothing can be kept. Start the search anew elsewhere.")
+    name = shlex.quote(str(path))
+    return RunError(
+        f"Line {number} of the ledger {path} {what}. The {number - 1} lines before it are whole: keep them and resume "
+        f"from there (head -n {number - 1} {name} > kept && mv kept {name}), or start the search anew elsewhere."
+    )
+
+
 def _event(line: bytes) -> dict[str, Any] | None:
-    """Returns the event of one line, or None when the line is not whole."""
+    """Returns the event of one line without its end, or None when the line is not whole."""
     body, found, check = line.rpartition(b',"check":"')
-    if not found or not line.endswith(b"\n"):
+    if not found:
         return None
     try:
         text = body.decode() + "}"
         event = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
-    return event if isinstance(event, dict) and check == f'{_check(text)}"}}\n'.encode() else None
+    return event if isinstance(event, dict) and check == f'{_check(text)}"}}'.encode() else None

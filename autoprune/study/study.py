@@ -36,6 +36,8 @@ from autoprune.study.proposals import Proposal, Proposer
 
 #: When this many candidates have failed alike and none has been scored, the fault is not theirs.
 HOPELESS = 20
+#: And when this many have failed, for whatever reasons.
+HOPELESS_ANYHOW = 60
 
 
 @runtime_checkable
@@ -195,7 +197,8 @@ class Study:
         if self._hopeless or (self.failures and not self.evaluations and self.done and self._failed_alike):
             count = len(self.failures)
             which = "The only candidate" if count == 1 else f"All of the first {count} candidates"
-            return f"{which} failed for the same reason: {self.failures[0].reason}"
+            why = "for the same reason" if self._failed_alike else "for different reasons, the first"
+            return f"{which} failed {why}: {self.failures[0].reason}"
         return None
 
     def ladder_of(self, candidate_id: int) -> tuple[Outcome, ...]:
@@ -263,7 +266,9 @@ class Study:
 
     @property
     def _hopeless(self) -> bool:
-        return not self.evaluations and len(self.failures) >= HOPELESS and self._failed_alike
+        if self.evaluations or len(self.failures) < HOPELESS:
+            return False
+        return len(self.failures) >= HOPELESS_ANYHOW or self._failed_alike
 
     @property
     def _failed_alike(self) -> bool:

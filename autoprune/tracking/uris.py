@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
-_MASK = "***"
+#: What stands where a secret was.
+MASK = "***"
 #: The user part of an address ends at the last `@` before the host: passwords may hold an unescaped `@`.
 _USER = re.compile(r"(?P<scheme>[a-zA-Z][\w+.-]*)://(?P<user>[^/?#\s]*)@")
 _SECRET_KEY = re.compile(
@@ -27,6 +28,18 @@ def store_file(uri: str) -> Path | None:
         return None
     name = uri.removeprefix("sqlite:///").partition("?")[0]
     return Path(name) if name and name != ":memory:" else None
+
+
+def place_on_disk(uri: str) -> Path | None:
+    """Returns the file or folder of this machine that a store would write to, None where it is elsewhere."""
+    scheme, colon, rest = uri.partition("://")
+    if not colon:
+        return Path(uri.removeprefix("file:").removeprefix("sqlite:"))
+    if not scheme.lower().startswith(("sqlite", "file")):
+        return None
+    # `sqlite:///relative.db`, `sqlite:////absolute.db`, `file:///absolute`.
+    path = rest.partition("?")[0].removeprefix("/") if scheme.lower().startswith("sqlite") else rest
+    return Path(path)
 
 
 def artifact_root(uri: str) -> str | None:
@@ -56,11 +69,11 @@ def mask_uri(uri: str) -> str:
 
 def mask_secrets(text: str) -> str:
     """Returns a text, an error message say, with the secrets of every address in it masked."""
-    return _SECRET_KEY.sub(rf"\g<key>={_MASK}", _USER.sub(_mask_user, text))
+    return _SECRET_KEY.sub(rf"\g<key>={MASK}", _USER.sub(_mask_user, text))
 
 
 def _mask_user(match: re.Match[str]) -> str:
     user, colon, _ = match["user"].partition(":")
     # `https://TOKEN@host` has no password, yet its user name is the secret; `postgresql://me@host` has none.
-    shown = _MASK if match["scheme"].lower().startswith("http") else user
-    return f"{match['scheme']}://{shown}{':' + _MASK if colon else ''}@"
+    shown = MASK if match["scheme"].lower().startswith("http") else user
+    return f"{match['scheme']}://{shown}{':' + MASK if colon else ''}@"

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from autoprune.core.files import WRITER, require_format, this_version
 from autoprune.errors import ConfigError, RunError
 from autoprune.plugins import one_line
 
@@ -60,7 +61,7 @@ class CheckpointFolder:
     def save(self, state: State, *, step: int) -> None:
         """Writes the state after a step; a disk that refuses costs the checkpoint, not the training."""
         state = _on_cpu(state)
-        content = {"format": FORMAT, "identity": self._identity, **state}
+        content = {"format": FORMAT, WRITER: this_version(), "identity": self._identity, **state}
         path = self._directory / f"step-{step:08d}.pt"
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
@@ -130,8 +131,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise RunError(f"The checkpoint {path} is damaged or cannot be read ({one_line(error)}).") from error
     if not isinstance(content, dict) or not isinstance(content.get("identity"), dict):
         raise RunError(f"{path} is no checkpoint of a training.")
-    if content.get("format") != FORMAT:
-        raise RunError(f"The checkpoint {path} has format {content.get('format')!r}; this version reads {FORMAT}.")
+    require_format(content, reads=FORMAT, where=f"The checkpoint {path}", remedy="Start the training anew.")
     # torch's own reader does not look at the checksums of its archive: a flipped bit would become a weight.
     if content.pop("digest", None) != _digest(content):
         raise RunError(f"The checkpoint {path} is damaged: its content does not match its checksum.")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-import tempfile
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from autoprune.core.files import write_whole
 from autoprune.data.preprocessing import Augmentation
 from autoprune.data.sources import load_data
 from autoprune.errors import WeightsError
@@ -101,11 +101,4 @@ def _keep(model: nn.Module, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     content = save(dict(model.state_dict()), metadata={"fingerprint": state_fingerprint(model)})
     # Written beside and renamed: another process sees the whole file or none.
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
-        try:
-            file.write(content)
-            file.close()
-            Path(file.name).replace(path)
-        except OSError:
-            Path(file.name).unlink(missing_ok=True)
-            raise
+    write_whole(path, lambda place: place.write_bytes(content))

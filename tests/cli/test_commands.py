@@ -236,10 +236,12 @@ class TestUi:
         assert f"http://127.0.0.1:{port}" in capsys.readouterr().out
 
     def test_the_recorded_store_and_page_of_the_run_are_opened(self, tmp_path, served, port, capsys):
-        tracking = {"uri": "sqlite:///elsewhere.db", "experiment_id": "7", "run_id": "abc", "view_id": "v"}
+        store = tmp_path / "elsewhere.db"
+        store.touch()
+        tracking = {"uri": f"sqlite:///{store}", "experiment_id": "7", "run_id": "abc", "view_id": "v"}
         (tmp_path / "summary.json").write_text(json.dumps({"tracking": tracking}))
         assert run(["ui", str(tmp_path), "--port", str(port)]) == 0
-        assert served[0][1]["MLFLOW_BACKEND_STORE_URI"] == "sqlite:///elsewhere.db"
+        assert served[0][1]["MLFLOW_BACKEND_STORE_URI"] == f"sqlite:///{store}"
         assert "experiments/7" in capsys.readouterr().out
 
     def test_a_taken_port_is_one_clear_line(self, tmp_path, served, capsys):

@@ -133,9 +133,15 @@ def test_the_data_root_defaults_to_the_environment(tmp_path, monkeypatch):
 
 
 def test_a_folder_that_holds_a_search_is_not_written_over(tmp_path):
-    (tmp_path / "ledger.jsonl").touch()
+    (tmp_path / "ledger.jsonl").write_text('{"event":"header"}\n')
     with pytest.raises(ConfigError, match="--resume"):
         check(out=tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", '{"event":"hea'])
+def test_a_folder_whose_search_was_killed_before_it_wrote_a_line_can_be_used(tmp_path, text):
+    (tmp_path / "ledger.jsonl").write_text(text)
+    assert check(out=tmp_path)["out"] == tmp_path
 
 
 def test_an_output_folder_that_is_a_file_is_an_error(tmp_path):

@@ -183,7 +183,7 @@ def test_a_teacher_is_a_weights_file_or_the_folder_of_a_saved_network(folder, sa
 def test_a_record_that_is_none_says_so(folder):
     with pytest.raises(RunError, match=r"holds no training: training\.json is missing"):
         read_record(folder)
-    for content in ("{", "[]", '{"format": 99, "kind": "train", "options": {}}', '{"format": 1, "kind": "pick"}'):
+    for content in ("{", "[]", '{"format": 0, "kind": "train", "options": {}}', '{"format": 1, "kind": "pick"}'):
         (folder / "training.json").write_text(content)
         with pytest.raises(RunError, match="Start the training anew"):
             read_record(folder)

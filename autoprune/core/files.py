@@ -1,0 +1,159 @@
+"""Files that are whole or absent: written beside their place, synced, then renamed into it; and their versions."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import os
+import re
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from autoprune.errors import RunError
+
+Writer = Callable[[Path], object]
+
+_SUFFIX = ".tmp"
+_LEFTOVER = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp")
+#: The key beside `format` under which a file names the version of autoprune that wrote it.
+WRITER = "autoprune"
+
+
+def write_whole(path: Path, write: Writer) -> None:
+    """Replaces a file by what `write` puts into the path that it is given, or leaves the old one as it was.
+
+    Raises:
+        OSError: the disk is full, the folder is missing, or writing is not allowed.
+    """
+    write_together({path: write})
+
+
+def write_together(files: Mapping[Path, Writer]) -> None:
+    """Replaces files of one folder that belong together; all are on the disk before the first takes its place.
+
+    The last one vouches for the others: it is taken away before they change and comes back when all of them have.
+
+    Raises:
+        OSError: the disk is full, the folder is missing, or writing is not allowed; the old files are as they were.
+    """
+    staged: dict[Path, Path] = {}
+    try:
+        for path, write in files.items():
+            descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_SUFFIX)
+            os.close(descriptor)
+            staged[path] = Path(name)
+            write(staged[path])
+            _sync(staged[path])
+        *first, last = staged
+        if first:
+            last.unlink(missing_ok=True)
+            sync_folder(last.parent)
+        for path, temporary in staged.items():
+            os.replace(temporary, path)
+    except BaseException:
+        for temporary in staged.values():
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+        raise
+    sync_folder(last.parent)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes what writers that were killed have left in a folder that nobody else writes to."""
+    with contextlib.suppress(OSError):
+        for path in folder.iterdir():
+            if _LEFTOVER.fullmatch(path.name) and path.is_file():
+                path.unlink()
+
+
+def atomic_write_bytes(path: Path, data: bytes) -> None:
+    """Replaces a file's content, or leaves the old one as it was.
+
+    Raises:
+        RunError: the disk is full, the folder is missing, or writing is not allowed.
+    """
+    try:
+        write_whole(path, lambda place: place.write_bytes(data))
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+def atomic_write_text(path: Path, text: str) -> None:
+    """Replaces a file's content by UTF-8 text, or leaves the old one as it was.
+
+    Raises:
+        RunError: the disk is full, the folder is missing, or writing is not allowed.
+    """
+    # A group name may hold a lone surrogate, which UTF-8 cannot carry.
+    atomic_write_bytes(path, text.encode("utf-8", errors="replace"))
+
+
+def cannot_write(path: Path, error: OSError) -> RunError:
+    """Returns the error that tells of a file which could not be written."""
+    return RunError(
+        f"Cannot write {path}: {error.strerror or error}. Free space or give another folder with --out; "
+        "what was written before is intact."
+    )
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes new names in a folder last through a power cut, where the system can."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def this_version() -> str | None:
+    """Returns the version of autoprune, None where it is not installed."""
+    try:
+        return importlib.metadata.version("autoprune")
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def require_format(content: Mapping[str, Any], *, reads: int, where: str, remedy: str) -> None:
+    """Checks the `format` of a file's content.
+
+    Args:
+        content: of the file; `autoprune`, or `versions` with that key, names the version that wrote it.
+        reads: the format that this version reads.
+        where: the file, to begin the message with.
+        remedy: what to do about an older or an unreadable one.
+
+    Raises:
+        RunError: it is another; of a newer one the message says which autoprune reads it.
+    """
+    found = content.get("format")
+    if type(found) is int and found == reads:
+        return
+    if type(found) is not int or found < reads:
+        raise RunError(f"{where} has format {found!r}; this version reads {reads}. {remedy}")
+    versions = content.get("versions")
+    writer = content.get(WRITER) or (versions.get(WRITER) if isinstance(versions, Mapping) else None)
+    needed = f"autoprune {writer} or newer" if isinstance(writer, str) and len(writer) < 40 else "a newer autoprune"
+    raise RunError(
+        f"{where} has format {found}; this version reads {reads} (autoprune {this_version() or 'unknown'}). "
+        f"It needs {needed}: pip install --upgrade autoprune."
+    )
+
+
+def _sync(path: Path) -> None:
+    """Brings a file onto the disk; any descriptor will do, and some libraries write by name alone."""
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    os.chmod(path, 0o666 & ~_umask())
+
+
+def _umask() -> int:
+    # The mask can only be read by setting it.
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
