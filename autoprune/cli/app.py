@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from autoprune.cli import commands, pruning_commands, training_commands
+from autoprune.cli import commands, pruning_commands, report_commands, training_commands
 from autoprune.cli import parameters as p
 
 Work = Callable[[], int]
@@ -282,6 +282,35 @@ def pick(
     """Take a candidate of a search: cut it again, finetune it if asked, test and save it."""
     chosen = {"id": number, "budget": budget, "min_accuracy": min_accuracy}
     return partial(commands.pick, run, chosen, out=out, finetune_epochs=finetune_epochs, as_json=as_json)
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN", show_default=False, help="A run folder of any command.")],
+    *,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", show_default=False, help="The page. (default: RUN/report.html)")
+    ] = None,
+    latency: Annotated[
+        bool, typer.Option("--latency", help="Measure dense and pruned network on this machine, too.")
+    ] = False,
+    as_json: p.PlainJson = False,
+) -> Work:
+    """Write a report of a run: one page to read or to send, and its pictures as SVG files."""
+    return partial(report_commands.report, run, out=out, latency=latency, as_json=as_json)
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN ...", show_default=False, help="Run folders.")],
+    *,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", show_default=False, help="The page. (default: compare.html)")
+    ] = None,
+    as_json: p.PlainJson = False,
+) -> Work:
+    """Compare several runs: one table, and one page with their fronts and their progress."""
+    return partial(report_commands.compare, runs, out=out, as_json=as_json)
 
 
 @app.command()

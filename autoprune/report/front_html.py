@@ -57,11 +57,26 @@ def write_front_html(
     Raises:
         RunError: the file cannot be written.
     """
-    heading = title or "Hold-out accuracy against FLOPs"
+    data = front_data(rows, marks=marks, budget=budget, dense_widths=dense_widths, title=title, run=run)
+    parts = {"TITLE": html.escape(data["title"]), "STYLE": STYLE, "SCRIPT": SCRIPT, "DATA": embed(data)}
+    # In one pass, so that what is put in is never searched for placeholders itself.
+    atomic_write_text(path, re.sub("@(TITLE|STYLE|SCRIPT|DATA)@", lambda match: parts[match[1]], SKELETON))
+
+
+def front_data(
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    marks: Mapping[str, Mapping[str, Any]],
+    budget: Sequence[str],
+    dense_widths: Mapping[str, int],
+    title: str = "",
+    run: str = "RUN",
+) -> dict[str, Any]:
+    """Returns what the script of the page draws; the arguments are those of `write_front_html`."""
     on_front = sum(bool(row["front"]) for row in rows)
     budgets = " and ".join(budget)
-    data = {
-        "title": heading,
+    return {
+        "title": title or "Hold-out accuracy against FLOPs",
         "subtitle": f"{len(rows)} candidates, {on_front} on the front" + (f", budget {budgets}" if budgets else ""),
         "run": shlex.quote(run),
         "groups": list(dense_widths.items()),
@@ -70,9 +85,6 @@ def write_front_html(
         "marks": _marks(marks),
         "budgets": _budgets(budget, marks.get("dense")),
     }
-    parts = {"TITLE": html.escape(heading), "STYLE": STYLE, "SCRIPT": SCRIPT, "DATA": embed(data)}
-    # In one pass, so that what is put in is never searched for placeholders itself.
-    atomic_write_text(path, re.sub("@(TITLE|STYLE|SCRIPT|DATA)@", lambda match: parts[match[1]], SKELETON))
 
 
 def marks_of(summary: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

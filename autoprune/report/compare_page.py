@@ -1,0 +1,164 @@
+"""Several runs side by side: one table, their fronts and their progress in one picture each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import PurePath
+from typing import Any
+
+from autoprune.report import formats
+from autoprune.report.markup import Counter, Draw, escape, figure, fill_page, section, table
+from autoprune.report.overlays import overlaid_fronts, overlaid_progress
+
+Numbers = Mapping[str, Any]
+Rows = Sequence[Mapping[str, Any]]
+
+#: Of the table, on the page and on a terminal alike.
+HEADINGS = (
+    "run",
+    "model",
+    "data",
+    "budget",
+    "dense",
+    "uniform",
+    "result",
+    "FLOPs kept",
+    "params kept",
+    "candidates",
+    "seconds",
+    "seed",
+)
+_TEXTS = 4
+
+
+def comparison(runs: Sequence[Numbers]) -> list[dict[str, Any]]:
+    """Returns a row a run: accuracies on the test set, cost, budget, candidates, seconds and seed.
+
+    Args:
+        runs: of `numbers.numbers_of`.
+    """
+    found = []
+    for name, numbers in zip(short_names([str(one["folder"]) for one in runs]), runs, strict=True):
+        networks = {network["name"]: network for network in numbers["networks"]}
+        result: Mapping[str, Any] = next(
+            (networks[key] for key in ("incumbent", "pruned", "trained") if key in networks), {}
+        )
+        found.append(
+            {
+                "run": name,
+                "folder": numbers["folder"],
+                "kind": numbers["kind"],
+                "model": numbers["model"],
+                "data": numbers["data"],
+                "budget": " and ".join(map(str, numbers["budget"])) or None,
+                "dense": networks.get("dense", {}).get("accuracy"),
+                "uniform": networks.get("uniform", {}).get("accuracy"),
+                "result": result.get("accuracy"),
+                "holdout_accuracy": result.get("holdout_accuracy"),
+                "macs": result.get("macs"),
+                "params": result.get("params"),
+                "retained_flops": result.get("retained_flops"),
+                "retained_params": result.get("retained_params"),
+                "hypervolume": numbers["hypervolume"],
+                "candidates": numbers["candidates"],
+                "seconds": numbers["seconds"],
+                "seed": numbers["seed"],
+            }
+        )
+    return found
+
+
+def comparison_lines(found: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Returns the rows of `comparison` as texts in the order of `HEADINGS`."""
+    return [
+        [
+            *(_text(row[key]) for key in ("run", "model", "data", "budget")),
+            *(formats.accuracy(row[key]) for key in ("dense", "uniform", "result")),
+            *(formats.share(row[key]) for key in ("retained_flops", "retained_params")),
+            _text(row["candidates"]),
+            _text(None if row["seconds"] is None else round(row["seconds"])),
+            _text(row["seed"]),
+        ]
+        for row in found
+    ]
+
+
+def comparison_page(runs: Sequence[tuple[Numbers, Rows]]) -> str:
+    """Returns the page of several runs.
+
+    Args:
+        runs: (numbers of `numbers.numbers_of`, rows of the candidates).
+    """
+    found = comparison([numbers for numbers, _ in runs])
+    names = [row["run"] for row in found]
+    count = Counter()
+    tested = [index for index, row in enumerate(found) if row["result"] is not None]
+    best = max(tested, key=lambda index: found[index]["result"], default=None) if _alike(found) else None
+    lines = [[escape(cell) for cell in line] for line in comparison_lines(found)]
+    parts = [
+        f"<header><h1>{len(runs)} runs compared</h1><p>{escape(', '.join(names))}</p></header>",
+        section("The results", escape(_remark(found)), table(HEADINGS, lines, texts=_TEXTS, strong=best)),
+        _fronts(names, runs, count),
+        _progress(names, runs, count),
+        _commands(names, runs),
+        "<footer>Written by autoprune. Accuracies are those of the test set.</footer>",
+    ]
+    return fill_page(f"{len(runs)} runs compared: autoprune", "\n".join(part for part in parts if part))
+
+
+def short_names(folders: Sequence[str]) -> list[str]:
+    """Returns the shortest ends of paths that tell them apart; the same path twice is numbered."""
+    parts = [PurePath(folder).parts or (folder,) for folder in folders]
+    for depth in range(1, max(map(len, parts), default=1) + 1):
+        names = ["/".join(part[-depth:]) for part in parts]
+        if len(set(names)) == len(set(parts)):
+            break
+    else:
+        names = list(folders)
+    seen: dict[str, int] = {}
+    numbered = []
+    for name in names:
+        seen[name] = seen.get(name, 0) + 1
+        numbered.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+    return numbered
+
+
+def _text(value: object) -> str:
+    return "-" if value is None else formats.one_line(str(value))
+
+
+def _alike(found: Sequence[Mapping[str, Any]]) -> bool:
+    return len({(row["model"], row["data"]) for row in found}) == 1
+
+
+def _remark(found: Sequence[Mapping[str, Any]]) -> str:
+    if _alike(found):
+        return "Accuracies on the test set. The best result stands out; mind the costs beside it."
+    return "These runs are of different networks or data: their accuracies do not compare."
+
+
+def _fronts(names: Sequence[str], runs: Sequence[tuple[Numbers, Rows]], count: Counter) -> str:
+    shown = [(name, rows) for name, (_, rows) in zip(names, runs, strict=True) if rows]
+    if not shown:
+        return ""
+    draw: Draw = lambda width: overlaid_fronts(shown, width=width)  # noqa: E731 - a closure over `shown`
+    caption = count("Fronts of the last rung of each run (lines), and its candidates there (points).")
+    said = "Hold-out accuracies compare where the runs held out the same images."
+    return section("Accuracy against cost", said, figure(draw, caption))
+
+
+def _progress(names: Sequence[str], runs: Sequence[tuple[Numbers, Rows]], count: Counter) -> str:
+    shown = [(name, one["progress"]) for name, (one, _) in zip(names, runs, strict=True) if one["progress"]]
+    if not shown:
+        return ""
+    draw: Draw = lambda width: overlaid_progress(shown, width=width)  # noqa: E731 - a closure over `shown`
+    caption = count("The score of the best candidate so far on the last rung of each run.")
+    return section("Progress of the searches", "", figure(draw, caption))
+
+
+def _commands(names: Sequence[str], runs: Sequence[tuple[Numbers, Rows]]) -> str:
+    shown = [(name, one["command"]) for name, (one, _) in zip(names, runs, strict=True) if one["command"]]
+    if not shown:
+        return ""
+    listed = (f"<p>{escape(name)}</p><pre class=command>{escape(command)}</pre>" for name, command in shown)
+    return section("Commands", "", "".join(listed))

@@ -1,0 +1,420 @@
+"""The report of a run: one page that needs neither network nor server, for a manager or a paper.
+
+Every text that comes from a run goes through `escape`, whatever it claims to be.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from autoprune.report import figures, formats
+from autoprune.report.front_html import embed, front_data, marks_of
+from autoprune.report.front_script import SCRIPT
+from autoprune.report.markup import Counter, Draw, escape, figure, fill_page, meter, milliseconds, section, table
+from autoprune.report.page_style import FRONT
+from autoprune.report.record import FINETUNE, PRUNE, SEARCH, TRAIN, RunRecord
+from autoprune.report.svg import Drawing
+
+Numbers = Mapping[str, Any]
+Rows = Sequence[Mapping[str, Any]]
+#: {key: name, how it is written} of the costs in the table of networks.
+_COSTS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
+    ("macs", "MACs", formats.count),
+    ("flops", "FLOPs", formats.count),
+    ("retained_flops", "kept", formats.share),
+    ("params", "parameters", formats.count),
+    ("retained_params", "kept", formats.share),
+)
+_KINDS = {SEARCH: "Search", PRUNE: "Pruning by one method", TRAIN: "Training", FINETUNE: "Finetuning"}
+
+
+def report_page(record: RunRecord, numbers: Numbers, rows: Rows) -> str:
+    """Returns the report as HTML.
+
+    Args:
+        record: the run.
+        numbers: of `numbers.numbers_of`.
+        rows: of its candidates, `record.rows_of`.
+    """
+    count = Counter()
+    sections = [
+        _header(numbers),
+        _tiles(numbers),
+        _networks(numbers),
+        _front(record, numbers, rows, count),
+        _progress(numbers, rows, count),
+        _training(numbers, count),
+        _widths(numbers, count),
+        _layers(numbers, count),
+        _strategies(numbers),
+        _agreement(numbers, count),
+        _latency(numbers),
+        _making(numbers),
+        "<footer>Written by autoprune. FLOPs are two per multiply-accumulate of convolutions and linear layers, for "
+        "one image.</footer>",
+    ]
+    title = f"{_name(numbers)}: autoprune report"
+    return fill_page(title, "\n".join(part for part in sections if part))
+
+
+def drawings(record: RunRecord, numbers: Numbers, rows: Rows) -> dict[str, Drawing]:
+    """Returns {file name: picture} of what the run has: `front.svg`, `progress.svg`, `widths.svg` and others."""
+    found: dict[str, Draw | None] = {
+        "front.svg": _draw_front(record, rows),
+        "progress.svg": _draw_progress(numbers, rows) or _draw_training(numbers),
+        "widths.svg": _draw_widths(numbers),
+        "layers.svg": _draw_layers(numbers),
+        "rungs.svg": _draw_agreement(numbers),
+    }
+    return {name: draw(figures.WIDE) for name, draw in found.items() if draw is not None}
+
+
+def _name(numbers: Numbers) -> str:
+    return f"{numbers['model'] or 'network'} on {numbers['data'] or 'unknown data'}"
+
+
+def _network(numbers: Numbers, name: str) -> Mapping[str, Any]:
+    return next((row for row in numbers["networks"] if row["name"] == name), {})
+
+
+def _result(numbers: Numbers) -> Mapping[str, Any]:
+    networks = numbers["networks"]
+    last: Mapping[str, Any] = networks[-1] if networks else {}
+    return last if last.get("name") in ("incumbent", "pruned", "trained") else {}
+
+
+def _header(numbers: Numbers) -> str:
+    parts = [_KINDS[numbers["kind"]]]
+    if numbers["budget"]:
+        parts.append(f"budget {' and '.join(map(str, numbers['budget']))}")
+    if numbers["method"]:
+        parts.append(f"method {numbers['method']['name']}")
+    if numbers["scope"]:
+        parts.append(f"scope {numbers['scope']}")
+    if numbers["candidates"]:
+        parts.append(f"{numbers['candidates']:,} candidates by {numbers['strategy']}")
+    if numbers["seed"] is not None:
+        parts.append(f"seed {numbers['seed']}")
+    return (
+        f"<header><h1>{escape(_name(numbers))}</h1><p>{escape(', '.join(parts))}</p>"
+        f'<p class="lead">{escape(_lead(numbers))}</p></header>'
+    )
+
+
+def _epochs(numbers: Numbers) -> str:
+    epochs = numbers["finetune_epochs"]
+    return f"{epochs:g} epoch{'s' if epochs != 1 else ''}"
+
+
+def _lead(numbers: Numbers) -> str:
+    """Returns the result in a sentence or two."""
+    result, gains = _result(numbers), numbers["gains"]
+    if numbers["interrupted"]:
+        return "The run has not ended yet: what is here is what it has found so far; nothing has been tested."
+    if not result or result.get("accuracy") is None:
+        return "The test set has not been touched: there is no final accuracy to tell."
+    reached = formats.accuracy(result["accuracy"])
+    if result["name"] == "trained":
+        before = "" if gains["before"] is None else f", {formats.points(gains['before'])} points against before"
+        return f"After {_epochs(numbers)} the network reaches {reached} on the test set{before}."
+    kept = f"{formats.share(result['retained_flops'])} of the FLOPs and {formats.share(result['retained_params'])}"
+    text = f"The pruned network needs {kept} of the parameters of the dense one and reaches {reached} on the test set"
+    against = [
+        f"{formats.points(gains[name])} points against {label}"
+        for name, label in (("dense", "the dense network"), ("uniform", "uniform widths at the same budget"))
+        if gains[name] is not None
+    ]
+    return f"{text}: {' and '.join(against)}." if against else f"{text}."
+
+
+def _tiles(numbers: Numbers) -> str:
+    result, gains = _result(numbers), numbers["gains"]
+    if not result:
+        return ""
+    tested = result["accuracy"] is not None
+    against = next((name for name in ("dense", "before") if gains[name] is not None), None)
+    found = [
+        (
+            formats.accuracy(result["accuracy"] if tested else result["holdout_accuracy"]),
+            "test accuracy" if tested else "hold-out accuracy",
+            f"{formats.points(gains[against])} points against {against}" if against else "",
+        )
+    ]
+    for key, name in (("flops", "FLOPs"), ("params", "parameters")):
+        if result.get(key):
+            share = result[f"retained_{key}"]
+            label = name if share is None else f"of the dense {name}"
+            found.append((formats.count(result[key]) if share is None else formats.share(share), label, ""))
+            if share is not None:
+                found[-1] = (*found[-1][:2], f"{formats.count(result[key])} {name}")
+    if gains["uniform"] is not None:
+        found.append((formats.points(gains["uniform"]), "points against uniform widths", "same budget, same treatment"))
+    found += _speed_tile(numbers)
+    if numbers["seconds"]:
+        found.append((formats.duration(numbers["seconds"]), "in all", ""))
+    tiles = (
+        f'<div class="tile"><b>{escape(value)}</b><span>{escape(label)}</span><small>{escape(small)}</small></div>'
+        for value, label, small in found
+    )
+    return f'<div class="tiles">{"".join(tiles)}</div>'
+
+
+def _speed_tile(numbers: Numbers) -> list[tuple[str, str, str]]:
+    rows = (numbers["latency"] or {}).get("rows", ())
+    ratios = [(row["batch"], row["speedup"]) for row in rows if row["speedup"] and row["steady"]]
+    if not ratios:
+        return []
+    batch, ratio = ratios[0]
+    return [(f"{ratio:.1f}x", "as fast as dense", f"batch {batch}, measured on this machine")]
+
+
+def _networks(numbers: Numbers) -> str:
+    networks = numbers["networks"]
+    before = any(row["accuracy_before_finetune"] is not None for row in networks)
+    held = any(row["holdout_accuracy"] is not None for row in networks)
+    columns = [(key, name, show) for key, name, show in _COSTS if any(row[key] for row in networks)]
+    heads = ["network", *(["before finetuning"] if before else []), "test accuracy", *(["hold-out"] if held else [])]
+    lines = []
+    for row in networks:
+        line = [escape(row["name"])]
+        line += [formats.accuracy(row["accuracy_before_finetune"])] if before else []
+        line += [formats.accuracy(row["accuracy"])]
+        line += [formats.accuracy(row["holdout_accuracy"])] if held else []
+        lines.append([*line, *(show(row[key]) for key, _, show in columns)])
+    heads += [name for _, name, _ in columns]
+    images = numbers["images"] or {}
+    tested = any(row["accuracy"] is not None for row in networks)
+    said = f"Tested at the end on {images['test']:,} images that nothing was chosen by." if images.get("test") else ""
+    said = said if tested else "Nothing has been tested: only hold-out accuracies are known."
+    if before and len(networks) > 2 and numbers["finetune_epochs"]:
+        said += f" Every pruned network was finetuned alike, for {_epochs(numbers)}."
+    strong = len(lines) - 1 if _result(numbers) else None
+    return section("The result", escape(said), table(heads, lines, strong=strong)) if lines else ""
+
+
+def _front_arguments(record: RunRecord, rows: Rows) -> dict[str, Any]:
+    summary = record.summary
+    return front_data(
+        rows,
+        marks=marks_of(summary),
+        budget=[str(text) for text in summary.get("budget", ())],
+        dense_widths=record.groups,
+        run=record.folder,
+    )
+
+
+def _draw_front(record: RunRecord, rows: Rows) -> Draw | None:
+    if not rows:
+        return None
+    data = _front_arguments(record, rows)
+    return lambda width: figures.front_figure(rows, data["marks"], data["budgets"], width=width)
+
+
+def _front(record: RunRecord, numbers: Numbers, rows: Rows, count: Counter) -> str:
+    draw = _draw_front(record, rows)
+    if draw is None:
+        return ""
+    data = _front_arguments(record, rows)
+    caption = count(
+        f"Hold-out accuracy of every candidate against its cost. The line joins the {len(numbers['front'])} that no "
+        "other beats in both score and cost; the score, the mean probability of the right class, tells networks of "
+        "equal accuracy apart."
+    )
+    parts = {"DATA": embed(data), "SCRIPT": SCRIPT, "LABEL": "Hold-out accuracy against FLOPs", "CAPTION": caption}
+    content = re.sub("@(DATA|SCRIPT|LABEL|CAPTION)@", lambda match: parts[match[1]], FRONT)
+    static = f"<noscript>{figure(draw, 'The same picture without JavaScript.')}</noscript>"
+    said = "Each point is a network that was really cut and then measured on hold-out images."
+    return section("Accuracy against cost", said, static + content)
+
+
+def _draw_progress(numbers: Numbers, rows: Rows) -> Draw | None:
+    if not numbers["progress"]:
+        return None
+    top = numbers["progress"][-1]["level"]
+    order = {row["id"]: index for index, row in enumerate(rows, start=1)}
+    scores = [(order[row["id"]], row["score"]) for row in rows if row["level"] == top]
+    return lambda width: figures.progress_figure(numbers["progress"], scores, width=width, rungs=numbers["rungs"])
+
+
+def _progress(numbers: Numbers, rows: Rows, count: Counter) -> str:
+    draw = _draw_progress(numbers, rows)
+    if draw is None:
+        return ""
+    last = numbers["progress"][-1]
+    reached = next(step for step in numbers["progress"] if step["incumbent"] == last["incumbent"])
+    said = (
+        f"The incumbent (candidate {last['incumbent']}) was found after {reached['candidates']} of "
+        f"{last['candidates']} candidates; the front ends with a hypervolume of {last['hypervolume']:.4f}."
+    )
+    caption = count(
+        "The score of the best candidate so far (line) and of each candidate on the last rung (points), and the area "
+        "that the front dominates over score and kept FLOPs. Only scores of the highest rung are drawn: those of "
+        "different rungs do not compare."
+    )
+    return section("Progress of the search", said, figure(draw, caption))
+
+
+def _draw_training(numbers: Numbers) -> Draw | None:
+    history = numbers["history"]
+    return (lambda width: figures.training_figure(history, width=width)) if history else None
+
+
+def _training(numbers: Numbers, count: Counter) -> str:
+    draw = _draw_training(numbers)
+    if draw is None:
+        return ""
+    caption = count("Accuracy on images that were not trained on, and the training loss, after every epoch.")
+    return section("Progress of the training", "", figure(draw, caption))
+
+
+def _draw_widths(numbers: Numbers) -> Draw | None:
+    widths = numbers["widths"]
+    if not widths:
+        return None
+    dense, kept, uniform = (
+        {row["group"]: row[key] for row in widths if row[key] is not None} for key in ("dense", "kept", "uniform")
+    )
+    return lambda width: figures.widths_figure(dense, kept, uniform, width=width)
+
+
+def _widths(numbers: Numbers, count: Counter) -> str:
+    draw = _draw_widths(numbers)
+    if draw is None:
+        return ""
+    widths = numbers["widths"]
+    share = sum(row["kept"] for row in widths) / sum(row["dense"] for row in widths)
+    least = min(widths, key=lambda row: row["kept"] / row["dense"])
+    most = max(widths, key=lambda row: row["kept"] / row["dense"])
+    said = (
+        f"Of {sum(row['dense'] for row in widths):,} prunable channels in {len(widths)} groups {formats.share(share)} "
+        f"remain: least in {least['group']} ({least['kept']} of {least['dense']}), most in {most['group']} "
+        f"({most['kept']} of {most['dense']})."
+    )
+    listed = [
+        [escape(row["group"]), str(row["dense"]), str(row["kept"]), meter(row["kept"] / row["dense"])] for row in widths
+    ]
+    details = (
+        "<details class=card><summary>As a table</summary>"
+        f"{table(['group', 'dense', 'kept', 'share'], listed)}</details>"
+    )
+    caption = count("Channels of every prunable group in the order of the network, before and after.")
+    return section("What was kept of each layer", escape(said), figure(draw, caption) + details)
+
+
+def _draw_layers(numbers: Numbers) -> Draw | None:
+    layers = numbers["layers"]
+    return (lambda width: figures.layers_figure(layers, width=width)) if layers else None
+
+
+def _layers(numbers: Numbers, count: Counter) -> str:
+    draw = _draw_layers(numbers)
+    if draw is None:
+        return ""
+    layers = numbers["layers"]
+    saved = sorted(layers, key=lambda layer: layer["pruned"] - layer["dense"])[:3]
+    total = sum(layer["dense"] - layer["pruned"] for layer in layers)
+    names = ", ".join(f"{layer['name']} ({formats.count(layer['dense'] - layer['pruned'])})" for layer in saved)
+    said = f"{formats.count(total)} multiply-accumulates an image are saved, most of them in {names}." if total else ""
+    merged = len(figures.merged_layers(layers)) < len(layers)
+    what = "block of layers" if merged else "convolution and linear layer"
+    caption = count(f"Multiply-accumulates of every {what} in the order of the network, dense and pruned.")
+    return section("Where the FLOPs went", escape(said), figure(draw, caption))
+
+
+def _strategies(numbers: Numbers) -> str:
+    found = numbers["strategies"]
+    if not found:
+        return ""
+    heads = ["proposed by", "candidates", "failed", "last rung", "best hold-out", "best score", "on the front"]
+    lines = [
+        [
+            escape(one["name"]),
+            str(one["proposed"]),
+            str(one["failed"]),
+            str(one["finished"]),
+            formats.accuracy(one["best_accuracy"]),
+            "-" if one["best_score"] is None else f"{one['best_score']:.4f}",
+            f"{one['front']} of {len(numbers['front'])}{meter(one['front_share'], figure=False)}",
+        ]
+        for one in found
+    ]
+    said = (
+        "Candidates that each strategy or heuristic proposed, how many reached the last rung, the best of these, and "
+        "its share of the front."
+    )
+    return section("Who found what", said, table(heads, lines))
+
+
+def _draw_agreement(numbers: Numbers) -> Draw | None:
+    agreement = numbers["agreement"]
+    if agreement is None or len(agreement["candidates"]) < 2:
+        return None
+    incumbent = numbers["progress"][-1]["incumbent"] if numbers["progress"] else None
+    return lambda width: figures.rungs_figure(agreement, incumbent=incumbent, width=width)
+
+
+def _agreement(numbers: Numbers, count: Counter) -> str:
+    draw = _draw_agreement(numbers)
+    if draw is None:
+        return ""
+    agreement = numbers["agreement"]
+    tau = "is not defined: all scores are equal" if agreement["tau"] is None else f"is {agreement['tau']:+.2f}"
+    said = (
+        f"Kendall's tau between the first rung ({agreement['first']}) and the last ({agreement['last']}) {tau}, over "
+        f"{agreement['pairs']:,} pairs of the {len(agreement['candidates'])} candidates that were scored on both. "
+        "Only the better ones by the first rung were scored on both: over all candidates ranks usually agree more."
+    )
+    caption = count("What the cheap estimate said of a candidate, and what the dearest one says.")
+    return section("How well the cheap estimate foretold the dear one", escape(said), figure(draw, caption))
+
+
+def _latency(numbers: Numbers) -> str:
+    latency = numbers["latency"]
+    if not latency:
+        return ""
+    dense = any(row.get("dense") is not None for row in latency["rows"])
+    heads = ["device", "batch", *(["dense"] if dense else []), "pruned", *(["times as fast"] if dense else [])]
+    heads.append("images/s pruned")
+    lines = []
+    for row in latency["rows"]:
+        line = [escape(row["device"]), str(row["batch"])]
+        line += [milliseconds(row["dense"])] if dense else []
+        line += [milliseconds(row["pruned"])]
+        line += ["-" if row["speedup"] is None else f"{row['speedup']:.2f}"] if dense else []
+        lines.append([*line, f"{row['batch'] / row['pruned']:,.0f}"])
+    said = (
+        f"Median of at least {latency['repeats']} forward passes, in turn, after {latency['warm_up']} to warm up, "
+        f"{latency['threads']} thread{'s' if latency['threads'] != 1 else ''}, {latency['machine']}, "
+        f"torch {latency['torch']}, {'x'.join(map(str, latency['input_shape']))} images. FLOPs are not milliseconds: "
+        "small layers and single images gain less."
+    )
+    if not all(row["steady"] for row in latency["rows"]):
+        said += " The passes differed widely: the machine was busy, and an idle one would tell more."
+    return section("Measured latency", escape(said), table(heads, lines))
+
+
+def _making(numbers: Numbers) -> str:
+    command = numbers["command"]
+    shown = f'<pre class="command">{escape(command)}</pre>' if command else ""
+    versions = ", ".join(f"{name} {version}" for name, version in numbers["versions"].items() if version)
+    images = ", ".join(f"{count:,} {name}" for name, count in (numbers["images"] or {}).items())
+    method = numbers["method"] or {}
+    facts = [
+        ("folder", numbers["folder"]),
+        ("seed", numbers["seed"]),
+        ("images", images),
+        ("fidelities", " then ".join(numbers["rungs"])),
+        ("finetuning", None if numbers["finetune_epochs"] is None else _epochs(numbers)),
+        ("source of the method", method.get("source")),
+        ("hardware", numbers["hardware"]),
+        ("workers", numbers["workers"] or None),
+        ("time", formats.duration(numbers["seconds"]) if numbers["seconds"] else None),
+        ("versions", versions),
+    ]
+    known = [(name, value) for name, value in facts if value not in (None, "")]
+    listed = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in known)
+    notes = "".join(f"<li>{escape(note)}</li>" for note in numbers["notes"])
+    content = f'{shown}<dl class="facts">{listed}</dl>' + (f'<ul class="notes">{notes}</ul>' if notes else "")
+    return section("How it was made", "" if command else "It was started from Python: no command is known.", content)

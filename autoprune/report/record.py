@@ -1,0 +1,153 @@
+"""A run folder as a value: what its files say, whichever command wrote them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from autoprune.core.budget import Budget
+from autoprune.core.candidate import Candidate, Evaluation, Fidelity, Merge
+from autoprune.core.cost import Cost
+from autoprune.core.front import ParetoFront
+from autoprune.core.structure import PrunableGroup, Structure
+from autoprune.errors import BudgetError, RunError
+from autoprune.report.rows import candidate_rows
+from autoprune.study.ledger import Event, decode_told, run_of
+
+#: The kinds of runs; the last two are trainings, which have no budget and no candidates.
+SEARCH, PRUNE, TRAIN, FINETUNE = "search", "prune", "train", "finetune"
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What a run folder holds.
+
+    Attributes:
+        folder: its path, for people.
+        kind: one of `search`, `prune`, `train`, `finetune`.
+        summary: the content of `summary.json`, of a training that of `training.json`.
+        structure: the content of the saved network's `structure.json`; empty where there is none.
+        events: of the ledger, the header first; empty where there is none.
+        layers: `{"name", "dense", "uniform", "pruned"}` MACs of every layer that has any, in forward order.
+        latency: as measured; empty where it was not.
+        notes: what is missing, and why.
+    """
+
+    folder: str
+    kind: str
+    summary: Mapping[str, Any]
+    structure: Mapping[str, Any]
+    events: tuple[Event, ...] = ()
+    layers: tuple[Mapping[str, Any], ...] = ()
+    latency: Mapping[str, Any] | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def groups(self) -> dict[str, int]:
+        """{group: dense width}, in the order of the network; empty where nothing was cut."""
+        listed = self.summary.get("groups")
+        if listed:
+            return {str(group["name"]): int(group["width"]) for group in listed}
+        return dict(self.structure.get("dense_widths", {}))
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """{group: kept width} of the network that the run is about; empty where there is none."""
+        incumbent = self.summary.get("incumbent") or {}
+        return dict(incumbent.get("widths") or self.structure.get("widths", {}))
+
+    @property
+    def dense(self) -> Cost | None:
+        """Cost of the dense network."""
+        dense = self.summary.get("dense") or {}
+        return Cost(dense["macs"], dense["params"]) if dense.get("macs") and dense.get("params") else None
+
+
+def rungs_of(record: RunRecord) -> tuple[Fidelity, ...]:
+    """Returns the ladder of a search."""
+    if not record.events:
+        return ()
+    return tuple(
+        Fidelity(
+            int(rung["level"]),
+            str(rung["name"]),
+            Merge(rung["merge"]),
+            int(rung["calibration_images"]),
+            int(rung["holdout_images"]),
+            float(rung["epochs"]),
+        )
+        for rung in run_of(record.events)["ladder"]
+    )
+
+
+def evaluations_of(record: RunRecord) -> list[Evaluation]:
+    """Returns the evaluations that the ledger tells of, in its order.
+
+    Raises:
+        RunError: the ledger does not fit together.
+    """
+    candidates: dict[int, Candidate] = {}
+    found: list[Evaluation] = []
+    try:
+        rungs = rungs_of(record)
+        for event in record.events:
+            if event["event"] == "asked":
+                candidates[event["id"]] = _candidate(event, rungs[event["level"]])
+            elif event["event"] == "told":
+                asked = candidates[event["id"]]
+                rung = rungs[event["level"]]
+                outcome = decode_told(event, _at(asked, rung))
+                if isinstance(outcome, Evaluation):
+                    found.append(outcome)
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise RunError(f"The ledger in {record.folder!r} does not fit together ({error!r}). Search anew.") from error
+    return found
+
+
+def within_budget(record: RunRecord, evaluations: Sequence[Evaluation]) -> list[Evaluation]:
+    """Returns the evaluations that the budget allows: only these can be incumbent or on the front."""
+    dense = record.dense
+    if dense is None:
+        return list(evaluations)
+    limits = []
+    for text in record.summary.get("budget", ()):
+        try:
+            limits.append(Budget.parse(text).resolve(dense))
+        except BudgetError:  # a summary of another version
+            continue
+    return [
+        item
+        for item in evaluations
+        if all(getattr(item.candidate.cost, limit.resource) <= limit.ceiling for limit in limits)
+    ]
+
+
+def rows_of(record: RunRecord, evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:
+    """Returns the candidates as flat rows (see `rows.candidate_rows`), those on the front marked."""
+    if record.dense is None or not evaluations:
+        return []
+    allowed = within_budget(record, evaluations)
+    top = max((item.candidate.fidelity.level for item in allowed), default=0)
+    front = ParetoFront.of(item for item in allowed if item.candidate.fidelity.level == top)
+    return candidate_rows(
+        evaluations,
+        groups=[PrunableGroup(name, width) for name, width in record.groups.items()],
+        dense=record.dense,
+        front_ids={item.candidate.id for item in front},
+    )
+
+
+def _candidate(event: Event, rung: Fidelity) -> Candidate:
+    return Candidate(
+        int(event["id"]),
+        Structure(tuple(event["widths"])),
+        Cost(int(event["macs"]), int(event["params"])),
+        rung,
+        int(event["seed"]),
+        str(event["proposed_by"]),
+    )
+
+
+def _at(candidate: Candidate, rung: Fidelity) -> Candidate:
+    return Candidate(candidate.id, candidate.structure, candidate.cost, rung, candidate.seed, candidate.proposed_by)

@@ -1,0 +1,203 @@
+"""Reports on finished runs: the folder is read, layers are counted, latency is measured where asked, pages are written.
+
+What the folder says is checked only as far as a page needs it: a summary that cannot be shown is one clear line.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autoprune.config.options import LEDGER_NAME
+from autoprune.errors import AutopruneError, ConfigError, RunError
+from autoprune.report.compare_page import comparison, comparison_page
+from autoprune.report.files import atomic_write_text
+from autoprune.report.numbers import numbers_of
+from autoprune.report.observer import Observer
+from autoprune.report.page import drawings, report_page
+from autoprune.report.record import PRUNE, SEARCH, RunRecord, evaluations_of, rows_of
+from autoprune.searching.training_options import RECORD, read_record
+from autoprune.study.ledger import read_ledger
+
+if TYPE_CHECKING:
+    from torch import nn
+
+#: Files of a run folder; those of `autoprune.searching.results` and `autoprune.models.saved`, which import torch.
+SUMMARY, STRUCTURE, INCUMBENT = "summary.json", "structure.json", "incumbent"
+REPORT, COMPARISON = "report.html", "compare.html"
+#: Batches that latency is measured at: one image as on a device, and enough to fill one.
+BATCHES = (1, 32)
+
+Shown = tuple[dict[str, Any], list[dict[str, Any]]]
+
+
+def read_run(folder: Path) -> RunRecord:
+    """Returns what a run folder says, whichever command wrote it.
+
+    Raises:
+        RunError: it holds no run, or a file of it cannot be read.
+    """
+    if (folder / SUMMARY).is_file():
+        summary = _read_json(folder / SUMMARY)
+        searched = (folder / LEDGER_NAME).is_file() and not summary.get("method")
+        return RunRecord(
+            str(folder),
+            SEARCH if searched else PRUNE,
+            summary,
+            _structure(folder / INCUMBENT),
+            read_ledger(folder / LEDGER_NAME) if searched else (),
+        )
+    if (folder / RECORD).is_file():
+        record = read_record(folder)
+        return RunRecord(str(folder), record["kind"], record, _structure(folder))
+    if (folder / LEDGER_NAME).is_file():
+        raise RunError(
+            f"The search in {str(folder)!r} has no {SUMMARY} yet. Wait for its end, or continue it with --resume."
+        )
+    raise RunError(f"{str(folder)!r} holds no run: neither {SUMMARY} nor {RECORD}. Name a folder such as runs/NAME.")
+
+
+def write_report(run: Path, observer: Observer, *, out: Path | None = None, latency: bool = False) -> dict[str, Any]:
+    """Returns the numbers behind the report of a run, having written the page and its pictures.
+
+    Args:
+        run: the folder of a search, of a pruning or of a training.
+        observer: hears of the stages.
+        out: the page; `RUN/report.html` if None. The pictures lie in a folder of its name beside it.
+        latency: whether to measure dense and pruned network on this machine.
+
+    Raises:
+        RunError: the folder cannot be read, or a file cannot be written.
+        ConfigError: `out` cannot be a page.
+    """
+    page = _page(out or run / REPORT)
+    record = read_run(run)
+    with _fitting(run):
+        layers, notes = _layers(run, record)
+    record = replace(record, layers=layers, notes=notes)
+    if latency:
+        found, missing = _latency(run, observer)
+        record = replace(record, latency=found, notes=(*record.notes, *missing))
+    with _fitting(run):
+        numbers, rows = _shown(record)
+        markup = report_page(record, numbers, rows)
+        pictures = {name: drawing.file() for name, drawing in drawings(record, numbers, rows).items()}
+    folder = page.with_suffix("")
+    _make(folder if pictures else page.parent)
+    for name, picture in pictures.items():
+        atomic_write_text(folder / name, picture)
+    atomic_write_text(page, markup)
+    return {**numbers, "page": str(page), "pictures": [str(folder / name) for name in pictures]}
+
+
+def write_comparison(runs: Sequence[Path], *, out: Path | None = None) -> dict[str, Any]:
+    """Returns a row a run, and the progress and front of each, having written the page that shows them.
+
+    Args:
+        runs: two or more run folders.
+        out: the page; `compare.html` in the working directory if None.
+
+    Raises:
+        RunError: a folder cannot be read, or the page cannot be written.
+        ConfigError: there is nothing to compare, or `out` cannot be a page.
+    """
+    if len(runs) < 2:
+        raise ConfigError("A comparison needs two runs or more: autoprune compare RUN RUN ...")
+    page = _page(out or Path(COMPARISON))
+    shown: list[Shown] = []
+    for run in runs:
+        with _fitting(run):
+            shown.append(_shown(read_run(run)))
+    markup, found = comparison_page(shown), comparison([numbers for numbers, _ in shown])
+    _make(page.parent)
+    atomic_write_text(page, markup)
+    for row, (numbers, rows) in zip(found, shown, strict=True):
+        kept = ("id", "accuracy", "score", "macs", "params", "retained_flops", "proposed_by")
+        row["front"] = [{key: one[key] for key in kept} for one in rows if one["front"]]
+        row["progress"] = numbers["progress"]
+    return {"runs": found, "page": str(page)}
+
+
+def _shown(record: RunRecord) -> Shown:
+    evaluations = evaluations_of(record)
+    rows = rows_of(record, evaluations)
+    return numbers_of(record, evaluations, rows), rows
+
+
+@contextmanager
+def _fitting(run: Path) -> Iterator[None]:
+    """Turns what a file of unexpected content breaks into one clear line."""
+    try:
+        yield
+    except (TypeError, ValueError, AttributeError, ArithmeticError, LookupError) as error:
+        raise RunError(
+            f"What {str(run)!r} says does not fit together ({type(error).__name__}: {error}). Was it written by this "
+            "version of autoprune?"
+        ) from error
+
+
+def _page(path: Path) -> Path:
+    if path.is_dir():
+        raise ConfigError(f"--out {str(path)!r} is a folder. Name a file, for example {str(path / REPORT)!r}.")
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise ConfigError(f"--out {str(path)!r} is no page. Name a file that ends in .html.")
+    return path
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"Cannot make the folder {str(folder)!r}: {error.strerror}. Name another with --out.") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise RunError(f"{path} cannot be read ({type(error).__name__}).") from error
+    if not isinstance(content, dict):
+        raise RunError(f"{path} holds no JSON object. Was it written by autoprune?")
+    return content
+
+
+def _structure(folder: Path) -> Mapping[str, Any]:
+    """Returns what is known of a saved network, nothing where there is none."""
+    return _read_json(folder / STRUCTURE) if (folder / STRUCTURE).is_file() else {}
+
+
+def _layers(run: Path, record: RunRecord) -> tuple[tuple[Mapping[str, Any], ...], tuple[str, ...]]:
+    """Returns the MACs of every layer, dense, uniform and pruned; or nothing and a note why not."""
+    if not record.widths:
+        return (), ()
+    # Tracing takes a second, but torch must not be needed by those who compare runs.
+    from autoprune.searching.layer_costs import layer_costs
+
+    uniform = (record.summary.get("uniform") or {}).get("widths")
+    try:
+        return tuple(layer_costs(run, record, uniform)), ()
+    except AutopruneError as error:
+        return (), (f"What each layer costs is left out: {error}",)
+
+
+def _latency(run: Path, observer: Observer) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Returns the measured latencies, and a note where the dense network is missing."""
+    from autoprune.models.saved import load, read_saved
+    from autoprune.searching.finetuning import dense_network, saved_folder
+    from autoprune.searching.latency import measure_latency
+
+    folder = saved_folder(run)
+    saved = read_saved(folder)
+    observer.stage(f"Loading {folder}")
+    networks: dict[str, nn.Module] = {"pruned": load(folder)}
+    notes: tuple[str, ...] = ()
+    try:
+        networks["dense"] = dense_network(folder, saved, None, observer)
+    except AutopruneError:
+        notes = ("The dense network was not found, so that its latency is left out.",)
+    observer.stage("Measuring latency")
+    return measure_latency(networks, saved.input_shape, batches=BATCHES), notes

@@ -1,0 +1,199 @@
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+from autoprune.cli.edge import run
+from autoprune.errors import ConfigError, RunError
+
+
+@pytest.fixture(scope="module")
+def module_run(tmp_path_factory):
+    """Returns the folder of one search that all tests copy: the search is the slow part."""
+    from autoprune.report.observer import NullObserver
+    from autoprune.searching.api import run_search
+    from autoprune.searching.options import SearchOptions
+
+    folder = tmp_path_factory.mktemp("searched")
+    options = SearchOptions(
+        model="toy_problem:network",
+        data="toy_problem:sets",
+        candidates=6,
+        finetune_epochs=0.0,
+        backend="serial",
+        no_mlflow=True,
+        out=folder / "run",
+    )
+    with pytest.MonkeyPatch.context() as patched:
+        patched.chdir(folder)
+        for place in ("preparation", "running"):
+            patched.setattr(f"autoprune.searching.{place}.usable_cores", lambda: 1)
+        run_search(options, observer=NullObserver())
+    return folder / "run"
+
+
+@pytest.fixture
+def searched(module_run, folder):
+    shutil.copytree(module_run, folder / "run")
+    return folder / "run"
+
+
+def reported(folder, **options):
+    from autoprune.report.observer import NullObserver
+    from autoprune.searching.reporting import write_report
+
+    return write_report(folder, NullObserver(), **options)
+
+
+def test_the_report_of_a_search_says_what_its_files_say(searched):
+    numbers = reported(searched)
+    summary = json.loads((searched / "summary.json").read_text())
+    assert (searched / "report.html").read_text().count("<h2>") >= 7
+    assert numbers["hypervolume"] == pytest.approx(numbers["progress"][-1]["hypervolume"])
+    assert numbers["progress"][-1]["incumbent"] == summary["incumbent"]["id"]
+    assert numbers["progress"][-1]["candidates"] == 6
+    front = [line.split(",")[0] for line in (searched / "front.csv").read_text().splitlines()[1:]]
+    assert sorted(numbers["front"]) == sorted(map(int, front))
+
+
+def test_the_costs_of_layers_add_up_to_those_of_the_networks(searched):
+    numbers = reported(searched)
+    networks = {row["name"]: row["macs"] for row in numbers["networks"]}
+    for key, name in (("dense", "dense"), ("uniform", "uniform"), ("pruned", "incumbent")):
+        assert sum(layer[key] for layer in numbers["layers"]) == networks[name]
+
+
+def test_the_pictures_lie_beside_the_page(searched, folder):
+    reported(searched)
+    names = {path.name for path in (searched / "report").iterdir()}
+    assert {"front.svg", "progress.svg", "widths.svg"} <= names
+    reported(searched, out=folder / "elsewhere" / "mine.html")
+    assert {path.name for path in (folder / "elsewhere" / "mine").iterdir()} == names
+
+
+def test_latency_of_a_dense_network_that_is_not_found_leaves_its_column_out(searched, monkeypatch):
+    monkeypatch.setattr("autoprune.searching.latency.SECONDS", 0.0)
+    numbers = reported(searched, latency=True)
+    assert [row["batch"] for row in numbers["latency"]["rows"] if row["device"] == "cpu"] == [1, 32]
+    assert {row["dense"] for row in numbers["latency"]["rows"]} == {None}
+    assert all(row["pruned"] > 0 for row in numbers["latency"]["rows"])
+    assert numbers["latency"]["threads"] >= 1
+    assert any("dense network was not found" in note for note in numbers["notes"])
+    assert "<th>dense</th>" not in (searched / "report.html").read_text().split("Measured latency")[1]
+
+
+def test_dense_and_pruned_take_turns(monkeypatch):
+    import torch
+
+    from autoprune.searching.latency import measure_latency
+
+    monkeypatch.setattr("autoprune.searching.latency.SECONDS", 0.0)
+    turns = []
+
+    class Network(torch.nn.Module):
+        def __init__(self, name):
+            super().__init__()
+            self.name = name
+
+        def forward(self, x):
+            turns.append((self.name, tuple(x.shape)))
+            return x
+
+    networks = {name: Network(name) for name in ("pruned", "dense")}
+    found = measure_latency(networks, (1, 2, 2), batches=(1, 3), repeats=4, warm_up=1)
+    on_cpu = [row for row in found["rows"] if row["device"] == "cpu"]
+    assert turns[:20] == [(name, (batch, 1, 2, 2)) for batch in (1, 3) for _ in range(5) for name in networks]
+    assert [row["repeats"] for row in on_cpu] == [4, 4]
+    assert all(row["speedup"] == row["dense"] / row["pruned"] for row in on_cpu)
+
+
+def test_a_network_that_cannot_be_built_leaves_its_layers_out(searched):
+    structure = searched / "incumbent" / "structure.json"
+    content = json.loads(structure.read_text())
+    structure.write_text(json.dumps({**content, "model": None}))
+    numbers = reported(searched)
+    assert numbers["layers"] == []
+    assert any("What each layer costs is left out" in note for note in numbers["notes"])
+
+
+def test_a_pruned_network_has_a_report_without_candidates(searched):
+    (searched / "ledger.jsonl").unlink()
+    summary = json.loads((searched / "summary.json").read_text())
+    del summary["uniform"]
+    summary["method"] = {"name": "pca", "source": "somebody"}
+    (searched / "summary.json").write_text(json.dumps(summary))
+    numbers = reported(searched)
+    assert numbers["kind"] == "prune"
+    assert numbers["strategies"] == []
+    assert not (searched / "report" / "front.svg").exists()
+    assert (searched / "report" / "widths.svg").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda content: {**content, "groups": 5}, "does not fit together"),
+        (lambda content: {**content, "incumbent": [1]}, "does not fit together"),
+        (lambda content: [content], "holds no JSON object"),
+    ],
+)
+def test_a_summary_of_another_hand_is_one_clear_line(searched, change, message):
+    content = json.loads((searched / "summary.json").read_text())
+    (searched / "summary.json").write_text(json.dumps(change(content)))
+    with pytest.raises(RunError, match=message):
+        reported(searched)
+    assert not (searched / "report.html").exists()
+
+
+def test_a_search_without_a_summary_is_told_to_go_on(searched):
+    (searched / "summary.json").unlink()
+    with pytest.raises(RunError, match="--resume"):
+        reported(searched)
+
+
+@pytest.mark.parametrize("out", ["page", "page.txt"])
+def test_a_page_ends_in_html(searched, folder, out):
+    with pytest.raises(ConfigError, match=r"ends in \.html"):
+        reported(searched, out=folder / out)
+
+
+def test_a_comparison_is_one_page_and_one_table(searched, folder, capsys):
+    shutil.copytree(searched, folder / "other")
+    assert run(["compare", "run", "other"]) == 0
+    said = capsys.readouterr().out
+    assert "2 runs" in said
+    assert "toy_problem:network" in said
+    assert (folder / "compare.html").is_file()
+    assert run(["compare", "run", "other", "--out", "mine.html", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [row["run"] for row in found["runs"]] == ["run", "other"]
+    assert found["runs"][0]["front"] == found["runs"][1]["front"]
+    assert (folder / "mine.html").is_file()
+
+
+def test_the_command_prints_the_numbers_or_where_the_page_is(searched, capsys):
+    assert run(["report", "run"]) == 0
+    assert "The report is in run/report.html" in capsys.readouterr().out
+    assert run(["report", "run", "--json"]) == 0
+    numbers = json.loads(capsys.readouterr().out)
+    assert numbers["candidates"] == 6
+    assert numbers["page"] == "run/report.html"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["report", "nowhere"], "holds no run"),
+        (["report", "run", "--out", "run"], "is a folder"),
+        (["report", "run/incumbent", "--latency"], "holds no run"),
+        (["compare", "run"], "two runs or more"),
+        (["compare", "run", "nowhere"], "holds no run"),
+    ],
+)
+def test_bad_input_is_one_line(searched, capsys, arguments, message):
+    assert run(arguments) == 2
+    errors = capsys.readouterr().err
+    assert message in errors
+    assert errors.count("\n") == 1
