@@ -1,321 +1,314 @@
-"""ASCP: asymptotic soft cluster pruning. Similar filters are made equal again and again while the network trains.
+"""ASCP: filters that resemble each other are made equal while the network trains, and added together in the end.
 
-Of the paper (2022) only the abstract could be had; every formula here is ours, on SFP/ASFP (schedules), C-SGD
-(clusters, channel addition) and CUP (one height through the merge trees of all layers).
+Of the paper (arXiv 2206.08186) only the abstract could be had: clusters of similar filters, reconstruction so that the
+members of a cluster become redundant, guidelines that preserve features, training on after each reconstruction, several
+decay schedules, removal by channel addition. Every formula below is [OURS], on what is known of its relatives: soft
+filter pruning (SFP 2018, ASFP 2019) and centripetal SGD (C-SGD 2019), from which the removal is.
 
 Notation:
-    N   channels of a group; k_t its clusters at time t
-    P_t share of the channels that is removed at t; s the share of the final removal that the schedule asks for
-    c   cluster; A (N, N) the matrix that replaces each channel by its cluster's mean or medoid
+    F   (N, d)  features of a group's channels: filters of all its layers with batch norm folded in, and folded biases
+    k           clusters of a group, the width it is to have
+    h           one height for the trees of all groups
 """
 
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from autoprune.core.cost import FloatArray, IntArray
+from autoprune.core.cost import FloatArray
 from autoprune.core.space import SearchSpace
 from autoprune.core.structure import Structure
 from autoprune.errors import ConfigError
-from autoprune.methods.allocation import require_choice
 from autoprune.methods.base import Pruned, Subject
-from autoprune.methods.channel_features import group_features, silence
-from autoprune.methods.clusters import capped, k_means, medoids, representatives, tree
+from autoprune.methods.eprune import channel_rows
 from autoprune.methods.schedules import removed_share, require_schedule, space_at
 from autoprune.methods.softly import (
     EditingHook,
     GroupAxes,
-    Mask,
-    clear_momentum,
     edit_count,
     group_axes,
-    largest_difference,
     mix_channels,
     refuse_published,
     steps_of,
     train_with,
     training_recipe,
 )
-from autoprune.models.merging import addition_inputs, recalibrate
-from autoprune.models.network import TracedNetwork
-from autoprune.models.surgery import Kept, cut
-from autoprune.strategies.heuristics import bisected
+from autoprune.models.calibration import to_numpy
+from autoprune.models.network import IndexArray, LayerKind, TracedNetwork
+from autoprune.models.selection import folded_weight
+from autoprune.models.surgery import Kept, named_tensors
+from autoprune.strategies.clustering import MergeTree, bisected_knob, merge_tree
 
-RATES = ("uniform", "adaptive")
-LINKAGES = ("average", "ward")
-CENTRES = ("mean", "medoid")
-#: Channels whose folded filter and bias have a smaller norm are dead (guideline ii).
-_DEAD = 1e-6
-#: No cluster has more than so many times N / k members (guideline iv).
-_CAP = 4.0
-#: Reconstructed and merged network may differ by so much in a logit, relative to the largest logit if that exceeds 1.
-EXACT = 1e-4
-_CHECKED = 64
+RATES = ("adaptive", "uniform")
+REPRESENTATIVES = ("mean", "medoid")
+#: Share of the training, at its end, in which the clusters stay as they are.
+_SETTLED = 0.1
+#: Guideline: no cluster holds more than this many times the mean, so that none swallows a layer.
+_LARGEST_CLUSTER = 4.0
+#: Channels nearer than this share of the mean distance are equal.
+_EQUAL = 1e-4
 
 
 @dataclass(frozen=True)
 class Ascp:
-    """Soft clustering while training, then exact removal by channel addition.
+    """Soft cluster pruning [OURS]: see the module.
 
-    ASCP (2022). Known from its abstract: clusters of similar filters are reconstructed to be identical, keep training,
-    a decay schedule sets the rate, identical filters leave by channel addition. [OURS]: everything else. Guidelines:
-    (i) clusters stay within a group; (ii) dead channels are one cluster, mapped to zero; (iii) a group that a layer
-    reading the image produces loses at most half the share that uniform widths would; (iv) a cluster has at most
-    4 N / k members; (v) no group falls below 5 % on its own. The budget has the last word on (iii) and (v).
-    Groups with several producers are clustered on the features of all of them, and are made equal in all of them.
-    Where a consumer cannot add (grouped, transposed or reused layers) the weakest channels are mapped to zero instead
-    of clustered, which slicing removes exactly, too.
+    Guidelines: channels are clustered within their group only; dead ones, whose features are all but zero, fall into
+    one cluster by themselves; a group that reads the image loses at most half the share that it would lose of uniform
+    widths; no cluster of unequal channels holds more than four times the mean; no group falls below 5 %.
 
     Attributes:
-        as_published: refused; the paper's constants could not be had.
-        rate: `adaptive` (merge trees of all groups cut at one height) or `uniform` (k-means, one rate for all).
-        schedule: how the budget shrinks: const, linear, poly, exp (ASFP's), cosine.
-        linkage: of the trees: `average` or `ward`.
-        centre: what members become: the `mean` of the cluster or its `medoid`.
-        edits_per_epoch: how often an epoch channels are clustered and reconstructed; at least 8 times a training.
-        freeze: last share of the training in which clusters no longer change.
-        distillation: share of the dense network's divergence in the loss ([OURS]; 0 trains on labels alone).
+        rates: `adaptive` (one height for the trees of all groups, bisected to the budget) or `uniform` (one share).
+        schedule: how the budget falls from the dense cost: `exp`, `linear`, `poly`, `cosine` or `const`.
+        representative: what the members of a cluster become: their `mean`, or the `medoid`, the member nearest to all.
+        edits_per_epoch: reconstructions per epoch; at least 8 in all.
         learning_rate: at its peak; 0 for that of finetuning.
         batch_size: images per step.
+        distillation: share of the dense network's divergence in the loss; 0 trains on the labels alone.
+        as_published: an error: the paper's constants could not be had.
     """
 
-    source: ClassVar[str] = (
-        "ASCP 2022, abstract only: the algorithm is ours [OURS], on SFP/ASFP and C-SGD; nothing of it verified"
-    )
+    source: ClassVar[str] = "[OURS] on the abstract of ASCP (arXiv 2206.08186): no formula or constant could be had"
     trains: ClassVar[bool] = True
 
-    as_published: bool = False
-    rate: str = "adaptive"
+    rates: str = "adaptive"
     schedule: str = "exp"
-    linkage: str = "average"
-    centre: str = "mean"
+    representative: str = "mean"
     edits_per_epoch: float = 1.0
-    freeze: float = 0.1
-    distillation: float = 0.9
     learning_rate: float = 0.0
     batch_size: int = 128
+    distillation: float = 0.9
+    as_published: bool = False
 
     def __post_init__(self) -> None:
-        require_choice(self.rate, RATES, what="The option 'rate' of Ascp")
-        require_choice(self.linkage, LINKAGES, what="The option 'linkage' of Ascp")
-        require_choice(self.centre, CENTRES, what="The option 'centre' of Ascp")
+        refuse_published("ascp", self.as_published)
         require_schedule(self.schedule)
-        if not 0 <= self.freeze < 1:
-            raise ConfigError(f"The option 'freeze' of Ascp is {self.freeze!r}. Write a share in [0, 1).")
+        for value, known, name in (
+            (self.rates, RATES, "rates"),
+            (self.representative, REPRESENTATIVES, "representative"),
+        ):
+            if value not in known:
+                raise ConfigError(f"Unknown {name} {value!r} of ascp. Known: {', '.join(known)}.")
 
     def prune(self, subject: Subject) -> Pruned:
-        """Returns the trained network whose dropped channels equal kept ones.
-
-        Raises:
-            ConfigError: it is asked to run as published.
-            DivergenceError: the training diverged.
-        """
-        refuse_published("ASCP", self.as_published)
-        model = copy.deepcopy(subject.model)
+        """Trains a copy of the network; returns it with clusters of equal channels, one of each kept."""
         recipe = training_recipe(
             subject.epochs,
             learning_rate=self.learning_rate,
             batch_size=self.batch_size,
             distillation=self.distillation,
         )
+        groups = group_axes(subject.network)
+        model = copy.deepcopy(subject.model)
         hook = SoftClusters(
             subject.network,
             subject.space,
-            self,
+            groups,
+            rates=self.rates,
+            schedule=self.schedule,
+            representative=self.representative,
             steps=steps_of(subject, recipe),
             edits=edit_count(subject.epochs, self.edits_per_epoch),
         )
-        facts: dict[str, float | int | str] = {}
+        facts: dict[str, Any] = {"rates": self.rates, "schedule": self.schedule}
         if subject.epochs > 0:
             facts.update(train_with(subject, model, hook, recipe, distil=self.distillation > 0))
-        hook.finish(model)
-        # A mean filter varies less than its members, and their statistics were averaged: fit them. Equal channels get
-        # equal statistics, so the merge stays exact.
-        recalibrate(model, subject.images)
-        kept, clusters = hook.kept, hook.clusters
-        images = subject.images[:_CHECKED]
-        merged = cut(model, subject.network, kept, inputs=addition_inputs(subject.network, kept, clusters))
-        error = largest_difference(model, merged, images)
-        facts.update(edits=hook.edited, merge_error=error)
+        with torch.no_grad():
+            labels = hook.settle(model)
+        representatives = [_first_members(row) for row in labels]
         return Pruned(
-            kept=kept, model=model, clusters=clusters, exact=error < EXACT * _largest_logit(model, images), facts=facts
+            Kept(tuple(np.unique(row) for row in representatives)),
+            model.eval(),
+            tuple(representatives),
+            exact=all(group.addable for group in groups),
+            facts=facts,
         )
 
 
-def _largest_logit(model: nn.Module, images: Tensor) -> float:
-    from autoprune.models.verify import outputs
-
-    with torch.no_grad():
-        return max(1.0, *(float(item.abs().max()) for item in outputs(model, images)))
-
-
 class SoftClusters(EditingHook):
-    """Clusters and reconstructs a network while it trains.
+    """Makes the members of clusters equal, more of them as the training goes on."""
 
-    The schedule ends where clusters freeze, so that the frozen ones are those of the exact budget; `finish` re-imposes
-    them once more. Members drift apart within a step (their consumers differ), hence every edit reconstructs.
-    """
-
-    def __init__(self, network: TracedNetwork, space: SearchSpace, options: Ascp, *, steps: int, edits: int) -> None:
+    def __init__(
+        self,
+        network: TracedNetwork,
+        space: SearchSpace,
+        groups: Sequence[GroupAxes],
+        *,
+        rates: str,
+        schedule: str,
+        representative: str,
+        steps: int,
+        edits: int,
+    ) -> None:
         """Plans the edits.
 
         Args:
-            network: the trace of the network that will be trained.
-            space: legal structures; the training ends at its budget.
-            options: of the method.
-            steps: optimiser steps of the training.
-            edits: how often to reconstruct.
+            network: the trace.
+            space: legal structures within the final budget.
+            groups: where the network's groups lie.
+            rates: one of `RATES`.
+            schedule: of `autoprune.methods.schedules`.
+            representative: one of `REPRESENTATIVES`.
+            steps: optimiser steps of the whole training.
+            edits: how many reconstructions.
         """
         super().__init__(steps=steps, edits=edits)
-        self._network = network
-        self._space = space
-        self._options = options
-        self._groups = group_axes(network)
-        self._labels: list[IntArray] | None = None
-        self._sources: list[IntArray] = []
-        self._silent: list[Mask] = []
-        self._settled = False
-
-    @property
-    def clusters(self) -> tuple[IntArray, ...]:
-        """Per group the (N,) representative of every channel: the first member of its cluster."""
-        assert self._labels is not None, "no clustering yet"
-        return tuple(representatives(labels) for labels in self._labels)
-
-    @property
-    def kept(self) -> Kept:
-        """One representative a cluster."""
-        return Kept(tuple(np.unique(item) for item in self.clusters))
+        self._network, self._space, self._groups = network, space, tuple(groups)
+        self._rates, self._schedule, self._representative = rates, schedule, representative
+        self._settled: list[IndexArray] | None = None
 
     def edit(self, model: nn.Module, progress: float) -> None:
-        """Clusters anew, unless clusters are frozen, and reconstructs."""
-        if not self._settled:
-            time = min(1.0, progress / (1 - self._options.freeze))
-            self._cluster(model, removed_share(self._options.schedule, time))
-            self._settled = time >= 1
-        self._reconstruct(model, self.optimiser)
+        """Clusters for the budget of the moment and makes members equal; near the end the clusters stay."""
+        if progress >= 1 - _SETTLED:
+            self.settle(model)
+            return
+        removed = removed_share(self._schedule, progress / (1 - _SETTLED))
+        features = self.features(model)
+        self.reconstruct(model, self.clusters(features, space_at(self._space, removed)), features)
 
-    @torch.no_grad()
-    def finish(self, model: nn.Module) -> None:
-        """Brings the trained network onto the exact budget and makes members of clusters equal."""
-        if not self._settled:
-            self._cluster(model, 1.0)
-            self._settled = True
-        self._reconstruct(model, None)
+    def settle(self, model: nn.Module) -> list[IndexArray]:
+        """Makes the members of the final clusters equal; returns per group the (N,) cluster of every channel."""
+        features = self.features(model)
+        if self._settled is None:
+            self._settled = self.clusters(features, self._space)
+        self.reconstruct(model, self._settled, features)
+        return self._settled
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the clusters and how far the training has come."""
-        labels = None if self._labels is None else [torch.from_numpy(item) for item in self._labels]
-        return {
-            **super().state_dict(),
-            "settled": self._settled,
-            "labels": labels,
-            "sources": [torch.from_numpy(item) for item in self._sources],
-            "silent": [torch.from_numpy(item) for item in self._silent],
-        }
+        """Returns how far the training has come, and the final clusters once there are any."""
+        settled = None if self._settled is None else [row.tolist() for row in self._settled]
+        return {**super().state_dict(), "settled": settled}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continues from there."""
         super().load_state_dict(state)
-        self._settled = bool(state["settled"])
-        self._labels = None if state["labels"] is None else [item.cpu().numpy().copy() for item in state["labels"]]
-        self._sources = [item.cpu().numpy().copy() for item in state["sources"]]
-        self._silent = [item.cpu().numpy().copy() for item in state["silent"]]
+        settled = state["settled"]
+        self._settled = None if settled is None else [np.array(row, dtype=np.int64) for row in settled]
 
-    def _cluster(self, model: nn.Module, removed: float) -> None:
-        """Finds the clusters of the budget at which the share `removed` of the final removal is done."""
-        features = [group_features(model, group) for group in self._groups]
-        structure = self._widths(features, space_at(self._space, removed))
-        previous = self._labels or [None] * len(features)  # type: ignore[list-item]
-        self._labels, self._sources, self._silent = [], [], []
-        for group, x, width, old in zip(self._groups, features, structure, previous, strict=True):
-            labels, silent = self._grouped(group, x, width, old)
-            self._labels.append(labels)
-            self._silent.append(silent)
-            self._sources.append(medoids(x, labels) if self._options.centre == "medoid" else labels)
+    def features(self, model: nn.Module) -> list[FloatArray]:
+        """Returns F of every group."""
+        return [channel_features(model, self._network, group) for group in self._groups]
 
-    def _widths(self, features: list[FloatArray], space: SearchSpace) -> Structure:
-        dense = np.asarray(space.dense.widths, dtype=np.float64)
+    def clusters(self, features: Sequence[FloatArray], space: SearchSpace) -> list[IndexArray]:
+        """Returns per group the (N,) cluster of every channel, as many as the space's budget allows."""
+        distances = [_distances(rows) for rows in features]
+        trees = [merge_tree(row) for row in distances]
+        structure = self._widths(trees, space)
+        return [
+            capped(row, tree.labels(width), capacity=_LARGEST_CLUSTER * len(row) / width)
+            for row, tree, width in zip(distances, trees, structure, strict=True)
+        ]
+
+    def reconstruct(self, model: nn.Module, labels: Sequence[IndexArray], features: Sequence[FloatArray]) -> None:
+        """Replaces every channel by the representative of its cluster, momentum included."""
+        for group, row, rows in zip(self._groups, labels, features, strict=True):
+            matrix = averaging(row) if self._representative == "mean" else choosing(row, rows)
+            mix_channels(model, group, torch.from_numpy(matrix), optimiser=self.optimiser)
+
+    def _widths(self, trees: Sequence[MergeTree], space: SearchSpace) -> Structure:
+        uniform = space.uniform()
+        if self._rates == "uniform":
+            return uniform
+        dense = np.array([group.width for group in self._groups], dtype=np.float64)
+        # A group that reads the image keeps at least the middle between all and the uniform share.
         stem = np.array([group.reads_image for group in self._groups])
-
-        def spared(widths: FloatArray, ratio: float) -> FloatArray:
-            return np.where(stem, np.maximum(widths, dense * (1 - (1 - ratio) / 2)), widths)
-
-        if self._options.rate == "uniform":
-            return bisected(space, lambda ratio: spared(dense * ratio, ratio))
-        heights = [tree(x, linkage=self._options.linkage).heights for x in features]
-        highest = max((float(row[-1]) for row in heights if len(row)), default=1.0)
-        ratio = float(np.mean(np.asarray(space.uniform().widths) / dense))
+        least = np.where(stem, (dense + np.array(uniform.widths)) / 2, 1.0)
+        highest = max((float(tree.heights[-1]) for tree in trees if len(tree.heights)), default=1.0)
 
         def widths_of(knob: float) -> FloatArray:
-            height = (1 - knob) * highest
-            return spared(np.array([1.0 + np.count_nonzero(row > height) for row in heights]), ratio)
+            counts = [1.0 + np.count_nonzero(tree.heights > (1 - knob) * highest) for tree in trees]
+            return np.maximum(np.array(counts), least)
 
-        return bisected(space, widths_of)
+        return bisected_knob(space, widths_of)[0]
 
-    def _grouped(self, group: GroupAxes, x: FloatArray, width: int, previous: IntArray | None) -> tuple[IntArray, Mask]:
-        """Returns the labels of `width` clusters and the channels that are mapped to zero."""
-        silent = np.linalg.norm(x, axis=1) < _DEAD
-        if not group.addable and width < group.width:
-            silent = np.zeros(group.width, dtype=bool)
-            silent[np.argsort(np.linalg.norm(x, axis=1), kind="stable")[: group.width - width + 1]] = True
-        live = np.flatnonzero(~silent)
-        if width == group.width or len(live) < width:
-            # Dead channels that the budget lets stay are left alone.
-            silent = np.zeros(group.width, dtype=bool) if width == group.width else silent
-            return _with_singles(silent, width), silent
-        if len(live) == group.width:
-            return self._split(x, width, previous), silent
-        labels = np.full(group.width, width - 1, dtype=np.int64)
-        if width > 1:
-            labels[live] = self._split(x[live], width - 1, None if previous is None else previous[live])
+
+def channel_features(model: nn.Module, network: TracedNetwork, group: GroupAxes) -> FloatArray:
+    """Returns F of a group: (N, d) filters of its layers with batch norm folded in, folded biases at the end."""
+    tensors = named_tensors(model)
+    parts = []
+    for call in group.calls:
+        weight = tensors[call.weight].detach()
+        if call.kind is LayerKind.TRANSPOSED:
+            rows = weight.transpose(0, 1).flatten(1)
         else:
-            silent = np.zeros(group.width, dtype=bool)
-        return labels, silent
-
-    def _split(self, x: FloatArray, count: int, previous: IntArray | None) -> IntArray:
-        if self._options.rate == "uniform":
-            labels = k_means(x, count, previous=previous)
-        else:
-            labels = tree(x, linkage=self._options.linkage).labels(count)
-        return capped(x, labels, largest=math.ceil(_CAP * len(x) / count))
-
-    def _reconstruct(self, model: nn.Module, optimiser: torch.optim.Optimizer | None) -> None:
-        assert self._labels is not None
-        for group, labels, sources, silent in zip(self._groups, self._labels, self._sources, self._silent, strict=True):
-            if len(np.unique(labels)) < group.width:
-                medoid = self._options.centre == "medoid"
-                matrix = copying_matrix(sources) if medoid else averaging_matrix(labels)
-                if group.addable:
-                    mix_channels(model, group, matrix, optimiser=optimiser)
-                if silent.any():
-                    silence(model, group, silent)
-                    clear_momentum(model, group, silent, optimiser)
+            rows = folded_weight(model, call).flatten(1)
+        shift = torch.zeros(len(rows), device=rows.device)
+        if call.bias is not None and len(tensors[call.bias]) == len(rows):
+            shift = tensors[call.bias].detach()
+        norm = None if call.norm is None else model.get_submodule(call.norm.rpartition(".")[0])
+        if isinstance(norm, nn.modules.batchnorm._NormBase) and norm.running_var is not None and norm.affine:
+            assert norm.running_mean is not None
+            shift = (
+                norm.bias.detach()
+                + (shift - norm.running_mean) * norm.weight.detach() / (norm.running_var + norm.eps).sqrt()
+            )
+        both = to_numpy(torch.cat([rows, shift[:, None].to(rows)], dim=1))
+        parts.append(channel_rows(network, call.output, group.index, both))
+    return np.concatenate(parts, axis=1) if parts else np.zeros((group.width, 1))
 
 
-def _with_singles(silent: Mask, width: int) -> IntArray:
-    """Returns labels of `width` clusters: every live channel alone, the dead ones sharing what clusters are left."""
-    live = int(np.count_nonzero(~silent))
-    labels = np.empty(len(silent), dtype=np.int64)
-    labels[~silent] = np.arange(live)
-    labels[silent] = np.minimum(live + np.arange(len(silent) - live), width - 1)
+def capped(distances: FloatArray, labels: IndexArray, *, capacity: float) -> IndexArray:
+    """Returns the labels with no cluster above its capacity: its outermost members go to the nearest with room.
+
+    Args:
+        distances: (N, N) between channels.
+        labels: (N,) cluster of every channel, numbered from 0.
+        capacity: most members of a cluster; at least the mean, rounded up.
+    """
+    labels = labels.copy()
+    count = int(labels.max()) + 1
+    most = max(int(capacity), -(-len(labels) // count))
+    sizes = np.bincount(labels, minlength=count)
+    for full in np.flatnonzero(sizes > most):
+        members = np.flatnonzero(labels == full)
+        if distances[np.ix_(members, members)].max() <= _EQUAL * distances.mean():
+            continue  # equal channels, dead ones above all, are added without loss; apart they would spoil others
+        outermost = members[np.argsort(-distances[np.ix_(members, members)].sum(1), kind="stable")]
+        for channel in outermost[: sizes[full] - most]:
+            rooms = np.flatnonzero(sizes < most)
+            to_each = [distances[channel, labels == room].mean() for room in rooms]
+            chosen = int(rooms[int(np.argmin(to_each))])
+            labels[channel] = chosen
+            sizes[chosen] += 1
+        sizes[full] = most
     return labels
 
 
-def averaging_matrix(labels: IntArray) -> Tensor:
-    """Returns A with 1 / |c| between members of a cluster c, (N, N) float64."""
-    same = torch.from_numpy(labels[:, None] == labels[None]).double()
-    return same / same.sum(1, keepdim=True)
+def averaging(labels: IndexArray) -> FloatArray:
+    """Returns the (N, N) matrix that replaces every channel by the mean of its cluster."""
+    same = (labels[:, None] == labels[None, :]).astype(np.float64)
+    found: FloatArray = same / same.sum(1, keepdims=True)
+    return found
 
 
-def copying_matrix(sources: IntArray) -> Tensor:
-    """Returns A that replaces channel i by channel `sources[i]`, (N, N) float64."""
-    return torch.eye(len(sources), dtype=torch.float64)[torch.from_numpy(sources)]
+def choosing(labels: IndexArray, features: FloatArray) -> FloatArray:
+    """Returns the (N, N) matrix that replaces every channel by its cluster's medoid: least sum of distances in F."""
+    distances = _distances(features)
+    matrix = np.zeros((len(labels), len(labels)))
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        medoid = members[distances[np.ix_(members, members)].sum(1).argmin()]
+        matrix[members, medoid] = 1.0
+    return matrix
+
+
+def _distances(rows: FloatArray) -> FloatArray:
+    """Returns (N, N) Euclidean distances of (N, d) rows."""
+    gram = rows @ rows.T
+    squares = np.diag(gram)
+    found: FloatArray = np.sqrt(np.clip(squares[:, None] + squares[None, :] - 2 * gram, 0.0, None))
+    np.fill_diagonal(found, 0.0)
+    return found
+
+
+def _first_members(labels: IndexArray) -> IndexArray:
+    """Returns (N,) the first channel of each channel's cluster."""
+    _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
+    return np.asarray(first[inverse], dtype=np.int64)

@@ -1,182 +1,388 @@
-"""PSAP: protective self-adaptive pruning. Each layer's own sparsity sets its rate, gradients protect its filters.
+"""PSAP: prune and train in turns, each layer's share from its own weights, with a way back for filters of use.
 
-Of the paper (2023) only the abstract could be had; every formula here is ours.
+Of the paper (arXiv 2303.11881) only the abstract could be had: the pruning ratio of a layer is adjusted before every
+pruning step from its weight sparsity ratio; a protective reconstruction supervises gradients, so that important filters
+are not lost. Formulas, thresholds and schedules below are [OURS]; what a secondary summary adds (gradient magnitudes, a
+pulse of supervision) is unverified.
 
 Notation:
-    l, j    group and channel; N_l channels, n_l weights
-    m       (N_l,) gates in {0, 1} on what consumers read of a group
-    WSR_l   weight sparsity ratio in [0, 1]; p_l = clip(lambda WSR_l, 0, 0.9) share of the group that is pruned
-    s       (N_l,) score: |dL/dm| of open, max(0, -dL/dm) of closed gates, averaged over a pulse of mini-batches
+    m_j  gate of a channel, 0 or 1, behind the batch norms of its layers and before what follows
+    g_j  mean of dL/dm_j over the pulse: below zero where opening the gate would lower the loss
+    WSR  weight sparsity ratio of a group: the share of its weights that are small
+    p    share of a group that is cut, clip(lambda WSR, 0, p_max)
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from autoprune.core.cost import FloatArray
-from autoprune.core.seeds import derive_seed
+from autoprune.core.space import SearchSpace
+from autoprune.core.structure import Structure
 from autoprune.errors import ConfigError
-from autoprune.methods.allocation import require_choice
 from autoprune.methods.base import Pruned, Subject
-from autoprune.methods.gates import PROTECTIONS, ProtectedGates, Protection
-from autoprune.methods.schedules import require_schedule
+from autoprune.methods.eprune import producer_filters
+from autoprune.methods.schedules import removed_share, require_schedule, space_at
 from autoprune.methods.softly import (
+    EditingHook,
     GroupAxes,
+    Mask,
+    clear_momentum,
     edit_count,
-    largest_difference,
+    group_axes,
     refuse_published,
     steps_of,
     train_with,
     training_recipe,
 )
-from autoprune.methods.weight_sparsity import SPARSITIES, sparsity_ratios
-from autoprune.models.surgery import cut
-from autoprune.models.verify import masked
-from autoprune.training.recipe import Recipe
+from autoprune.models.network import TracedNetwork
+from autoprune.models.surgery import Kept, named_tensors
+from autoprune.strategies.heuristics import bisected
+from autoprune.training.hooks import TrainingState
 
-#: Of a training from scratch: 10 of 200 epochs are dense (methods.md, 5.2).
-_DENSE_SHARE = 0.05
-_CHECKED = 64
+SPARSITIES = ("global", "absolute", "filter")
+PROTECTIONS = ("gate", "grad_norm", "none")
+#: At most this share of a group is cut on account of its ratio; the projection onto the budget may cut more.
+_LARGEST_CUT = 0.9
+#: Quantile of all normalised weights below which a weight is small.
+_SMALL_QUANTILE = 0.3
+#: A filter is small where its mean |w| is under this share of its layer's.
+_SMALL_FILTER = 0.5
+#: Weight of the old ratios in their moving average: without it they oscillate.
+_INERTIA = 0.5
+#: Share of the closed gates that may open on account of their benefit alone.
+_REOPENED = 0.1
+#: Share of a training from scratch that stays dense at first, as 10 of 200 epochs.
+_DENSE_START = 0.05
+#: Rate of a training from scratch, the usual one of CIFAR networks with batch norm.
+_SCRATCH_RATE = 0.1
 
 
 @dataclass(frozen=True)
 class Psap:
-    """Prunes and restores filters while training, by each group's weight sparsity and the gradients of gates.
+    """Protective self-adaptive pruning [OURS]: see the module.
 
-    PSAP (2023). Known from its abstract: before every pruning step a layer's ratio is set from its own weight sparsity
-    ratio, and gradients are supervised so that important filters are protected and restored. [OURS]: everything
-    else. Departures from our own first definition: gates multiply what consumers read rather than what batch norm
-    puts out, because the derivative of ReLU at 0 is 0 and no closed gate before it would ever ask to be opened; filters
-    behind a closed gate keep their weights (the shadow copy) rather than being zero, because the gradient of the gate
-    of a zero filter says nothing of the filter that would come back. Such a network is the cut one to the last bit.
-    Groups with several producers are ranked by the norm over all of them.
+    A channel is closed by a gate instead of being zeroed. With batch norm behind a convolution a zeroed filter has no
+    variance, and its gradient is inflated by 1 / sqrt(eps), 316-fold, so that it cannot be compared with others; with
+    a shift below zero a ReLU blocks it for good. A closed gate keeps dL/dm comparable, and makes the trained network
+    equal to the cut one: a zeroed filter would still emit the constant of its batch norm.
 
     Attributes:
-        as_published: refused; the paper's constants could not be had.
-        sparsity: `global` (share of weights below one quantile of |w| / rms of its layer), `absolute` (of |w|),
-            `filter` (share of filters whose mean |w| is below alpha times the layer's).
-        alpha: see `sparsity`.
-        schedule: how the budget shrinks: const, linear, poly, exp, cosine.
-        protect: `gate` (gradients of gates), `grad_norm` (literal: filters are zeroed, stay trainable, and raw
-            gradient norms are compared, which batch norm inflates up to 316-fold for zero filters), `none`.
-        pulse: mini-batches before an edit whose gradients count.
-        kappa: standard deviations above the mean score of open channels that protect.
-        rho: share of the closed gates, the best scored, that is reopened.
-        prune_until: share of the training in which filters are pruned; gates are fixed after it.
-        edits_per_epoch: pruning steps an epoch; at least 8 times a training.
-        from_scratch: whether the copy is initialised anew and trains by the recipe of a new network.
-        distillation: share of the dense network's divergence in the loss ([OURS]); not from scratch.
-        learning_rate: at its peak; 0 for that of finetuning, or 0.1 from scratch.
+        sparsity: `global` (a weight is small below one quantile of |w| / rms of its group), `absolute` (without the
+            division) or `filter` (share of filters with a mean |w| under half of their layer's).
+        protect: `gate` (by g), `grad_norm` (the literal reading: mean norm of a filter's weight gradient) or `none`.
+        kappa: a channel is protected above the mean plus so many deviations of the open channels' scores.
+        pulse: mini-batches before each pruning step that gradients are averaged over.
+        schedule: how the budget falls: `exp`, `linear`, `poly`, `cosine` or `const`.
+        prune_share: share of the training after which the budget is reached; the rest recovers.
+        edits_per_epoch: pruning steps per epoch; at least 8 in all.
+        from_scratch: start from random weights; the first 5 % are dense then, and the labels alone are trained on.
+        learning_rate: at its peak; 0 for that of finetuning, from scratch 0.1.
         batch_size: images per step.
+        distillation: share of the dense network's divergence in the loss, from a checkpoint.
+        as_published: an error: the paper's constants could not be had.
     """
 
-    source: ClassVar[str] = (
-        "PSAP 2023, abstract only: sparsity ratio, protection and schedule are ours [OURS]; nothing of it verified"
-    )
+    source: ClassVar[str] = "[OURS] on the abstract of PSAP (arXiv 2303.11881): no formula or constant could be had"
     trains: ClassVar[bool] = True
 
-    as_published: bool = False
     sparsity: str = "global"
-    alpha: float = 0.5
-    schedule: str = "exp"
     protect: str = "gate"
-    pulse: int = 50
     kappa: float = 1.0
-    rho: float = 0.1
-    prune_until: float = 0.6
+    pulse: int = 50
+    schedule: str = "exp"
+    prune_share: float = 0.6
     edits_per_epoch: float = 1.0
     from_scratch: bool = False
-    distillation: float = 0.9
     learning_rate: float = 0.0
     batch_size: int = 128
+    distillation: float = 0.9
+    as_published: bool = False
 
     def __post_init__(self) -> None:
-        require_choice(self.sparsity, SPARSITIES, what="The option 'sparsity' of Psap")
-        require_choice(self.protect, PROTECTIONS, what="The option 'protect' of Psap")
+        refuse_published("psap", self.as_published)
         require_schedule(self.schedule)
-        if not 0 < self.prune_until <= 1:
-            raise ConfigError(f"The option 'prune_until' of Psap is {self.prune_until!r}. Write a share in (0, 1].")
+        for value, known, name in ((self.sparsity, SPARSITIES, "sparsity"), (self.protect, PROTECTIONS, "protect")):
+            if value not in known:
+                raise ConfigError(f"Unknown {name} {value!r} of psap. Known: {', '.join(known)}.")
+        if not 0 < self.prune_share <= 1:
+            raise ConfigError(f"prune_share {self.prune_share!r} of psap must lie in (0, 1].")
         if self.pulse < 1:
-            raise ConfigError(f"The option 'pulse' of Psap is {self.pulse!r}. Write at least 1 mini-batch.")
+            raise ConfigError(f"pulse {self.pulse!r} of psap must be at least 1.")
 
     def prune(self, subject: Subject) -> Pruned:
-        """Returns the trained network, in which no consumer reads a pruned channel.
-
-        Raises:
-            ConfigError: it is asked to run as published.
-            DivergenceError: the training diverged.
-        """
-        refuse_published("PSAP", self.as_published)
+        """Trains a copy of the network behind gates; returns it with the channels whose gates are open."""
+        recipe = training_recipe(
+            subject.epochs,
+            learning_rate=self.learning_rate or (_SCRATCH_RATE if self.from_scratch else 0.0),
+            batch_size=self.batch_size,
+            distillation=0.0 if self.from_scratch else self.distillation,
+        )
         model = copy.deepcopy(subject.model)
         if self.from_scratch:
-            initialise(model, seed=subject.seed)
-        recipe = self._recipe(subject.epochs)
-        hook = self.hook(subject, steps=steps_of(subject, recipe))
-        facts: dict[str, float | int | str] = {}
-        if subject.epochs > 0:
-            distil = self.distillation > 0 and not self.from_scratch
-            facts.update(train_with(subject, model, hook, recipe, distil=distil))
-        hook.finish(model)
-        kept = hook.kept
-        sealed = masked(model, subject.network, kept).eval()
-        images = subject.images[:_CHECKED]
-        error = largest_difference(sealed, cut(sealed, subject.network, kept), images)
-        facts.update(edits=hook.edited, restored=hook.restored, cut_error=error)
-        # Consumers read nothing of a dropped channel, so adding its weights to any other changes nothing: addition and
-        # slicing are one, and exact.
-        clusters = tuple(
-            np.where(np.isin(np.arange(group.width), index), np.arange(group.width), index[0])
-            for group, index in zip(subject.network.groups, kept.indices, strict=True)
-        )
-        return Pruned(kept=kept, model=sealed, clusters=clusters, exact=True, facts=facts)
-
-    def hook(self, subject: Subject, *, steps: int) -> ProtectedGates:
-        """Returns what prunes during a training of so many steps."""
-        return ProtectedGates(
+            forget(model, seed=subject.seed)
+        hook = Gates(
             subject.network,
             subject.space,
-            steps=steps,
+            group_axes(subject.network),
+            method=self,
+            steps=steps_of(subject, recipe),
             edits=edit_count(subject.epochs, self.edits_per_epoch),
-            sparsity=self._sparsity,
-            schedule=self.schedule,
-            begin=_DENSE_SHARE if self.from_scratch else 0.0,
-            until=self.prune_until,
-            protection=Protection(self.protect, self.pulse, self.kappa, self.rho),
         )
-
-    def _sparsity(self, model: nn.Module, groups: Sequence[GroupAxes], removed: float) -> FloatArray:
-        return sparsity_ratios(model, groups, kind=self.sparsity, quantile=removed, alpha=self.alpha)
-
-    def _recipe(self, epochs: float) -> Recipe:
-        if not self.from_scratch:
-            return training_recipe(
-                epochs,
-                learning_rate=self.learning_rate,
-                batch_size=self.batch_size,
-                distillation=self.distillation,
-            )
-        # SFP's recipe for CIFAR (rate 0.1, weight decay 5e-4) with a cosine instead of steps.
-        return Recipe(
-            epochs=epochs,
-            learning_rate=self.learning_rate or 0.1,
-            batch_size=self.batch_size,
-            warmup_epochs=min(0.1 * epochs, 1.0),
-            gradient_clip=5.0,
-        )
+        facts: dict[str, Any] = {"sparsity": self.sparsity, "protect": self.protect}
+        if subject.epochs > 0:
+            facts.update(train_with(subject, model, hook, recipe, distil=recipe.distillation > 0))
+        with torch.no_grad():
+            hook.settle(model)
+        facts.update(reopened=hook.reopened, protected=hook.protected)
+        return Pruned(Kept(tuple(np.flatnonzero(row) for row in hook.open)), model.eval(), facts=facts)
 
 
-def initialise(model: nn.Module, *, seed: int) -> None:
-    """Gives every layer that knows how new random weights, without touching torch's global random state."""
+class Gates(EditingHook):
+    """Closes and opens gates while the network trains.
+
+    Attributes:
+        open: per group the (N,) mask of open gates.
+        reopened: how many gates were opened again so far.
+        protected: how many times a channel was passed over because of its score.
+    """
+
+    def __init__(
+        self,
+        network: TracedNetwork,
+        space: SearchSpace,
+        groups: Sequence[GroupAxes],
+        *,
+        method: Psap,
+        steps: int,
+        edits: int,
+    ) -> None:
+        """Plans the pruning steps.
+
+        Args:
+            network: the trace.
+            space: legal structures within the final budget.
+            groups: where the network's groups lie.
+            method: its options.
+            steps: optimiser steps of the whole training.
+            edits: how many pruning steps.
+        """
+        super().__init__(steps=steps, edits=edits)
+        self._network, self._space, self._groups, self._method = network, space, tuple(groups), method
+        self.open: list[Mask] = [np.ones(group.width, dtype=bool) for group in groups]
+        self.reopened = self.protected = 0
+        self._finished = False
+        self._ratios: FloatArray | None = None
+        self._gates = [torch.ones(group.width) for group in groups]
+        self._sums = [torch.zeros(group.width, dtype=torch.float64) for group in groups]
+        self._seen = 0
+        #: {tensor name: its values when channels of it were last closed}.
+        self._shadows: dict[str, Tensor] = {}
+
+    def begin(self, state: TrainingState) -> None:
+        """Puts the gates into the network."""
+        super().begin(state)
+        self._gates = [torch.from_numpy(row.astype(np.float32)).to(state.device).requires_grad_() for row in self.open]
+        modules = dict(state.model.named_modules())
+        for group, gate in zip(self._groups, self._gates, strict=True):
+            for call in group.calls:
+                owner = (call.norm or call.weight).rpartition(".")[0]
+                layout = self._network.channels[call.output]
+                places = torch.from_numpy(np.flatnonzero(layout.group == group.index)).to(state.device)
+                channels = torch.from_numpy(layout.channel[layout.group == group.index]).to(state.device)
+                hook = _multiply(gate, places, channels, len(layout.group))
+                self._handles.append(modules[owner].register_forward_hook(hook))
+
+    def watch(self, model: nn.Module, *, until_edit: int) -> None:
+        """Adds the gradients of the last mini-batches before a pruning step up."""
+        if until_edit < self._method.pulse and not self._finished:
+            self._seen += 1
+            if self._method.protect == "grad_norm":
+                for total, norms in zip(self._sums, self._gradient_norms(model), strict=True):
+                    total += norms
+            else:
+                for total, gate in zip(self._sums, self._gates, strict=True):
+                    if gate.grad is not None:
+                        total += gate.grad.detach().double().cpu()
+        for gate in self._gates:
+            gate.grad = None
+
+    def edit(self, model: nn.Module, progress: float) -> None:
+        """Takes a pruning step: ratios, candidates, protection, gates."""
+        start = _DENSE_START if self._method.from_scratch else 0.0
+        t = (progress - start) / (self._method.prune_share - start) if self._method.prune_share > start else 1.0
+        if t <= 0 or self._finished:
+            return
+        self._step(model, space_at(self._space, removed_share(self._method.schedule, t)))
+        self._finished = t >= 1
+
+    def settle(self, model: nn.Module) -> None:
+        """Takes the last pruning step, to the budget itself, unless it has been taken; silences what is closed."""
+        if not self._finished:
+            self._step(model, self._space)
+            self._finished = True
+        tensors = named_tensors(model)
+        for group, alive in zip(self._groups, self.open, strict=True):
+            for axis in group.makers:
+                # Without its gate a closed channel would come back to life.
+                axis.clear(tensors[axis.name], ~alive)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns gates, ratios, sums and shadows."""
+        return {
+            **super().state_dict(),
+            "open": [row.tolist() for row in self.open],
+            "counts": [self.reopened, self.protected, self._seen, int(self._finished)],
+            "ratios": None if self._ratios is None else self._ratios.tolist(),
+            "sums": [row.clone() for row in self._sums],
+            "shadows": {name: value.clone() for name, value in self._shadows.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continues from there."""
+        super().load_state_dict(state)
+        self.open = [np.array(row, dtype=bool) for row in state["open"]]
+        self.reopened, self.protected, self._seen = state["counts"][:3]
+        self._finished = bool(state["counts"][3])
+        self._ratios = None if state["ratios"] is None else np.array(state["ratios"])
+        self._sums = [row.clone() for row in state["sums"]]
+        self._shadows = {name: value.clone() for name, value in state["shadows"].items()}
+
+    def _step(self, model: nn.Module, space: SearchSpace) -> None:
+        filters = producer_filters(model, self._network, range(len(self._groups)))
+        structure = self._widths(filters, space)
+        for index, (rows, width) in enumerate(zip(filters, structure, strict=True)):
+            norms = np.sqrt((rows**2).sum(1))
+            safe = self._protected(index)
+            closed = choose_closed(norms, safe, self.open[index], count=len(norms) - width)
+            self.protected += int(safe.sum())
+            self._apply(model, index, closed)
+        for total in self._sums:
+            total.zero_()
+        self._seen = 0
+
+    def _widths(self, filters: Sequence[FloatArray], space: SearchSpace) -> Structure:
+        fresh = sparsity_ratios(filters, self._method.sparsity)
+        self._ratios = fresh if self._ratios is None else _INERTIA * self._ratios + (1 - _INERTIA) * fresh
+        ratios = np.maximum(self._ratios, 1e-3)
+        dense = np.array([group.width for group in self._groups], dtype=np.float64)
+
+        def widths_of(knob: float) -> FloatArray:
+            # The knob 0 means the largest lambda, at which every group loses p_max.
+            lam = (1 - knob) * _LARGEST_CUT / ratios.min()
+            kept: FloatArray = dense * (1 - np.clip(lam * ratios, 0.0, _LARGEST_CUT))
+            return kept
+
+        return bisected(space, widths_of)
+
+    def _protected(self, index: int) -> Mask:
+        """Returns the (N,) mask of channels that are not to be closed, or are to be opened."""
+        alive = self.open[index]
+        if self._method.protect == "none" or not self._seen:
+            return np.zeros(len(alive), dtype=bool)
+        mean = self._sums[index].numpy() / self._seen
+        # Of a closed channel only the benefit of opening counts; of an open one any effect of closing.
+        by_gate = np.where(alive, np.abs(mean), np.maximum(0.0, -mean))
+        scores = mean if self._method.protect == "grad_norm" else by_gate
+        threshold = scores[alive].mean() + self._method.kappa * scores[alive].std()
+        return protected_channels(scores, alive, threshold=float(threshold))
+
+    def _apply(self, model: nn.Module, index: int, closed: Mask) -> None:
+        """Sets the gates of a group; what closes is remembered, what opens is as it was when it closed."""
+        group, before = self._groups[index], self.open[index]
+        closing, opening = closed & before, ~closed & ~before
+        tensors = named_tensors(model)
+        for axis in group.makers:
+            tensor = tensors[axis.name]
+            if opening.any():
+                axis.write(tensor, axis.rows(self._shadows[axis.name]), opening)
+            if closing.any():
+                shadow = self._shadows.setdefault(axis.name, tensor.detach().clone())
+                axis.write(shadow, axis.rows(tensor), closing)
+        # A filter that comes back starts from rest, and one that goes must not be carried on.
+        clear_momentum(model, group, closing | opening, self.optimiser)
+        self.reopened += int(opening.sum())
+        self.open[index] = ~closed
+        with torch.no_grad():
+            self._gates[index].copy_(torch.from_numpy((~closed).astype(np.float32)))
+
+    def _gradient_norms(self, model: nn.Module) -> list[Tensor]:
+        """Returns per group (N,) the L2 norm of the gradient of the weights that produce each channel."""
+        tensors, found = named_tensors(model), []
+        for group in self._groups:
+            total = torch.zeros(group.width, dtype=torch.float64)
+            for axis in group.makers:
+                gradient = tensors[axis.name].grad
+                if gradient is not None and gradient.ndim > 1:
+                    energy = axis.rows(gradient).double().flatten(1).pow(2).sum(1).cpu()
+                    total.index_add_(0, torch.from_numpy(axis.channels), energy)
+            found.append(total.sqrt())
+        return found
+
+
+def sparsity_ratios(filters: Sequence[FloatArray], variant: str) -> FloatArray:
+    """Returns (G,) WSR of every group from its (N, d) filters.
+
+    Gaussian layers of any scale have the same `global` ratio; differences measure how peaked, hence redundant, the
+    weights of a layer are.
+    """
+    if variant == "filter":
+        means = [np.abs(rows).mean(1) for rows in filters]
+        return np.array([float((row < _SMALL_FILTER * row.mean()).mean()) for row in means])
+    sizes = [np.abs(rows) / (_rms(rows) if variant == "global" else 1.0) for rows in filters]
+    threshold = np.quantile(np.concatenate([row.ravel() for row in sizes]), _SMALL_QUANTILE)
+    return np.array([float((row <= threshold).mean()) for row in sizes])
+
+
+def protected_channels(scores: FloatArray, alive: Mask, *, threshold: float) -> Mask:
+    """Returns the (N,) mask of channels above the threshold, and of the best tenth of closed ones that are of use."""
+    safe = scores > threshold
+    closed = np.flatnonzero(~alive)
+    best = closed[np.argsort(-scores[closed], kind="stable")][: int(np.ceil(_REOPENED * len(closed)))]
+    safe[best[scores[best] > 0]] = True
+    return safe
+
+
+def choose_closed(norms: FloatArray, safe: Mask, alive: Mask, *, count: int) -> Mask:
+    """Returns the (N,) mask of `count` channels to close: smallest norms first, protected ones after all others.
+
+    Of equal norms closed channels go first, so that gates do not flicker.
+    """
+    order = np.lexsort((alive, norms, safe))
+    closed = np.zeros(len(norms), dtype=bool)
+    closed[order[:count]] = True
+    return closed
+
+
+def forget(model: nn.Module, *, seed: int) -> None:
+    """Gives every layer that can draw them new random weights, in place."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(seed, "initialisation"))
+        torch.manual_seed(seed)
         for module in model.modules():
-            reset: Any = getattr(module, "reset_parameters", None)
+            reset = getattr(module, "reset_parameters", None)
             if callable(reset):
                 reset()
+
+
+def _multiply(gate: Tensor, places: Tensor, channels: Tensor, width: int) -> Any:
+    """Returns a forward hook that multiplies the channels of one group by their gates."""
+
+    def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+        # A linear layer over a sequence has its channels last, everything else second.
+        factors = torch.ones(width, dtype=gate.dtype, device=gate.device).index_put((places,), gate[channels])
+        axis = 1 if output.shape[1] == width else output.ndim - 1
+        shape = [width if index == axis else 1 for index in range(output.ndim)]
+        return output * factors.reshape(shape).to(output.dtype)
+
+    return hook
+
+
+def _rms(rows: FloatArray) -> float:
+    return float(np.sqrt((rows**2).mean())) or 1.0

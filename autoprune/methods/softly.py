@@ -206,11 +206,6 @@ class EditingHook(Hook):
         self._edited = 0
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
 
-    @property
-    def edited(self) -> int:
-        """How many edits are due so far."""
-        return self._done * self.edits // self.steps
-
     def edit(self, model: nn.Module, progress: float) -> None:
         """Changes the network when the share `progress` in (0, 1] of the training is over; override it."""
         raise NotImplementedError
@@ -250,8 +245,9 @@ class EditingHook(Hook):
         self._done, self._edited = int(state["done"]), int(state["edited"])
 
     def _catch_up(self) -> None:
-        if self.edited > self._edited and self.model is not None:
-            self._edited = self.edited
+        due = self._done * self.edits // self.steps
+        if due > self._edited and self.model is not None:
+            self._edited = due
             with torch.no_grad():
                 self.edit(self.model, self._done / self.steps)
 

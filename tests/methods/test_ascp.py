@@ -1,306 +1,176 @@
-from __future__ import annotations
-
 import copy
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
-from torch.nn import functional
 
 from autoprune.errors import ConfigError
-from autoprune.methods.ascp import EXACT, Ascp, SoftClusters, averaging_matrix, copying_matrix
-from autoprune.methods.channel_features import group_features
-from autoprune.methods.clusters import capped, distances_between, k_means, medoids, representatives, tree
-from autoprune.methods.reduction import Reduction, default_reduction, reduced
-from autoprune.methods.registry import make_method
-from autoprune.methods.schedules import space_at
+from autoprune.methods.ascp import Ascp, SoftClusters, averaging, capped, channel_features, choosing
+from autoprune.methods.reduction import Reduction, reduced
 from autoprune.methods.softly import group_axes, largest_difference, mix_channels
 from autoprune.models.merging import addition_inputs
-from autoprune.models.surgery import cut
-from autoprune.models.weights import state_fingerprint
-from autoprune.training.hooks import TrainingState
+from autoprune.models.surgery import Kept, cut
+from autoprune.training.recipe import Recipe
+from autoprune.training.trainer import train
 from tests.methods.small_subject import small_subject
-from tests.models.toy_networks import images, toy
+from tests.models.toy_networks import images
+
+NETWORKS = ("residual with projections", "concatenation", "flattened", "squeeze and excite")
 
 
-def steps(model: nn.Module, hook: SoftClusters, batches: range, *, optimiser: torch.optim.Optimizer) -> None:
-    """Drives a hook as the trainer does, one epoch being 4 steps."""
-    model.train()
-    hook.begin(TrainingState(model, optimiser, 3.0, torch.device("cpu")))
-    for step in batches:
-        optimiser.zero_grad(set_to_none=True)
-        functional.cross_entropy(model(images(8, seed=step)), torch.arange(8) % 4).backward()
-        hook.gradients_ready()
-        optimiser.step()
-        if step % 4 == 3:
-            hook.epoch_ended(step // 4 + 1)
-    hook.end()
-    model.eval()
+def hook_of(subject, *, steps=16, edits=8, rates="adaptive", representative="mean", schedule="exp"):
+    return SoftClusters(
+        subject.network,
+        subject.space,
+        group_axes(subject.network),
+        rates=rates,
+        schedule=schedule,
+        representative=representative,
+        steps=steps,
+        edits=edits,
+    )
 
 
-def sgd(model: nn.Module) -> torch.optim.Optimizer:
-    return torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, nesterov=True)
+@pytest.mark.parametrize("network", NETWORKS)
+def test_adding_the_members_of_clusters_leaves_the_trained_outputs_as_they_are(network):
+    subject = replace(small_subject(network), epochs=2.0)
+    pruned = Ascp(batch_size=8).prune(subject)
+    assert pruned.exact
+    merged = reduced(subject, pruned, Reduction.ADDITION)
+    assert subject.space.is_legal(pruned.kept.structure)
+    assert largest_difference(pruned.model, merged, images(6)) < 1e-4
+    # Slicing the same channels is no such thing: the test above cannot pass by accident.
+    sliced = cut(pruned.model, subject.network, pruned.kept).eval()
+    assert largest_difference(pruned.model, sliced, images(6)) > 1e-3
 
 
-class TestClusters:
-    def test_k_means_finds_separated_clusters_and_every_label_occurs(self) -> None:
-        rng = np.random.default_rng(0)
-        truth = np.repeat(np.arange(4), 5)
-        x = rng.normal(size=(4, 6))[truth] * 10 + rng.normal(size=(20, 6)) * 0.1
-        for labels in (k_means(x, 4), tree(x, linkage="average").labels(4), tree(x, linkage="ward").labels(4)):
-            assert (representatives(labels) == truth * 5).all()
-        assert sorted(np.unique(k_means(np.zeros((5, 2)), 3))) == [0, 1, 2]
-
-    def test_k_means_never_does_worse_than_the_labels_it_starts_from(self) -> None:
-        rng = np.random.default_rng(1)
-        x, previous = rng.normal(size=(30, 4)), rng.permutation(np.arange(30) % 6)
-
-        def within(labels: np.ndarray) -> float:
-            return sum(((x[labels == k] - x[labels == k].mean(0)) ** 2).sum() for k in np.unique(labels))
-
-        found = k_means(x, 6, previous=previous)
-        assert within(found) < within(previous)
-        assert len(np.unique(k_means(x, 9, previous=found))) == 9
-        assert len(np.unique(k_means(x, 3, previous=found))) == 3
-
-    def test_no_cluster_is_larger_than_the_cap(self) -> None:
-        x = np.concatenate([np.random.default_rng(2).normal(size=(17, 3)) * 0.01, np.eye(3) * 9])
-        labels = capped(x, k_means(x, 4), largest=6)
-        assert np.bincount(labels).max() <= 6
-        assert len(np.unique(labels)) == 4
-
-    def test_heights_do_not_depend_on_the_scale_of_a_layer(self) -> None:
-        x = np.random.default_rng(3).normal(size=(12, 5))
-        for linkage in ("average", "ward"):
-            np.testing.assert_allclose(tree(x, linkage=linkage).heights, tree(7 * x, linkage=linkage).heights)
-
-    def test_a_medoid_is_the_member_nearest_to_the_others(self) -> None:
-        x = np.array([[0.0], [1.0], [2.5], [40.0], [41.0], [43.0]])
-        assert medoids(x, np.array([0, 0, 0, 1, 1, 1])).tolist() == [1, 1, 1, 4, 4, 4]
-
-    def test_matrices_average_and_copy(self) -> None:
-        labels, values = np.array([0, 1, 0]), torch.tensor([1.0, 5.0, 4.0]).double()
-        assert (averaging_matrix(labels) @ values).tolist() == [2.5, 5.0, 2.5]
-        assert (copying_matrix(np.array([2, 1, 2])) @ values).tolist() == [4.0, 5.0, 4.0]
-
-
-class TestFeatures:
-    def test_they_are_folded_filters_and_biases_of_all_producers(self) -> None:
-        subject = small_subject("residual with projections")
-        index = next(i for i, group in enumerate(subject.network.groups) if group.name == "layers.2.conv2")
-        group = group_axes(subject.network)[index]
-        tensors = dict(subject.model.state_dict())
-        rows = []
-        for channel in range(10):
-            row: list[float] = []
-            for conv, norm in (("2.conv2", "2.bn2"), ("2.shortcut.0", "2.shortcut.1"), ("3.conv2", "3.bn2")):
-                gamma, beta, mean, variance = (
-                    float(tensors[f"layers.{norm}.{leaf}"][channel])
-                    for leaf in ("weight", "bias", "running_mean", "running_var")
-                )
-                scale = gamma / (variance + 1e-5) ** 0.5
-                row.extend((tensors[f"layers.{conv}.weight"][channel] * scale).flatten().tolist())
-                row.append(beta - scale * mean)
-            rows.append(row)
-        found = group_features(subject.model, group)
-        # The features are compressed to N coordinates, which keeps their distances.
-        np.testing.assert_allclose(
-            distances_between(found, found), distances_between(np.array(rows), np.array(rows)), atol=1e-4
-        )
-
-    def test_the_scale_of_batch_norm_counts(self) -> None:
-        subject = small_subject("plain")
-        group = group_axes(subject.network)[0]
-        before = np.linalg.norm(group_features(subject.model, group), axis=1)
-        with torch.no_grad():
-            subject.model.layers[0][1].weight[2] *= 10
-        after = np.linalg.norm(group_features(subject.model, group), axis=1)
-        assert after[2] > 3 * before[2]
-        np.testing.assert_allclose(np.delete(after, 2), np.delete(before, 2), rtol=1e-6)
-
-
-#: Chains, residual streams with every kind of shortcut, depthwise, grouped, transposed, reused and functional layers.
-EXACT_ON = [
-    "plain", "residual with projections", "residual with channel maps", "residual with zero padding", "concatenation",
-    "dense blocks", "depthwise", "depthwise with multiplier", "flattened", "channel shuffle", "transposed and resized",
-    "reused layers", "functional weights", "slice",
-]  # fmt: skip
-
-
-class TestMerging:
-    @pytest.mark.parametrize("name", EXACT_ON)
-    @pytest.mark.parametrize("rate", ["uniform", "adaptive"])
-    def test_the_merged_network_has_the_logits_of_the_reconstructed_one(self, name: str, rate: str) -> None:
-        subject = small_subject(name)
-        pruned = Ascp(rate=rate).prune(subject)
-        assert subject.space.is_legal(pruned.kept.structure)
-        assert pruned.clusters is not None
-        for kept, cluster in zip(pruned.kept.indices, pruned.clusters, strict=True):
-            assert np.array_equal(np.unique(cluster), kept)
-            assert all(cluster[index] == index for index in kept)
-        small = reduced(subject, pruned, Reduction.ADDITION)
-        assert largest_difference(pruned.model, small, images(6, seed=9)) < EXACT
-        assert pruned.exact
-        assert default_reduction(pruned, as_published=False) is Reduction.ADDITION
-
-    def test_block_internal_channels_merge_exactly_too(self) -> None:
-        subject = replace(small_subject("residual with projections", budget="70%flops", internal=True), epochs=1.0)
-        pruned = Ascp(batch_size=8, centre="medoid").prune(subject)
-        small = reduced(subject, pruned, Reduction.ADDITION)
-        assert largest_difference(pruned.model, small, images(6, seed=9)) < EXACT
-        # Slicing drops what the members add.
-        sliced = cut(pruned.model, subject.network, pruned.kept)
-        assert largest_difference(pruned.model, sliced, images(6, seed=9)) > 1e-3
-
-    def test_without_averaged_batch_norms_the_merge_is_lossy(self) -> None:
-        # Trap AS1: equal filters with different batch norms are different channels.
-        subject = small_subject("residual with projections")
-        differences = {}
-        for norms in (True, False):
-            model, clusters = copy.deepcopy(subject.model), []
-            hook = SoftClusters(subject.network, subject.space, Ascp(), steps=1, edits=1)
-            hook.finish(copy.deepcopy(model))
-            clusters = hook.clusters
-            for group, labels in zip(group_axes(subject.network), clusters, strict=True):
-                weights = replace(group, makers=tuple(axis for axis in group.makers if axis.axis or _is_conv(axis.name)))
-                mix_channels(model, group if norms else weights, averaging_matrix(labels))
-            merged = cut(
-                model, subject.network, hook.kept, inputs=addition_inputs(subject.network, hook.kept, clusters)
-            )
-            differences[norms] = largest_difference(model, merged, subject.images)
-        assert differences[True] < EXACT
-        assert differences[False] > 100 * EXACT
-
-    def test_dead_channels_are_one_cluster_that_is_zero(self) -> None:
-        subject = small_subject("plain")
-        norm = subject.model.layers[0][1]
-        with torch.no_grad():
-            for tensor in (subject.model.layers[0][0].weight, norm.weight, norm.bias):
-                tensor[[1, 4, 6]] = 0.0
-        model = copy.deepcopy(subject.model)
-        hook = SoftClusters(subject.network, subject.space, Ascp(), steps=1, edits=1)
-        hook.finish(model)
-        assert hook.clusters[0][[1, 4, 6]].tolist() == [1, 1, 1]
-        assert (hook.clusters[0] == 1).sum() == 3
-        assert not model.layers[0](subject.images)[:, [1, 4, 6]].any()
-
-
-def _is_conv(name: str) -> bool:
-    return "conv" in name or name.endswith(("0.0.weight", "shortcut.0.weight"))
-
-
-class TestTraining:
-    def test_members_diverge_between_edits_and_every_edit_makes_them_equal_again(self) -> None:
-        # Trap AS4: consumers of equal filters differ, and so do their gradients.
-        subject = small_subject("plain")
-        model = copy.deepcopy(subject.model)
-        hook = SoftClusters(subject.network, subject.space, Ascp(schedule="const"), steps=12, edits=3)
-        optimiser = sgd(model)
-        weight = model.layers[0][0].weight
-
-        def spread() -> float:
-            first = torch.from_numpy(hook.clusters[0])
-            return float((weight - weight[first]).abs().max().detach())
-
-        steps(model, hook, range(4), optimiser=optimiser)
-        assert spread() < 1e-7
-        momentum = optimiser.state[weight]["momentum_buffer"]
-        assert torch.equal(momentum, momentum[torch.from_numpy(hook.clusters[0])])
-        steps(model, hook, range(4, 6), optimiser=optimiser)
-        assert spread() > 1e-4
-        steps(model, hook, range(6, 8), optimiser=optimiser)
-        assert spread() < 1e-7
-
-    def test_the_budget_shrinks_with_the_schedule_and_clusters_freeze_at_the_end(self) -> None:
-        subject = small_subject("residual with projections")
-        model = copy.deepcopy(subject.model)
-        hook = SoftClusters(
-            subject.network, subject.space, Ascp(schedule="linear", freeze=0.25), steps=12, edits=12
-        )
-        optimiser = sgd(model)
-        costs, clusters = [], []
-        for step in range(12):
-            steps(model, hook, range(4 * step + 3, 4 * step + 4), optimiser=optimiser)
-            costs.append(subject.space.cost(hook.kept.structure).macs)
-            clusters.append(np.concatenate(hook.clusters))
-        assert all(later <= earlier for earlier, later in zip(costs, costs[1:], strict=False))
-        for step, cost in enumerate(costs):
-            limit = space_at(subject.space, min(1.0, (step + 1) / 9)).limits[0].ceiling
-            assert cost <= limit
-        assert all(np.array_equal(item, clusters[8]) for item in clusters[9:])
-        assert subject.space.is_legal(hook.kept.structure)
-
-    def test_a_training_that_was_killed_continues_as_if_it_had_not_been(self) -> None:
-        subject = small_subject("residual with projections")
-
-        def made() -> tuple[nn.Module, SoftClusters]:
-            model = copy.deepcopy(subject.model)
-            options = Ascp(rate="uniform", schedule="linear")
-            return model, SoftClusters(subject.network, subject.space, options, steps=12, edits=5)
-
-        model, hook = made()
-        steps(model, hook, range(12), optimiser=sgd(model))
-        hook.finish(model)
-        killed, first = made()
-        optimiser = sgd(killed)
-        # Killed in the middle of an epoch, an edit being due.
-        steps(killed, first, range(5), optimiser=optimiser)
-        revived, second = made()
-        revived.load_state_dict(killed.state_dict())
-        resumed = sgd(revived)
-        resumed.load_state_dict(copy.deepcopy(optimiser.state_dict()))
-        second.load_state_dict(copy.deepcopy(first.state_dict()))
-        steps(revived, second, range(5, 12), optimiser=resumed)
-        second.finish(revived)
-        assert state_fingerprint(revived) == state_fingerprint(model)
-        assert all(np.array_equal(a, b) for a, b in zip(hook.clusters, second.clusters, strict=True))
-
-    def test_a_stem_loses_at_most_half_the_uniform_share(self) -> None:
-        subject = small_subject("plain", budget="50%params")
-        model = copy.deepcopy(subject.model)
-        with torch.no_grad():
-            # All filters of the first layer nearly alike: nothing but the guideline holds them apart.
-            first = model.layers[0][0].weight
-            first.copy_(first[:1] + 0.01 * first)
-        hook = SoftClusters(subject.network, subject.space, Ascp(), steps=1, edits=1)
-        hook.finish(model)
-        dense, uniform = subject.space.dense.widths, subject.space.uniform().widths
-        ratio = np.mean(np.array(uniform) / np.array(dense))
-        assert len(hook.kept.indices[0]) >= np.floor(dense[0] * (1 - (1 - ratio) / 2)) > uniform[0]
-
-    def test_a_fraction_of_an_epoch_has_at_least_eight_edits(self) -> None:
-        subject = replace(small_subject("plain"), epochs=0.5)
-        pruned = Ascp(batch_size=1).prune(subject)
-        assert pruned.facts["edits"] == 8
-        assert not pruned.model.training
-        assert pruned.exact
-
-    def test_the_dense_network_stays_as_it_was(self) -> None:
-        subject = replace(small_subject("plain"), epochs=1.0)
-        before = state_fingerprint(subject.model)
-        Ascp(batch_size=8).prune(subject)
-        assert state_fingerprint(subject.model) == before
-        assert not subject.model.training
-
-
-def test_it_cannot_run_as_published() -> None:
-    with pytest.raises(ConfigError, match="constants could not be had"):
-        make_method("ascp", {"as_published": "true"}).prune(small_subject("plain"))
-
-
-def test_options_are_checked() -> None:
-    with pytest.raises(ConfigError, match="'rate' of Ascp is 'adaptiv'"):
-        make_method("ascp", {"rate": "adaptiv"})
-    with pytest.raises(ConfigError, match=r"'freeze' of Ascp is 1\.0"):
-        make_method("ascp", {"freeze": "1"})
-
-
-def test_a_network_with_equal_filters_only_is_clustered() -> None:
-    model = toy("plain")
+def test_without_averaged_batch_norms_the_addition_is_lossy():
+    subject = small_subject(internal=True)
+    hook, model = hook_of(subject), copy.deepcopy(subject.model)
+    labels = hook.settle(model)
+    dense = dict(subject.model.named_parameters())
     with torch.no_grad():
-        for parameter in model.layers.parameters():
-            parameter.copy_(parameter.mean())
-    subject = small_subject(model)
-    assert subject.space.is_legal(Ascp().prune(subject).kept.structure)
+        for name, parameter in model.named_parameters():
+            if parameter.ndim == 1:  # batch norms as they were, filters averaged
+                parameter.copy_(dense[name])
+    first = [np.array([np.flatnonzero(row == label)[0] for label in row]) for row in labels]
+    kept = Kept(tuple(np.unique(row) for row in first))
+    merged = cut(model, subject.network, kept, inputs=addition_inputs(subject.network, kept, first)).eval()
+    assert largest_difference(model, merged, images(6)) > 1e-4
+
+
+@pytest.mark.parametrize("rates", ["adaptive", "uniform"])
+@pytest.mark.parametrize("representative", ["mean", "medoid"])
+def test_clusters_are_as_many_as_the_budget_allows_and_their_members_equal(rates, representative):
+    subject = small_subject()
+    hook, model = hook_of(subject, rates=rates, representative=representative), copy.deepcopy(subject.model)
+    labels = hook.settle(model)
+    widths = tuple(int(row.max()) + 1 for row in labels)
+    assert subject.space.is_legal(type(subject.space.dense)(widths))
+    for group, row in zip(group_axes(subject.network), labels, strict=True):
+        features = channel_features(model, subject.network, group)
+        for label in np.unique(row):
+            members = features[row == label]
+            np.testing.assert_array_equal(members, np.repeat(members[:1], len(members), axis=0))
+
+
+def test_the_number_of_clusters_falls_while_the_training_goes_on():
+    subject = small_subject()
+    hook = hook_of(subject, schedule="linear")
+    seen = []
+    hook.reconstruct = lambda model, labels, features: seen.append(sum(int(row.max()) + 1 for row in labels))
+    for progress in (0.1, 0.4, 0.7, 0.95):
+        hook.edit(subject.model, progress)
+    assert seen == sorted(seen, reverse=True)
+    assert seen[0] > seen[-1]
+
+
+def test_momentum_is_averaged_with_the_weights():
+    subject = small_subject(internal=True)
+    model = copy.deepcopy(subject.model)
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    model(images(4)).sum().backward()
+    optimiser.step()
+    group = group_axes(subject.network)[0]
+    labels = np.zeros(group.width, dtype=np.int64)
+    mix_channels(model, group, torch.from_numpy(averaging(labels)), optimiser=optimiser)
+    axis = group.makers[0]
+    buffer = optimiser.state[dict(model.named_parameters())[axis.name]]["momentum_buffer"]
+    rows = axis.rows(buffer)
+    assert torch.equal(rows, rows[:1].expand_as(rows))
+
+
+def test_equal_filters_part_after_a_step_so_that_clusters_must_be_imposed_again():
+    subject = small_subject(internal=True)
+    model = copy.deepcopy(subject.model)
+    hook = hook_of(subject)
+    hook.settle(model)
+    before = [channel_features(model, subject.network, group) for group in group_axes(subject.network)]
+    train(model, subject.data.train, subject.training, Recipe(1.0, 0.05, batch_size=8), seed=0)
+    after = [channel_features(model, subject.network, group) for group in group_axes(subject.network)]
+
+    def distinct(features):
+        return sum(len(np.unique(rows.round(7), axis=0)) for rows in features)
+
+    assert distinct(after) > distinct(before)
+
+
+def test_no_cluster_grows_beyond_its_capacity_unless_its_members_are_equal():
+    points = np.array([0.0, 0.1, 0.2, 0.3, 0.35, 10.0, 20.0])[:, None]
+    distances = np.abs(points - points.T)
+    labels = np.array([0, 0, 0, 0, 0, 1, 2])
+    sizes = np.bincount(capped(distances, labels, capacity=3))
+    assert sizes.max() == 3
+    assert sizes.min() >= 1
+    dead = np.array([0.0, 0, 0, 0, 0, 10.0, 20.0])[:, None]
+    np.testing.assert_array_equal(capped(np.abs(dead - dead.T), labels, capacity=3), labels)
+
+
+def test_averages_and_medoids_are_those_of_a_loop():
+    labels = np.array([0, 1, 0, 0, 1])
+    features = np.random.default_rng(0).normal(size=(5, 3))
+    mean, medoid = averaging(labels) @ features, choosing(labels, features) @ features
+    for channel in range(5):
+        members = [other for other in range(5) if labels[other] == labels[channel]]
+        np.testing.assert_allclose(mean[channel], np.mean([features[other] for other in members], axis=0))
+        sums = [sum(np.linalg.norm(features[one] - features[other]) for other in members) for one in members]
+        np.testing.assert_allclose(medoid[channel], features[members[int(np.argmin(sums))]])
+
+
+def test_a_resumed_training_settles_on_the_same_clusters():
+    subject = small_subject()
+    model = copy.deepcopy(subject.model)
+    first = hook_of(subject)
+    labels = first.settle(model)
+    second = hook_of(subject)
+    second.load_state_dict(first.state_dict())
+    other = copy.deepcopy(subject.model)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    for left, right in zip(labels, second.settle(other), strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
+def test_the_dense_network_is_left_alone():
+    subject = replace(small_subject(), epochs=1.0)
+    before = {name: value.clone() for name, value in subject.model.state_dict().items()}
+    Ascp(batch_size=8).prune(subject)
+    for name, value in subject.model.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"as_published": True}, "the paper's constants could not be had"),
+        ({"rates": "greedy"}, "Unknown rates 'greedy'"),
+        ({"representative": "mode"}, "Unknown representative 'mode'"),
+        ({"schedule": "step"}, "Unknown schedule 'step'"),
+    ],
+)
+def test_what_there_is_not_is_one_clear_line(options, message):
+    with pytest.raises(ConfigError, match=message):
+        Ascp(**options)
