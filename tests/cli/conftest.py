@@ -85,6 +85,14 @@ class FakeSearch:
         self.call("prune", options, chosen, budgeted=budgeted)
         return {**self.summary, "folder": "runs/pruned"}
 
+    def report_run(self, run, observer, *, out, latency):
+        self.call("write_report", run)
+        return {"agreement": None, "latency": None, "notes": [], "page": "report.html", "pictures": []}
+
+    def compare_runs(self, runs, *, out):
+        self.call("write_comparison", runs)
+        return {"runs": [], "page": "compare.html"}
+
     def evaluate_saved(self, directory, *, data, data_root, split):
         self.call("evaluate_saved", directory, data=data, data_root=data_root, split=split)
         return self.report
@@ -116,6 +124,7 @@ def fake_search(monkeypatch, tmp_path):
             cost_report=fake.cost_report,
             evaluate_saved=fake.evaluate_saved,
         ),
+        _module("autoprune.searching.reporting", write_report=fake.report_run, write_comparison=fake.compare_runs),
         _module("autoprune.searching.pruning", MethodOptions=types.SimpleNamespace, prune=fake.prune),
         _module("autoprune.searching.training", train_network=fake.train),
         _module("autoprune.searching.finetuning", finetune=fake.train),

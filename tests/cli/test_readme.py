@@ -32,6 +32,8 @@ def test_every_command_is_accepted_as_written(command, fake_search, tmp_path):
     for folder in ("data", "images", "runs/first/incumbent"):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "runs/first/ledger.jsonl").touch()
+    (tmp_path / "runs/second").mkdir()
+    (tmp_path / "runs/second/ledger.jsonl").touch()
     (tmp_path / "runs/first/incumbent/structure.json").touch()
     if arguments[0] == "ui":
         pytest.skip("starts a server: see tests/cli/test_commands.py")
