@@ -78,7 +78,8 @@ def _comparison_table(content: Mapping[str, Any]) -> str:
     lines = [
         f"[{content['model']}](experiments/{content['experiment']}) on {content['data']}, dense "
         f"{100 * dense['accuracy']:.2f}, {content['images']['test']:,} test images; methods that train spent "
-        f"{content['method_epochs']:g} epochs before, the search {content['candidates']} candidates:",
+        f"{content['method_epochs']:g} epochs before, the search {content['candidates']} candidates"
+        + (":" if content["complete"] else "; stopped before its last methods:"),
         "",
         "| " + " | ".join(headers) + " |",
         "|" + " --- |" * len(headers),

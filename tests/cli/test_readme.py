@@ -27,7 +27,8 @@ TOML = [text for _, language, text in BLOCKS if language == "toml"]
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_is_accepted_as_written(command, fake_search, tmp_path):
     arguments = shlex.split(command)[1:]
-    for name in ("resnet20_b.pt", "resnet56_b.pt", "resnet50.pt", "mine.safetensors", "widths.json", "mine.toml", "mlflow.db"):
+    weights = ("resnet20_b.pt", "resnet56_b.pt", "resnet50.pt", "mine.safetensors")
+    for name in (*weights, "widths.json", "mine.toml", "mlflow.db"):
         (tmp_path / name).touch()
     for folder in ("data", "images", "runs/first/incumbent"):
         (tmp_path / folder).mkdir(parents=True)
