@@ -20,7 +20,8 @@ def results_table(folder: Path) -> str:
     Raises:
         ConfigError: the folder holds no results file, or one that cannot be read.
     """
-    searches, comparisons = [], []
+    searches: list[Mapping[str, Any]] = []
+    comparisons: list[Mapping[str, Any]] = []
     for path in sorted(folder.glob("*.json")):
         try:
             content = json.loads(path.read_text(encoding="utf-8"))

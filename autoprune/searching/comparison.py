@@ -115,7 +115,10 @@ class Contest:
         if method is None:
             evaluation, report = searched(prepared, self._observer)
             kept = keep_best(prepared.rankings, evaluation.candidate.structure.widths)
-            facts = {"candidates": prepared.options.candidates, "proposed_by": evaluation.candidate.proposed_by}
+            facts: dict[str, float | int | str] = {
+                "candidates": prepared.options.candidates,
+                "proposed_by": evaluation.candidate.proposed_by,
+            }
             pruned = Pruned(kept, prepared.problem.model, facts=facts)
             return Decision(pruned, report.seconds), "ours: the search, on the hold-out", False
         subject = subject_of(prepared, self._compared.method_epochs, self._observer)
