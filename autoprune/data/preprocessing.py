@@ -82,7 +82,7 @@ NO_AUGMENTATION = Augmentation()
 
 #: Statistics that torchvision's ImageNet weights were trained with.
 IMAGENET = Preprocessing((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), (224, 224))
-#: What the pruning papers use for CIFAR-10 (methods.md, 0b): the std is a per-image mean, not that of all pixels.
+#: What the pruning papers use for CIFAR-10: the std is a per-image mean, not that of all pixels.
 CIFAR10 = Preprocessing((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
 CIFAR100 = Preprocessing((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))
 MNIST = Preprocessing((0.1307,), (0.3081,))

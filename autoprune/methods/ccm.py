@@ -120,8 +120,8 @@ class ChannelIndependence:
     With a budget, theta is bisected; independence is measured once. The score of a group of several layers (a residual
     stream) is the mean over its maps (after the stem, after every block) of the independence divided by the map's sum
     [OURS]. The published code instead selects at every block's end anew and centre-pads or crops the shortcut to
-    whatever width results, so that channels of the identity are added to unrelated ones (methods.md, C2), and slices a
-    block's first convolution by the selection of the convolution before it, across the addition (C3). That is no
+    whatever width results, so that channels of the identity are added to unrelated ones, and slices a
+    block's first convolution by the selection of the convolution before it, across the addition. That is no
     function of the dense network and is not reproduced. Maps of one position (hidden linear layers) have rank 1; there
     the images of a batch take the place of positions [OURS].
 

@@ -1,7 +1,7 @@
 """The CCM loss: a term that rewards correlated feature maps while training, so that fewer of them carry the rest.
 
 CCM-LRR (Wang et al. 2023), released code. It shapes a training from scratch and does nothing for a given checkpoint but
-by finetuning with it (methods.md, trap C8). The code for ResNet-50 computes the term and does not add it (C5).
+by finetuning with it. The code for ResNet-50 computes the term and does not add it.
 
 Notation:
     X       (B, C, H, W)  output of a ReLU
@@ -29,8 +29,8 @@ _RECTIFIERS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.SiLU, nn.GELU, nn.H
 def mean_correlation(maps: Tensor) -> Tensor:
     """Returns the scalar r of (B, C, H, W) maps, in float32 at least; differentiable.
 
-    The published code divides by the norms as they are, so that one constant channel makes the loss NaN (trap C1); here
-    the pairs of constant rows, the diagonal included, count as 0. Maps of few positions correlate by accident (C7).
+    The published code divides by the norms as they are, so that one constant channel makes the loss NaN; here
+    the pairs of constant rows, the diagonal included, count as 0. Maps of few positions correlate by accident.
     """
     # Without autocast: half precision has too few digits for products of normalised rows.
     with torch.autocast(maps.device.type, enabled=False):

@@ -79,7 +79,7 @@ class EPrune:
     """Affinity propagation on raw filters; its exemplars stay (EPruner, arXiv 2101.07985, and the authors' code).
 
     Within a budget, one beta for all groups is bisected: a published beta does not transfer to another checkpoint,
-    because the spread of filter norms decides how many exemplars there are (methods.md, E1). Between two steps of beta
+    because the spread of filter norms decides how many exemplars there are. Between two steps of beta
     the widths are interpolated, and where a group's width is not its number of exemplars, the greedy order of
     propagation's own objective decides (`net_similarity_order`). Norms are inherited. Groups with several producers
     cluster the filters of all of them side by side [OURS].
@@ -89,7 +89,7 @@ class EPrune:
     reproduced: VGG-16's last five convolutions and the late blocks of ImageNet ResNets have a beta of their own, which
     `beta` does not change; bottlenecks' first convolutions mostly ignore it. Not reproduced: fresh convolution biases
     and classifier in VGG-16, and that ResNets get a fresh norm in cut layers only; identical filters and propagation
-    without exemplars are guarded against in either mode (E2, E3). The authors chose checkpoints by test accuracy.
+    without exemplars are guarded against in either mode. The authors chose checkpoints by test accuracy.
 
     Attributes:
         as_published: whether beta is fixed and the budget not looked at.

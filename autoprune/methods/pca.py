@@ -1,7 +1,7 @@
 """Principal components [OURS]: as many channels as explain a share of the variance, those that predict the rest.
 
 CCM-LRR's abstract (Wang et al. 2023) speaks of PCA and of a pruning ratio per layer; its released code has neither
-eigenvalues nor principal components (methods.md, 2.2). This is what such a selection may look like, and ours.
+eigenvalues nor principal components. This is what such a selection may look like, and ours.
 
 Notation:
     C       (N, N)  correlation (or covariance) of the activations that a group's consumers read, over images and

@@ -67,7 +67,7 @@ def published_move(
     inertia: float,
     rng: np.random.Generator,
 ) -> tuple[IntArray, FloatArray]:
-    """Returns the next (D,) widths and velocities of one particle, bugs included (ACP's code; methods.md, A1 to A3).
+    """Returns the next (D,) widths and velocities of one particle, bugs included (as in the released code of ACP).
 
     Draws with replacement are read literally: a layer drawn twice moves twice.
     """

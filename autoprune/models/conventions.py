@@ -120,7 +120,7 @@ def published_resnet_cost(widths: Sequence[int], *, classes: int = 10, side: int
     """Returns the tally of a CIFAR ResNet as CCM-LRR's public code prunes it, from a list of widths alone.
 
     There every convolution has a width of its own, the ends of blocks included: the shortcut is centre-padded or
-    cropped to whatever width the block ends with, adding unrelated channels (methods.md, trap C2). No structure of
+    cropped to whatever width the block ends with, adding unrelated channels. No structure of
     `autoprune` describes such a network, because its channels are not those of the dense one, so it is counted
     analytically and cannot be built: a chain in which each convolution reads what the one before it wrote.
 

@@ -28,12 +28,12 @@ from autoprune.strategies.heuristics import bisected
 
 #: Wider groups are clustered on a sample: affinity propagation takes O(N^2) memory and up to 1 s at N = 512.
 _LARGEST_AFFINITY = 128
-#: beta on a grid: exemplars jump (methods.md, E1), so a finer knob finds nothing between, and fits can be reused.
+#: beta on a grid: exemplars jump, so a finer knob finds nothing between, and fits can be reused.
 BETAS: FloatArray = np.concatenate([np.linspace(0.05, 1.2, 24), np.geomspace(1.4, 20.0, 8)])
 #: `min_samples` of the published code (ACP 2021).
 MIN_SAMPLES = 5
 #: Damping and iterations of affinity propagation: scikit-learn's defaults, which the published code leaves as they are,
-#: and what is tried when they find no exemplar (methods.md, E2).
+#: and what is tried when they find no exemplar.
 PROPAGATIONS = ((0.5, 200), (0.9, 1000))
 #: Squared distances below this share of the largest are rounding: such filters are the same.
 _SAME = 1e-12
@@ -134,7 +134,7 @@ def affinity_exemplars(similarity: FloatArray, beta: float) -> IntArray:
     """Returns the ascending exemplars that affinity propagation finds, at least one (EPruner 2021).
 
     Preferences are `p = beta * column median of S`, the zero diagonal included. Identical channels are merged first:
-    by convention they would all be exemplars or all one (methods.md, E3). Without an exemplar the damping is raised to
+    by convention they would all be exemplars or all one. Without an exemplar the damping is raised to
     0.9 and the iterations to 1000; then the channel of the largest `R(k, k) + A(k, k)` is the only one (E2).
 
     Args:

@@ -24,7 +24,7 @@ from autoprune.strategies.tables import DamageTables, allocated, largest_within,
 
 #: No heuristic cuts a group below this share on its own; the projection may, when the budget asks for it.
 SMALLEST_SHARE = 0.05
-#: PSAP's p_max: at most this share of a group is cut (methods.md, 5.2).
+#: PSAP's p_max: at most this share of a group is cut.
 _LARGEST_CUT = 0.9
 #: Quantile of the normalised weights that counts as small; any value near the middle ranks groups alike.
 _SPARSE_QUANTILE = 0.3

@@ -204,7 +204,7 @@ class TestPublishedSwarm:
         assert [one.tolist() for one in seen] == naive
 
     def naive_swarm(self, particles: int, cycles: int) -> list[list[int]]:
-        """The published update as methods.md writes it, number by number; returns every structure it evaluates."""
+        """The update as the released code computes it, number by number; returns every structure it evaluates."""
         rng = np.random.default_rng(0)
         signs = rng.integers(-1, 2, (particles, LAYERS))
         x = [[min(64, max(1, 30 + i * int(s))) for s in signs[i]] for i in range(particles)]

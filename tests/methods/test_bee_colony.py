@@ -11,7 +11,7 @@ from tests.methods.small_subject import small_subject
 
 
 def naive_forage(fitness, layers: int, sources: int, cycles: int, rng: np.random.Generator) -> list[list[int]]:
-    """The colony as methods.md writes it, number by number; returns every source in the order of its evaluation."""
+    """The colony as the released code computes it; returns every source in the order of its evaluation."""
     seen: list[list[int]] = []
 
     def score(source):

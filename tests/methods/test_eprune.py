@@ -80,7 +80,7 @@ class TestPropagation:
         assert counts[0] > 2 * counts[-1]
 
     def test_equal_norms_in_many_dimensions_fall_off_a_cliff_near_one(self):
-        # methods.md, E1: no beta between gives a width between.
+        # No beta between gives a width between.
         rng = np.random.default_rng(0)
         rows = rng.normal(size=(64, 2000))
         S = similarity(rows, normalised=True)
