@@ -6,7 +6,7 @@ are not lost. Formulas, thresholds and schedules below are [OURS]; what a second
 pulse of supervision) is unverified.
 
 Notation:
-    m_j  gate of a channel, 0 or 1, behind the batch norms of its layers and before what follows
+    m_j  gate of a channel, 0 or 1, where layers read it; before a ReLU a closed gate would have no gradient
     g_j  mean of dL/dm_j over the pulse: below zero where opening the gate would lower the loss
     WSR  weight sparsity ratio of a group: the share of its weights that are small
     p    share of a group that is cut, clip(lambda WSR, 0, p_max)
@@ -42,7 +42,7 @@ from autoprune.methods.softly import (
     train_with,
     training_recipe,
 )
-from autoprune.models.network import TracedNetwork
+from autoprune.models.network import Role, TracedNetwork
 from autoprune.models.surgery import Kept, named_tensors
 from autoprune.strategies.heuristics import bisected
 from autoprune.training.hooks import TrainingState
@@ -190,15 +190,41 @@ class Gates(EditingHook):
         """Puts the gates into the network."""
         super().begin(state)
         self._gates = [torch.from_numpy(row.astype(np.float32)).to(state.device).requires_grad_() for row in self.open]
-        modules = dict(state.model.named_modules())
+        tensors, seen = named_tensors(state.model), set()
+        consumed = {name for axis in self._network.axes if axis.role is Role.CONSUMES for name in axis.names}
+        for module in state.model.modules():
+            weight = module._parameters.get("weight")
+            if not isinstance(module, nn.modules.conv._ConvNd | nn.Linear) or id(module) in seen:
+                continue
+            seen.add(id(module))
+            call = next((item for item in self._network.calls if tensors[item.weight] is weight), None)
+            # Not where a depthwise layer only passes them on: two gates in a row have no gradient when closed.
+            if call is not None and call.input is not None and call.weight in consumed:
+                self._handles.append(module.register_forward_pre_hook(self._gating(call.input, state.device)))
+
+    def _gating(self, channels: int, device: torch.device) -> Any:
+        """Returns a hook that multiplies a layer's input by the gates of the channels it reads."""
+        layout = self._network.channels[channels]
+        readers = []
         for group, gate in zip(self._groups, self._gates, strict=True):
-            for call in group.calls:
-                owner = (call.norm or call.weight).rpartition(".")[0]
-                layout = self._network.channels[call.output]
-                places = torch.from_numpy(np.flatnonzero(layout.group == group.index)).to(state.device)
-                channels = torch.from_numpy(layout.channel[layout.group == group.index]).to(state.device)
-                hook = _multiply(gate, places, channels, len(layout.group))
-                self._handles.append(modules[owner].register_forward_hook(hook))
+            mine = layout.group == group.index
+            if mine.any():
+                places = torch.from_numpy(np.flatnonzero(mine)).to(device)
+                readers.append((gate, places, torch.from_numpy(layout.channel[mine]).to(device)))
+        width = len(layout.group)
+
+        def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+            # A linear layer over a sequence has its channels last, everything else second.
+            axis = 1 if inputs[0].shape[1] == width else inputs[0].ndim - 1
+            if inputs[0].shape[axis] != width or not readers:
+                return None
+            factors = torch.ones(width, dtype=inputs[0].dtype, device=inputs[0].device)
+            for gate, places, order in readers:
+                factors = factors.index_put((places,), gate[order].to(factors.dtype))
+            shape = [width if index == axis else 1 for index in range(inputs[0].ndim)]
+            return (inputs[0] * factors.reshape(shape), *inputs[1:])
+
+        return hook
 
     def watch(self, model: nn.Module, *, until_edit: int) -> None:
         """Adds the gradients of the last mini-batches before a pruning step up."""
@@ -369,19 +395,6 @@ def forget(model: nn.Module, *, seed: int) -> None:
             reset = getattr(module, "reset_parameters", None)
             if callable(reset):
                 reset()
-
-
-def _multiply(gate: Tensor, places: Tensor, channels: Tensor, width: int) -> Any:
-    """Returns a forward hook that multiplies the channels of one group by their gates."""
-
-    def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
-        # A linear layer over a sequence has its channels last, everything else second.
-        factors = torch.ones(width, dtype=gate.dtype, device=gate.device).index_put((places,), gate[channels])
-        axis = 1 if output.shape[1] == width else output.ndim - 1
-        shape = [width if index == axis else 1 for index in range(output.ndim)]
-        return output * factors.reshape(shape).to(output.dtype)
-
-    return hook
 
 
 def _rms(rows: FloatArray) -> float:

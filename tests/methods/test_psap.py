@@ -41,10 +41,14 @@ def test_the_trained_network_with_closed_gates_equals_the_cut_one(network):
     small = cut(pruned.model, subject.network, pruned.kept).eval()
     difference = largest_difference(pruned.model, small, images(6))
     assert difference < 1e-5
-    other = Kept(tuple(np.arange(len(index)) for index in pruned.kept.indices))
     # Other channels of the same widths are no such thing.
-    wrong = cut(pruned.model, subject.network, other).eval()
-    assert largest_difference(pruned.model, wrong, images(6)) > 10 * difference + 1e-5
+    pairs = list(zip(pruned.kept.indices, subject.network.dense, strict=True))
+    others = [
+        Kept(tuple(np.arange(len(index)) for index, _ in pairs)),
+        Kept(tuple(np.arange(width - len(index), width) for index, width in pairs)),
+    ]
+    wrong = [cut(pruned.model, subject.network, other).eval() for other in others]
+    assert max(largest_difference(pruned.model, item, images(6)) for item in wrong) > 10 * difference + 1e-5
 
 
 def test_the_gates_stand_for_the_cut_while_the_training_still_runs():
@@ -60,7 +64,6 @@ def test_the_gates_stand_for_the_cut_while_the_training_still_runs():
                 gated = model(images(4))  # an edit that is due comes first
                 small = cut(model, subject.network, kept_of(hook)).eval()
                 for module in small.modules():
-                    module._forward_hooks.clear()
                     module._forward_pre_hooks.clear()
                 differences.append(float((gated - small(images(4))).abs().max()))
             model.train(mode)
@@ -146,7 +149,24 @@ def test_gate_gradients_are_those_of_a_loop_over_gates():
             slope = (losses[0] - losses[1]) / (2 * step)
             assert float(hook._sums[index][channel]) == pytest.approx(slope, abs=2e-3)
     hook.end()
-    assert not any(module._forward_hooks for module in model.modules())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize("network", ["plain", "residual with projections", "depthwise"])
+def test_a_closed_gate_has_a_gradient_and_a_useful_filter_opens_again(network):
+    from autoprune.training.hooks import TrainingState
+
+    subject = small_subject(network)
+    model, hook = copy.deepcopy(subject.model), gates_of(subject, steps=100, edits=1, pulse=100)
+    hook.open[0][:2] = False
+    hook.begin(TrainingState(model, torch.optim.SGD(model.parameters(), lr=0.0), 1.0, torch.device("cpu")))
+    nn.functional.cross_entropy(model(images(8)), torch.arange(8) % 4).backward()
+    hook.gradients_ready()
+    hook.end()
+    assert hook._sums[0][:2].abs().min() > 0
+    hook._sums[0][:] = 0.0
+    hook._sums[0][0] = -1.0  # opening it would lower the loss
+    assert hook._protected(0)[0]
 
 
 def test_a_zeroed_filter_behind_batch_norm_has_an_inflated_gradient():
