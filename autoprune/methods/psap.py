@@ -57,7 +57,7 @@ _SMALL_QUANTILE = 0.3
 _SMALL_FILTER = 0.5
 #: Weight of the old ratios in their moving average: without it they oscillate.
 _INERTIA = 0.5
-#: Share of the closed gates that may open on account of their benefit alone.
+#: Share of the closed gates of a group that may open at a step.
 _REOPENED = 0.1
 #: Share of a training from scratch that stays dense at first, as 10 of 200 epochs.
 _DENSE_START = 0.05
@@ -77,7 +77,10 @@ class Psap:
     Attributes:
         sparsity: `global` (a weight is small below one quantile of |w| / rms of its group), `absolute` (without the
             division) or `filter` (share of filters with a mean |w| under half of their layer's).
-        protect: `gate` (by g), `grad_norm` (the literal reading: mean norm of a filter's weight gradient) or `none`.
+        protect: `grad_norm` (the literal reading: mean norm of a filter's weight gradient, so that filters under
+            correction are not cut), `gate` (by g, which closed filters have too: the best tenth of them may come back)
+            or `none`. Digits network, half the FLOPs, 5 epochs, hold-out, seeds 0 and 1, cut: none 97.6 and 97.8,
+            grad_norm 96.9 and 97.1, gate 95.1 and 94.2; so short a training gives what comes back no time.
         kappa: a channel is protected above the mean plus so many deviations of the open channels' scores.
         pulse: mini-batches before each pruning step that gradients are averaged over.
         schedule: how the budget falls: `exp`, `linear`, `poly`, `cosine` or `const`.
@@ -94,7 +97,7 @@ class Psap:
     trains: ClassVar[bool] = True
 
     sparsity: str = "global"
-    protect: str = "gate"
+    protect: str = "grad_norm"
     kappa: float = 1.0
     pulse: int = 50
     schedule: str = "exp"
@@ -368,11 +371,15 @@ def sparsity_ratios(filters: Sequence[FloatArray], variant: str) -> FloatArray:
 
 
 def protected_channels(scores: FloatArray, alive: Mask, *, threshold: float) -> Mask:
-    """Returns the (N,) mask of channels above the threshold, and of the best tenth of closed ones that are of use."""
+    """Returns the (N,) mask of channels above the threshold; of the closed ones at most the best tenth of them.
+
+    The cap is ours: near an optimum the gates of open channels have hardly any gradient and those of closed ones do, so
+    that without it most closed gates open at every step and the network never settles.
+    """
     safe = scores > threshold
     closed = np.flatnonzero(~alive)
-    best = closed[np.argsort(-scores[closed], kind="stable")][: int(np.ceil(_REOPENED * len(closed)))]
-    safe[best[scores[best] > 0]] = True
+    ranked = closed[np.argsort(-scores[closed], kind="stable")]
+    safe[ranked[int(np.ceil(_REOPENED * len(closed))) :]] = False
     return safe
 
 

@@ -20,7 +20,7 @@ NETWORKS = ("residual with projections", "concatenation", "flattened", "depthwis
 
 
 def gates_of(subject, *, steps=12, edits=4, **options):
-    method = Psap(**{"schedule": "linear", "pulse": 2, **options})
+    method = Psap(**{"schedule": "linear", "pulse": 2, "protect": "gate", **options})
     return Gates(subject.network, subject.space, group_axes(subject.network), method=method, steps=steps, edits=edits)
 
 
@@ -225,11 +225,11 @@ def test_protected_channels_are_passed_over_and_the_count_is_honoured():
         assert choose_closed(norms, safe, everything_open, count=count).sum() == count
 
 
-def test_the_best_tenth_of_closed_channels_is_protected_if_it_is_of_use():
+def test_at_most_the_best_tenth_of_closed_channels_opens_and_only_if_it_is_of_use():
     alive = np.array([True] * 5 + [False] * 10)
-    scores = np.array([1.0] * 5 + [0.1 * index for index in range(10)])
-    assert np.flatnonzero(protected_channels(scores, alive, threshold=5.0)).tolist() == [14]
-    assert not protected_channels(np.where(alive, scores, 0.0), alive, threshold=5.0).any()
+    scores = np.array([1.0, 1.0, 6.0, 1.0, 1.0] + [2.0 * index for index in range(10)])
+    assert np.flatnonzero(protected_channels(scores, alive, threshold=5.0)).tolist() == [2, 14]
+    assert np.flatnonzero(protected_channels(scores, alive, threshold=50.0)).tolist() == []
 
 
 @pytest.mark.parametrize("options", [{}, {"protect": "grad_norm"}, {"protect": "none"}, {"sparsity": "filter"}])
