@@ -7,6 +7,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from autoprune.errors import AutopruneError, nearest
@@ -66,7 +67,9 @@ def _say(message: str, error: BaseException) -> None:
         traceback.print_exception(error)
     # Notes carry what a command knows beyond the error itself: how to go on.
     text = " ".join(" ".join([message, *getattr(error, "__notes__", ())]).split())
-    print(f"autoprune: {text}", file=sys.stderr, flush=True)
+    # Where stderr is a file on the disk that is full, the exit code still says what kind of error it was.
+    with suppress(OSError):
+        print(f"autoprune: {text}", file=sys.stderr, flush=True)
 
 
 def _system_message(error: OSError) -> str:

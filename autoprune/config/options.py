@@ -282,14 +282,14 @@ def _check_paths(options: dict[str, Any]) -> None:
 
 
 def _require_no_search(out: Path | None) -> None:
-    if out is not None and _holds_search(out / LEDGER_NAME):
+    if out is not None and holds_search(out / LEDGER_NAME):
         raise ConfigError(
             f"{str(out)!r} already holds a search. Continue it with `autoprune search --resume {out}`, "
             "or name another folder with --out."
         )
 
 
-def _holds_search(ledger: Path) -> bool:
+def holds_search(ledger: Path) -> bool:
     """Returns whether a ledger has a whole line: one that was killed while it wrote its first holds nothing."""
     try:
         with ledger.open("rb") as lines:

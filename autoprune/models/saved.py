@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from autoprune.core.files import WRITER, cannot_write, require_format, this_version, write_together
+from autoprune.core.files import WRITER, cannot_write, remove_leftovers, require_format, this_version, write_together
 from autoprune.errors import ModelError, RunError
 from autoprune.models.layers import ChannelMap
 from autoprune.models.network import TracedNetwork
@@ -162,6 +162,7 @@ def save_model(directory: Path, model: nn.Module, saved: SavedModel) -> None:
     state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
     try:
         directory.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(directory)
         # An older structure must not stand beside newer weights, not even for a moment.
         write_together(
             {

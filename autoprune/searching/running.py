@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from autoprune.config.options import LEDGER_NAME, default_run_folder
+from autoprune.config.options import LEDGER_NAME, default_run_folder, holds_search
 from autoprune.core.candidate import Candidate, Evaluation, Outcome
 from autoprune.core.seams import Backend, BackendReport, Tracker
 from autoprune.errors import ConfigError, RunError
@@ -162,7 +162,7 @@ def _header(prepared: Prepared, out: Path) -> dict[str, Any]:
     header = prepared.header()
     path = out / LEDGER_NAME
     before: Mapping[str, Any] = {}
-    if path.exists() and path.stat().st_size:
+    if holds_search(path):
         before = run_of(read_ledger(path))
         # What determines the search is compared key by key; where it lies and who works for it may change.
         header["options"] = before.get("options")

@@ -20,6 +20,7 @@ import os
 import shlex
 import zlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -132,10 +133,7 @@ class Ledger:
         events, whole = _parse(self.path.read_bytes(), self.path)
         os.ftruncate(self._file, whole)
         if not events:
-            header = {"event": "header", "format": FORMAT, WRITER: this_version(), "run": run}
-            self._append(header)
-            sync_folder(self.path.parent)
-            return (header,)
+            return (self._begin(run),)
         changed = [key for key in sorted({*run, *run_of(events)}) if run.get(key) != run_of(events).get(key)]
         if changed:
             before = run_of(events)
@@ -145,6 +143,18 @@ class Ledger:
                 "choose another folder with --out."
             )
         return events
+
+    def _begin(self, run: Mapping[str, Any]) -> Event:
+        """Writes and returns the header; a disk that refuses it is left without the file, as if nothing had begun."""
+        header = {"event": "header", "format": FORMAT, WRITER: this_version(), "run": run}
+        try:
+            self._append(header)
+        except BaseException:
+            with suppress(OSError):
+                self.path.unlink()
+            raise
+        sync_folder(self.path.parent)
+        return header
 
     def _append(self, event: Event) -> None:
         if self._broken:

@@ -108,3 +108,15 @@ def test_the_entry_point_ends_the_process_with_the_code():
     with pytest.raises(SystemExit) as ended:
         main(["--version"])
     assert ended.value.code == 0
+
+
+def test_a_full_disk_under_stderr_does_not_change_the_exit_code(monkeypatch):
+    class Full:
+        def write(self, text):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        def flush(self):
+            pass
+
+    monkeypatch.setattr("sys.stderr", Full())
+    assert guarded(raising(BudgetError("Too small."))) == 2

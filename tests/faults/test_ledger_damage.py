@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -80,6 +82,31 @@ def test_a_ledger_without_a_whole_line_is_started_anew(path, content):
     with Ledger(path, run=RUN) as ledger:
         assert ledger.events[0]["run"] == RUN
     assert len(read_ledger(path)) == 1
+
+
+def test_a_disk_that_refuses_the_first_line_is_left_without_a_ledger(tmp_path, monkeypatch):
+    written = os.write
+
+    def full(descriptor, data):
+        written(descriptor, bytes(data)[:9])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    path = tmp_path / "ledger.jsonl"
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        with pytest.raises(RunError, match="No space left on device"):
+            Ledger(path, run=RUN)
+    assert not list(tmp_path.iterdir())
+    with Ledger(path, run=RUN) as ledger:
+        assert len(ledger.events) == 1
+
+
+def test_a_network_that_is_saved_again_clears_what_a_killed_save_left(tmp_path):
+    from tests.models.test_saved import saved_cut
+
+    (tmp_path / ".model.safetensors.abcd1234.tmp").write_bytes(b"half")
+    saved_cut(tmp_path, None)
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["model.safetensors", "structure.json"]
 
 
 def test_a_line_with_a_right_checksum_and_wrong_types_is_refused(path):
