@@ -39,6 +39,7 @@ class PublishedBetas:
         late: number of the first block (VGG: convolution), from 0, that has a constant of its own instead.
         late_beta: that constant; it is written into the code.
         bottleneck: whether a block holds two prunable convolutions; the first of them then ignores `late_beta`.
+        inside: convolutions that are cut, where neither blocks nor convolutions say how many.
     """
 
     name: str
@@ -46,6 +47,7 @@ class PublishedBetas:
     late: int = 1_000
     late_beta: float = 0.0
     bottleneck: bool = False
+    inside: int = 0
 
     def of(self, position: int, beta: float) -> float:
         """Returns the beta of the `position`-th prunable convolution when `beta` is asked for."""
@@ -58,10 +60,11 @@ class PublishedBetas:
 
 
 _CIFAR, _IMAGENET = " on CIFAR-10", " on ImageNet"
-#: {(residual blocks, convolutions): constants}; CIFAR ResNets with shortcuts of option A or B. The paper's GoogLeNet
-#: (0.65) has no network here, and nothing was published for any other.
+#: {(residual blocks, convolutions): constants}; CIFAR ResNets with shortcuts of option A or B. Of GoogLeNet three
+#: convolutions of each inception module are cut. Nothing was published for any other network.
 _PUBLISHED = {
     (0, 13): PublishedBetas("VGG-16" + _CIFAR, 0.73, 8, 0.92),
+    (0, 64): PublishedBetas("GoogLeNet" + _CIFAR, 0.65, inside=27),
     (27, 55): PublishedBetas("ResNet-56" + _CIFAR, 0.76),
     (27, 57): PublishedBetas("ResNet-56" + _CIFAR, 0.76),
     (54, 109): PublishedBetas("ResNet-110" + _CIFAR, 0.60),
@@ -201,12 +204,14 @@ def published_betas(network: TracedNetwork) -> PublishedBetas | None:
     known = _PUBLISHED.get((blocks, convolutions))
     per_block = 2 if known and known.bottleneck else 1
     # A plain network's convolutions are counted themselves; a group may be missing because it was frozen.
-    expected = blocks * per_block if blocks else convolutions
+    expected = (known.inside if known else 0) or (blocks * per_block if blocks else convolutions)
     return known if known and len(published_groups(network)) == expected else None
 
 
 def published_groups(network: TracedNetwork) -> tuple[int, ...]:
     """Returns the groups that EPruner, ABCPruner and ACP cut: convolutions inside blocks; of plain networks, all.
+
+    Where branches are concatenated, those inside branches; where every convolution ends a branch (DenseNet-40), all.
 
     Raises:
         ConfigError: there is none.
@@ -217,15 +222,30 @@ def published_groups(network: TracedNetwork) -> tuple[int, ...]:
     for index, group in enumerate(network.groups):
         weights = [weight for weight, _, _ in producers(network, index)]
         # A residual network's stem may be no part of a stream (ImageNet's feeds a max pool and projections).
-        stem = residual and any(inputs.get(weight) is None for weight in weights)
+        stem = residual and _reads_image(network, index)
         if not group.coupled and not stem and all(weight in inputs for weight in weights):
             found.append(index)
+    ends = _branch_ends(network)
+    within_branches = [index for index in found if index not in ends and (not ends or not _reads_image(network, index))]
+    found = within_branches or found
     if not found:
         raise ConfigError(
             "As published, only convolutions inside blocks are cut, and no prunable group of this network is one. "
             "Leave as_published out, or widen the scope."
         )
     return tuple(found)
+
+
+def _branch_ends(network: TracedNetwork) -> set[int]:
+    """Returns the groups that some layer reads beside others: their channels are concatenated."""
+    read = [network.channels[axis.channels].members for axis in network.axes if axis.role is Role.CONSUMES]
+    return {group for members in read if len(members) > 1 for group in members}
+
+
+def _reads_image(network: TracedNetwork, group: int) -> bool:
+    """Returns whether a layer that produces a group's channels reads none that could be cut: a stem."""
+    inputs = {call.weight: call.input for call in network.calls}
+    return any(inputs.get(weight) is None for weight, _, _ in producers(network, group))
 
 
 def producers(network: TracedNetwork, group: int) -> list[tuple[str, int, int]]:

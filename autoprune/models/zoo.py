@@ -11,6 +11,9 @@ from torch import nn
 
 from autoprune.data.preprocessing import CIFAR10, DIGITS, IMAGENET, RAW, Preprocessing
 from autoprune.errors import ModelError, PluginError, nearest
+from autoprune.models.families.cifar_densenet import CifarDenseNet
+from autoprune.models.families.cifar_googlenet import CifarGoogLeNet
+from autoprune.models.families.cifar_mobilenet import CifarMobileNetV2
 from autoprune.models.families.cifar_resnet import CifarResNet
 from autoprune.models.families.cifar_vgg import CifarVgg
 from autoprune.models.families.densenet import DenseNet40
@@ -23,6 +26,10 @@ _RESNET = re.compile(r"cifar/resnet(20|32|44|56|110)-([ab])")
 _FAMILIES: dict[str, Callable[[int], nn.Module]] = {
     "cifar/vgg16": lambda classes: CifarVgg(classes=classes),
     "cifar/vgg16-512head": lambda classes: CifarVgg(classes=classes, hidden=512),
+    "cifar/googlenet": lambda classes: CifarGoogLeNet(classes=classes),
+    "cifar/densenet40": lambda classes: CifarDenseNet(classes=classes),
+    "cifar/densenet40-24stem": lambda classes: CifarDenseNet(classes=classes, stem=24),
+    "cifar/mobilenetv2": lambda classes: CifarMobileNetV2(classes=classes),
     "cifar/densenet40-nobn": lambda classes: DenseNet40(classes=classes),
     "cifar/resnet8": lambda classes: ResNet8(classes=classes),
     # Narrow in front and wide behind, like most networks: at 16/32/64 channels every structure did as well as the dense

@@ -255,11 +255,13 @@ class TestAsPublished:
         [
             ("cifar/vgg16", "VGG-16"),
             ("cifar/vgg16-512head", "VGG-16"),
+            ("cifar/googlenet", "GoogLeNet"),
             ("cifar/resnet20-b", None),
+            ("cifar/mobilenetv2", None),
         ],
     )
     def test_networks_are_recognised_by_their_layers(self, spec, name):
-        network = trace(build_model(spec), torch.zeros(1, 3, 32, 32))
+        network = trace(build_model(spec), torch.zeros(1, 3, 16, 16))
         known = published_betas(network)
         assert (known and known.name.split(" on ")[0]) == name
 
@@ -276,6 +278,18 @@ class TestAsPublished:
         assert [resnet50.of(position, 0.73) for position in (24, 25, 26, 27)] == [0.73, 0.73, 0.73, 0.85]
         assert [resnet50.of(position, 0.70) for position in (24, 26, 27)] == [0.70, 0.85, 0.85]
         assert resnet101.of(56, 0.70) == 0.70
+
+    def test_of_an_inception_module_the_three_inner_convolutions_are_cut(self):
+        network = trace(build_model("cifar/googlenet"), torch.zeros(1, 3, 8, 8))
+        names = [network.groups[index].name for index in published_groups(network)]
+        inner = ["branch3x3.0", "branch5x5.0", "branch5x5.3"]
+        assert names[:3] == [f"inception_a3.{name}" for name in inner]
+        assert names[-3:] == [f"inception_b5.{name}" for name in inner]
+        assert len(names) == 27
+
+    def test_where_every_convolution_is_concatenated_all_are_cut(self):
+        network = trace(build_model("cifar/densenet40"), torch.zeros(1, 3, 8, 8))
+        assert len(published_groups(network)) == len(network.groups) == 39
 
     def test_linear_layers_and_streams_stay_whole(self):
         network = trace(build_model("cifar/vgg16-512head"), torch.zeros(1, 3, 32, 32))

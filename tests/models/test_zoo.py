@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from autoprune.data import ArrayImages, load_data
 from autoprune.errors import ModelError, PluginError, WeightsError
+from autoprune.models.conventions import tally
 from autoprune.models.families.cifar_vgg import CifarVgg
 from autoprune.models.zoo import build_model, family_names, model_info
 from autoprune.training import measure
@@ -32,7 +33,13 @@ PUBLISHED = {
     "cifar/resnet110-a": (1_727_962, 252_887_680),
     "cifar/vgg16-512head": (14_991_946, 313_463_808),
     "cifar/resnet20-b": (272_474, 40_813_184),
-    "cifar/densenet40-nobn": (1_002_586, None),
+    # EPruner and ACP print 6.17 M and about 1534 M; HRank 6.15 M and 1520 M.
+    "cifar/googlenet": (6_166_250, 1_521_756_160),
+    "cifar/densenet40": (1_019_722, 264_812_928),
+    # HRank prints 1.04 M, which leaves norms out, and 282.00 M.
+    "cifar/densenet40-24stem": (1_059_298, 282_917_328),
+    "cifar/mobilenetv2": (2_296_922, 91_154_944),
+    "cifar/densenet40-nobn": (1_002_586, 264_812_928),
     "cifar/resnet8": (78_186, 12_501_632),
 }
 
@@ -43,6 +50,15 @@ def test_a_family_has_the_published_cost(spec: str) -> None:
     model = build_model(spec)
     assert params_of(model) == params
     assert macs is None or macs_of(model, (3, 32, 32)) == macs
+
+
+def test_googlenet_counts_what_epruner_implies() -> None:
+    # 500.87 M are what 67.36 % leave. Its tool charges four per batch-norm element and one per element that a
+    # convolution with bias puts out; here each of these is normalised, so that is one per batch-norm element more.
+    counted = tally(build_model("cifar/googlenet"), (1, 3, 32, 32))
+    dense = counted.by_convention()["+4/bn"] + counted.norm_elements
+    assert dense * (1 - 0.6736) == pytest.approx(500.87e6, rel=1e-4)
+    assert counted.params * (1 - 0.6420) == pytest.approx(2.22e6, rel=0.01)
 
 
 def test_a_vgg_of_the_published_pruned_widths_has_the_published_parameters() -> None:
