@@ -80,6 +80,12 @@ class Augmentation:
 
 NO_AUGMENTATION = Augmentation()
 
+
+def unit_range(size: tuple[int, int] | None = None) -> Preprocessing:
+    """Returns what torchvision's detectors expect: RGB pixels in [0, 1], which they standardise themselves."""
+    return Preprocessing((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), size)
+
+
 #: Statistics that torchvision's ImageNet weights were trained with.
 IMAGENET = Preprocessing((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), (224, 224))
 #: What the pruning papers use for CIFAR-10: the std is a per-image mean, not that of all pixels.

@@ -26,6 +26,7 @@ from autoprune.core.seeds import derive_seed
 from autoprune.models.network import LayerCall, LayerKind, TracedNetwork
 from autoprune.models.operations import ChainTap, Handler, LayerOperands, Operation, OperationTap, layer_operands
 from autoprune.models.surgery import named_tensors
+from autoprune.tasks.detectors import raw_outputs
 
 _log = logging.getLogger(__name__)
 
@@ -115,13 +116,13 @@ def calibrate(
     for tap in taps:
         handlers.update(tap.handlers())
     with OperationTap({tap.call.call: tap.look for tap in taps}):
-        model(images[:1])
+        raw_outputs(model, images[:1])
     for start in range(0, len(images), batch):
         block = images[start : start + batch]
         for tap in taps:
             tap.batch = len(block)
         with OperationTap(handlers):
-            model(block)
+            raw_outputs(model, block)
         for tap in taps:
             tap.broken |= not tap.finished
     strayed = [tap.call.layer for tap in taps if tap.broken]

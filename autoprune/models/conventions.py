@@ -24,6 +24,7 @@ from autoprune.errors import ConfigError, StructureError, nearest
 from autoprune.models.counting import count
 from autoprune.models.dispatch import Interpreter
 from autoprune.models.operations import NORMS
+from autoprune.tasks.detectors import raw_outputs
 
 #: Name: (charge per batch-norm element, whether average pooling counts, who counts so).
 CONVENTIONS: dict[str, tuple[int, bool, str]] = {
@@ -100,7 +101,7 @@ def tally(model: nn.Module, shape: tuple[int, ...]) -> Tally:
     counter = _NormCounter()
     try:
         with torch.no_grad(), counter:
-            model(torch.zeros(shape, device=device))
+            raw_outputs(model, torch.zeros(shape, device=device))
     finally:
         for handle in handles:
             handle.remove()

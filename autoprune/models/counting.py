@@ -9,6 +9,7 @@ from torch import nn
 
 from autoprune.core.cost import Cost
 from autoprune.models.dispatch import Interpreter
+from autoprune.tasks.detectors import raw_outputs
 
 
 class _Counter(Interpreter):
@@ -46,5 +47,5 @@ def count(model: nn.Module, shape: tuple[int, ...], *, dtype: torch.dtype = torc
     device = next(iter(model.parameters())).device
     counter = _Counter(model)
     with torch.no_grad(), counter:
-        model(torch.zeros(shape, dtype=dtype, device=device))
+        raw_outputs(model, torch.zeros(shape, dtype=dtype, device=device))
     return Cost(counter.macs, sum(parameter.numel() for parameter in model.parameters()))

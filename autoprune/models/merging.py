@@ -16,6 +16,7 @@ from autoprune.models.calibration import Calibration, solvable
 from autoprune.models.network import IndexArray, TracedNetwork
 from autoprune.models.reconstruction import reconstruct
 from autoprune.models.surgery import Kept, cut, named_tensors
+from autoprune.tasks.detectors import raw_outputs
 
 #: Ridge of the least-squares merge, relative to the mean variance of the kept channels.
 _RIDGE = 1e-4
@@ -154,7 +155,7 @@ def recalibrate(model: nn.Module, images: Tensor, *, batch: int = 256) -> nn.Mod
     if norms:
         # Blocks of equal size: a last one of a single image has no variance where maps have shrunk to one position.
         for block in images.chunk(math.ceil(len(images) / batch)):
-            model(block)
+            raw_outputs(model, block)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     return model.eval()

@@ -163,6 +163,15 @@ def _reduce(tracer: LabelTracer, call: Call) -> None:
         tracer.label(item, small.reshape(shape).expand(item.shape))
 
 
+def _vector_norm(tracer: LabelTracer, call: Call) -> None:
+    """A norm over channels has none: removed ones count as the zeros that they are."""
+    labels, order = tracer.labels(call.args[0]), call.args[1] if len(call.args) > 1 else 2
+    given = call.args[2] if len(call.args) > 2 and call.args[2] is not None else None
+    dims = None if given is None or labels is None else {dim % labels.dim() for dim in given}
+    if labels is None or dims is None or not dims >= set(varying_dims(labels)) or order <= 0:
+        freeze_inputs(tracer, call.operands, f"no channel rule for a {call.plain} of this kind")
+
+
 def _along_dim(tracer: LabelTracer, call: Call) -> None:
     labels = tracer.labels(call.args[0])
     assert labels is not None
@@ -189,5 +198,6 @@ DATA_RULES: dict[str, _Rule] = {
     **dict.fromkeys(operations(_REDUCTIONS), _reduce),
     **dict.fromkeys(operations(_ALONG_DIM), _along_dim),
     "aten::constant_pad_nd": _pad,
+    "aten::linalg_vector_norm": _vector_norm,
     "aten::native_layer_norm": _layer_norm,
 }

@@ -15,6 +15,7 @@ from autoprune.models.calibration import Calibration, to_numpy
 from autoprune.models.network import LayerCall, TracedNetwork
 from autoprune.models.operations import OperationTap
 from autoprune.models.selection import Ranking, consumer_norms, filter_norms, folded_weight
+from autoprune.tasks.detectors import raw_outputs
 
 _QUANTILES = np.linspace(0.0, 1.0, 1001)
 
@@ -88,7 +89,7 @@ def _mean_maps(model: nn.Module, calls: Sequence[LayerCall], images: Tensor) -> 
         return handler
 
     with OperationTap({call.call: keep(call) for call in calls}):
-        model(images)
+        raw_outputs(model, images)
     return found
 
 

@@ -31,6 +31,7 @@ from autoprune.models.calibration import Calibration, output_extents, patches_at
 from autoprune.models.network import LayerCall, LayerKind, TracedNetwork
 from autoprune.models.operations import ChainTap, Handler, LayerOperands, Operation, OperationTap
 from autoprune.models.surgery import Kept, Mask, named_tensors
+from autoprune.tasks.detectors import raw_outputs
 
 #: Ridge towards the sliced weights, relative to the mean second moment of the patches.
 RIDGE = 1e-2
@@ -82,7 +83,7 @@ def reconstruct(
     repeated = {tensors[name].data_ptr() for name in network.repeated_norms}
     alone = {tensor.data_ptr() for tensor in tensors.values()} - repeated
     with OperationTap(handlers, norms=_NormRefresher(alone), norms_from=disturbed):
-        cut_model(images)
+        raw_outputs(cut_model, images)
     strayed = [solver.call.layer for solver in solvers if solver.broken or not solver.finished]
     if strayed:
         raise ModelError(

@@ -259,7 +259,8 @@ def _meet_unlabelled(tracer: LabelTracer, labels: Tensor, other: Tensor, reason:
     """A parameter that meets channels position by position follows them; any other wide tensor freezes them."""
     for dim in varying_dims(labels):
         axis = dim - labels.dim() + other.dim()
-        if axis < 0 or other.shape[axis] == 1:
+        # One value expanded over the channels goes with any number of them.
+        if axis < 0 or other.shape[axis] == 1 or other.stride(axis) == 0:
             continue
         vector = along(labels, dim)
         source = tracer.vector(other)

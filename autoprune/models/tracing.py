@@ -25,6 +25,7 @@ from autoprune.models.layers import ChannelMap
 from autoprune.models.network import Role, TracedNetwork
 from autoprune.models.records import AxisRecord, Call, CallRecord, MapRecord
 from autoprune.models.rules import apply_rule
+from autoprune.tasks.detectors import raw_outputs
 
 
 @dataclass
@@ -247,7 +248,7 @@ def trace(model: nn.Module, example: Tensor) -> TracedNetwork:
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         with torch.no_grad(), tracer:
-            output = model(example)
+            output = raw_outputs(model, example)
     except ModelError:
         raise
     except Exception as error:

@@ -1,7 +1,7 @@
 """Proves a trace on the network itself: the cut network must equal the masked dense one, and cost what was computed.
 
-*Mask equivalence:* the cut network's output equals that of the dense network whose consumers read zeros from the
-removed channels. A group for which it does not hold (a forward with widths written into it) is frozen.
+*Mask equivalence:* the cut network's output equals that of the dense network whose removed channels are zero, wherever
+they are read. A group for which it does not hold (a forward with widths written into it) is frozen.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from torch.utils._pytree import tree_leaves
 from autoprune.core.cost import Cost
 from autoprune.core.structure import Structure
 from autoprune.models.counting import count
-from autoprune.models.network import Role, TracedNetwork
-from autoprune.models.surgery import Kept, cut, keep_all, random_kept
+from autoprune.models.network import TracedNetwork
+from autoprune.models.surgery import Kept, cut, keep_all, named_tensors, random_kept
+from autoprune.tasks.detectors import raw_outputs
 
 #: Largest relative deviation in float64 that counts as equal: rounding of differently ordered sums.
 TOLERANCE = 1e-6
@@ -74,18 +75,23 @@ def verify(model: nn.Module, network: TracedNetwork, *, seed: int = 0, kept: Kep
 
 def outputs(model: nn.Module, images: Tensor) -> list[Tensor]:
     """Returns every floating-point tensor that the network puts out."""
-    return [leaf for leaf in tree_leaves(model(images)) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+    found = tree_leaves(raw_outputs(model, images))
+    return [leaf for leaf in found if isinstance(leaf, Tensor) and leaf.is_floating_point()]
 
 
 def masked(model: nn.Module, network: TracedNetwork, kept: Kept) -> nn.Module:
-    """Returns a dense copy whose consumers have zero weights where they read removed channels."""
+    """Returns a dense copy in which removed channels are zero, and consumers have zero weights where they read them.
+
+    Zero weights alone would leave a norm over channels, as SSD divides by one, with those that are removed. Zero
+    channels alone would not stay so behind a sigmoid.
+    """
     copy = cut(model, network, keep_all(network))
     masks = kept.masks(network)
-    tensors = dict(copy.named_parameters(remove_duplicate=False))
+    tensors = named_tensors(copy)
     with torch.no_grad():
         for axis in network.axes:
-            if axis.role is Role.CONSUMES:
-                tensor = tensors[axis.names[0]]
+            tensor = tensors[axis.names[0]]
+            if tensor.is_floating_point():
                 keep = torch.zeros(tensor.shape[axis.axis], dtype=tensor.dtype, device=tensor.device)
                 keep[torch.from_numpy(network.channels[axis.channels].kept(masks)).to(tensor.device)] = 1
                 tensor.mul_(keep.reshape([-1 if dim == axis.axis else 1 for dim in range(tensor.dim())]))

@@ -1,4 +1,4 @@
-"""Networks by name: the shipped families, torchvision's classifiers, and a user's own factory."""
+"""Networks by name: the shipped families, torchvision's classifiers and detectors, and a user's own factory."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import nn
 
-from autoprune.data.preprocessing import CIFAR10, DIGITS, IMAGENET, RAW, Preprocessing
+from autoprune.data.preprocessing import CIFAR10, DIGITS, IMAGENET, RAW, Preprocessing, unit_range
 from autoprune.errors import ModelError, PluginError, nearest
 from autoprune.models.families.cifar_densenet import CifarDenseNet
 from autoprune.models.families.cifar_googlenet import CifarGoogLeNet
@@ -18,10 +18,14 @@ from autoprune.models.families.cifar_resnet import CifarResNet
 from autoprune.models.families.cifar_vgg import CifarVgg
 from autoprune.models.families.densenet import DenseNet40
 from autoprune.models.families.resnet8 import ResNet8
+from autoprune.models.families.ssd import SIDE, ssd_vgg_small
 from autoprune.models.weights import load_weights
 from autoprune.plugins import call_factory, is_plugin, one_line
 
 _TORCHVISION = "torchvision/"
+#: Side of the images that a torchvision detector is meant for, by the beginning of its name.
+_DETECTOR_SIDES = {"ssd300": 300, "ssdlite320": 320}
+_DETECTOR_SIDE = 800
 _RESNET = re.compile(r"cifar/resnet(20|32|44|56|110)-([ab])")
 _FAMILIES: dict[str, Callable[[int], nn.Module]] = {
     "cifar/vgg16": lambda classes: CifarVgg(classes=classes),
@@ -37,6 +41,7 @@ _FAMILIES: dict[str, Callable[[int], nn.Module]] = {
     "digits/resnet": lambda classes: CifarResNet(
         blocks=3, option="b", classes=classes, widths=(4, 8, 32), in_channels=1
     ),
+    "detection/ssd-vgg-small": ssd_vgg_small,
 }
 #: The public option-A weights were trained with ImageNet's statistics, the option-B ones with CIFAR-10's.
 _RESNET_PREPROCESSING = {"a": Preprocessing(IMAGENET.mean, IMAGENET.std), "b": CIFAR10}
@@ -75,11 +80,17 @@ def model_info(spec: str) -> ModelInfo:
     _require_known(spec)
     if spec.startswith("digits/"):
         return ModelInfo(spec, "digits", (1, 8, 8), DIGITS)
+    if spec.startswith("detection/"):
+        return ModelInfo(spec, "", (3, SIDE, SIDE), unit_range((SIDE, SIDE)))
     if spec.startswith("cifar/"):
         match = _RESNET.fullmatch(spec)
         preprocessing = _RESNET_PREPROCESSING[match[2]] if match else RAW if spec in _RAW_INPUT else CIFAR10
         return ModelInfo(spec, "cifar10", (3, 32, 32), preprocessing)
     if spec.startswith(_TORCHVISION):
+        name = spec.removeprefix(_TORCHVISION)
+        if name in _torchvision_names("detection"):
+            side = next((side for start, side in _DETECTOR_SIDES.items() if name.startswith(start)), _DETECTOR_SIDE)
+            return ModelInfo(spec, "", (3, side, side), unit_range((side, side)))
         side = 299 if spec.endswith("inception_v3") else 224
         return ModelInfo(spec, "", (3, side, side), Preprocessing(IMAGENET.mean, IMAGENET.std, (side, side)))
     return ModelInfo(spec, "", None, None)
@@ -91,7 +102,8 @@ def build_model(spec: str, *, classes: int | None = None, weights: Path | None =
     Args:
         spec: a name of `family_names()`, `torchvision/NAME`, or `package.module:factory`, which is called without
             arguments, or with `num_classes` if it takes that and `classes` is given.
-        classes: outputs; None for the family's own number (10, or ImageNet's 1000 for torchvision).
+        classes: outputs; None for the family's own number (10, or ImageNet's 1000 for torchvision). A detector gets
+            one more, for the background.
         weights: a file to load; None leaves the initial weights.
 
     Raises:
@@ -105,7 +117,7 @@ def build_model(spec: str, *, classes: int | None = None, weights: Path | None =
     if is_plugin(spec):
         model = _from_factory(spec, classes)
     elif spec.startswith(_TORCHVISION):
-        model = _from_torchvision(spec.removeprefix(_TORCHVISION), 1000 if classes is None else classes)
+        model = _from_torchvision(spec.removeprefix(_TORCHVISION), classes)
     else:
         model = _from_family(spec, 10 if classes is None else classes)
     if weights is not None:
@@ -120,17 +132,30 @@ def _from_family(spec: str, classes: int) -> nn.Module:
     return _FAMILIES[spec](classes)
 
 
-def _from_torchvision(name: str, classes: int) -> nn.Module:
+def _from_torchvision(name: str, classes: int | None) -> nn.Module:
     import torchvision
 
-    # Auxiliary heads only serve training from scratch, and return tuples in train mode.
-    extra = {"aux_logits": False, "init_weights": False} if name in ("googlenet", "inception_v3") else {}
+    extra: dict[str, object] = {"num_classes": 1000 if classes is None else classes}
+    if name in ("googlenet", "inception_v3"):
+        # Auxiliary heads only serve training from scratch, and return tuples in train mode.
+        extra.update(aux_logits=False, init_weights=False)
+    elif name in _torchvision_names("detection"):
+        # Left alone, it would download the weights of its backbone.
+        extra = {"num_classes": None if classes is None else classes + 1, "weights_backbone": None}
     try:
-        model = torchvision.models.get_model(name, weights=None, num_classes=classes, **extra)
+        model = torchvision.models.get_model(name, weights=None, **extra)
     except Exception as error:
         raise ModelError(f"torchvision cannot build {name!r}: {one_line(error)}") from error
     assert isinstance(model, nn.Module)
     return model
+
+
+def _torchvision_names(kind: str = "") -> list[str]:
+    """Returns the names of torchvision's classifiers, or of its networks in a module such as `detection`."""
+    import torchvision
+
+    models = torchvision.models
+    return list(models.list_models(module=getattr(models, kind) if kind else models))
 
 
 def _from_factory(spec: str, classes: int | None) -> nn.Module:
@@ -142,13 +167,11 @@ def _from_factory(spec: str, classes: int | None) -> nn.Module:
 
 def _require_known(spec: str) -> None:
     if spec.startswith(_TORCHVISION):
-        import torchvision
-
-        known = [_TORCHVISION + name for name in torchvision.models.list_models(module=torchvision.models)]
+        known = [_TORCHVISION + name for name in (*_torchvision_names(), *_torchvision_names("detection"))]
         if spec not in known:
             hint = nearest(spec, known)
             hint = hint if hint.startswith(" Did") else " `torchvision.models.list_models()` names them."
-            raise ModelError(f"torchvision has no classifier {spec.removeprefix(_TORCHVISION)!r}.{hint}")
+            raise ModelError(f"torchvision has no classifier or detector {spec.removeprefix(_TORCHVISION)!r}.{hint}")
     elif not is_plugin(spec) and spec not in family_names():
         hint = nearest(spec, family_names())
         raise ModelError(f"Unknown model {spec!r}.{hint} Or write torchvision/NAME or package.module:factory.")
