@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from autoprune.cli import commands, pruning_commands, report_commands, training_commands
+from autoprune.cli import commands, proxy_commands, pruning_commands, report_commands, training_commands
 from autoprune.cli import parameters as p
 
 Work = Callable[[], int]
@@ -222,6 +222,37 @@ def trace(
 ) -> Work:
     """Show what can be cut: groups, layers, their costs, and what each heuristic would keep."""
     return partial(commands.trace, _given(locals(), besides=("verify", "as_json")), verify=verify, as_json=as_json)
+
+
+@app.command("check-proxy")
+def check_proxy(
+    *,
+    budgets: p.Budgets = None,
+    structures: p.Structures = None,
+    epochs: p.ProxyEpochs = None,
+    min_tau: p.MinTau = None,
+    model: p.Model = None,
+    weights: p.Weights = None,
+    data: p.Data = None,
+    data_root: p.DataRoot = None,
+    scope: p.Scope = None,
+    search_space: p.SearchSpace = None,
+    seed: p.Seed = None,
+    calibration_images: p.CalibrationImages = None,
+    holdout_images: p.HoldoutImages = None,
+    backend: p.Backend = None,
+    workers: p.Workers = None,
+    gpus_per_worker: p.GpusPerWorker = None,
+    ray_address: p.RayAddress = None,
+    device: p.Device = None,
+    out: p.Out = None,
+    as_json: p.Json = False,
+) -> Work:
+    """Measure how well each cheap score ranks structures, against a finetune, on your own network and data."""
+    written = locals()
+    own = ("structures", "epochs", "min_tau")
+    asked = {name: written[name] for name in own if written[name] is not None}
+    return partial(proxy_commands.check_proxy, _given(written, besides=(*own, "as_json")), asked=asked, as_json=as_json)
 
 
 @app.command()

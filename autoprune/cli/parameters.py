@@ -157,6 +157,21 @@ HoldoutImages = Annotated[
     ),
 ]
 
+Structures = Annotated[
+    int | None,
+    typer.Option(metavar="N", rich_help_panel=_SEARCH, help="Structures to compare scores on. (default: 20)"),
+]
+ProxyEpochs = Annotated[
+    float | None,
+    typer.Option(metavar="N", rich_help_panel=_SEARCH, help="Epochs of the finetune to compare with. (default: 1)"),
+]
+MinTau = Annotated[
+    float | None,
+    typer.Option(
+        metavar="TAU", rich_help_panel=_SEARCH, help="Kendall's tau from which on a score is trusted. (default: 0.8)"
+    ),
+]
+
 Backend = Annotated[
     str | None,
     typer.Option(

@@ -201,7 +201,7 @@ def _evaluate(prepared: Prepared, study: Study, observer: Observer) -> tuple[Bac
         timed_out = deadline is not None and time.monotonic() > deadline and not empty
         return timed_out
 
-    report = _backend(prepared).run(study, prepared.factory(), should_stop=late)
+    report = backend_of(prepared).run(study, prepared.factory(), should_stop=late)
     return report, report.interrupted and not timed_out
 
 
@@ -220,7 +220,8 @@ def searched(prepared: Prepared, observer: Observer) -> tuple[Evaluation, Backen
     return study.incumbent, report
 
 
-def _backend(prepared: Prepared) -> Backend:
+def backend_of(prepared: Prepared) -> Backend:
+    """Returns the backend that was asked for, with its workers."""
     options = prepared.options
     if options.backend == "serial":
         from autoprune.backends import SerialBackend

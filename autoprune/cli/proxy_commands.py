@@ -1,0 +1,69 @@
+"""What `autoprune check-proxy` does: check, import what is heavy, call, show."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+
+def check_proxy(given: Mapping[str, Any], *, asked: Mapping[str, Any], as_json: bool) -> int:
+    """Compares cheap scores with a finetune, shows the table and returns the exit code."""
+    from autoprune.config.options import check_options
+    from autoprune.strategies import strategy_names
+
+    options = check_options(given, strategies=strategy_names())
+    from autoprune.cli.quiet import hush_libraries
+    from autoprune.report.live import LiveProgress
+    from autoprune.searching.options import SearchOptions
+    from autoprune.searching.proxies import ProxyOptions, check_proxies
+
+    wanted = ProxyOptions(**asked)
+    hush_libraries()
+    with LiveProgress(candidates=0) as observer:
+        report = check_proxies(SearchOptions(**options), wanted, observer)
+    if as_json:
+        print(json.dumps(report, indent=2))
+    else:
+        _show(report)
+    return 0
+
+
+def _show(report: Mapping[str, Any]) -> None:
+    from autoprune.cli.render import show_table
+
+    finetune = report["finetune"]
+    rows = [
+        (
+            row["name"],
+            _number(row["seconds"], "{:.2f} s"),
+            _number(row["share"], "{:.1%}"),
+            _number(row["tau"], "{:+.2f}"),
+            "-" if row["low"] is None else f"{row['low']:+.2f} to {row['high']:+.2f}",
+            _number(row["tau_better_half"], "{:+.2f}"),
+        )
+        for row in report["proxies"]
+    ]
+    show_table(
+        f"{report['structures']} structures within {' and '.join(report['budget'])}",
+        ("score after", "time", "of the finetune", "tau", "90 % interval", "better half"),
+        rows,
+    )
+    print(
+        f"Kendall's tau with the accuracy after {finetune['epochs']:g} epochs of finetuning, {finetune['lowest']:.2%} "
+        f"to {finetune['highest']:.2%},\non {finetune['images']:,} training images held out for this alone "
+        f"(sampling error {finetune['sampling_error']:.2%})."
+    )
+    if finetune["highest"] - finetune["lowest"] < 4 * finetune["sampling_error"]:
+        print("The finetuned networks hardly differ beyond that error: these data cannot tell good scores from bad.")
+    for failure in report["failures"]:
+        print(f"Failed: structure {failure}")
+    if report["recommended"] is None:
+        print(f"No score reaches a tau of {report['min_tau']:g}: finetune longer before you choose, or search more.")
+    else:
+        print(f"The cheapest score with a tau of {report['min_tau']:g} or more: {report['recommended']}.")
+    print(f"The measurements are in {report['out']}.")
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else form.format(value)

@@ -1,0 +1,369 @@
+"""How far a cheap evaluation can be trusted: its ranking of structures against that of a longer finetune.
+
+Structures on one budget are scored by every proxy and by the finetune that the proxies stand for. The finetune is
+scored on images that neither it nor any proxy has read, so that no rank correlation comes from shared noise.
+
+Notation:
+    S   structures, P proxies
+    tau Kendall's rank correlation (tau-b) between a proxy's score and the accuracy after the finetune
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from autoprune.core.candidate import Candidate, Evaluation, Failure, Fidelity, Ladder, Merge, Outcome
+from autoprune.core.cost import FloatArray
+from autoprune.core.files import atomic_write_text, require_format
+from autoprune.core.seeds import derive_seed, generator
+from autoprune.core.structure import Structure
+from autoprune.errors import ConfigError, RunError
+from autoprune.evaluation.evaluator import fidelity_for
+from autoprune.report.observer import Observer
+from autoprune.report.progress import kendall_tau
+from autoprune.searching.options import SearchOptions
+from autoprune.searching.preparation import FIRST_RUNG, Prepared, load_problem, prepare
+from autoprune.searching.results import command_line, package_versions
+from autoprune.searching.running import backend_of, placed
+from autoprune.strategies.heuristics import heuristic_structures
+from autoprune.study.lock import FolderLock
+
+#: What the check is written to, and its layout.
+PROXIES = "proxies.json"
+PROXIES_FORMAT = 1
+#: A proxy is trusted from this tau on unless another is asked for.
+TRUSTED_TAU = 0.8
+#: Fewer structures have so few pairs that any tau is noise.
+FEWEST_STRUCTURES = 5
+_RESAMPLINGS = 2_000
+_CONFIDENCE = 0.9
+#: Share of the finetune that the training proxy gets.
+_SHORT = 0.05
+#: Largest relative change of a width for structures near uniform widths, and at a middle distance.
+_REACHES = (0.25, 0.7)
+
+
+@dataclass(frozen=True)
+class ProxyOptions:
+    """What is compared with what.
+
+    Attributes:
+        structures: how many, S.
+        epochs: of the finetune that proxies stand for.
+        min_tau: from which tau on a proxy is trusted, in [0, 1].
+    """
+
+    structures: int = 20
+    epochs: float = 1.0
+    min_tau: float = TRUSTED_TAU
+
+    def __post_init__(self) -> None:
+        if self.structures < FEWEST_STRUCTURES:
+            raise ConfigError(f"--structures is {self.structures}, but must be at least {FEWEST_STRUCTURES}.")
+        if not 0 < self.epochs < float("inf"):
+            raise ConfigError(f"--epochs is {self.epochs:g}, but must be a finite number above 0.")
+        if not 0 <= self.min_tau <= 1:
+            raise ConfigError(f"--min-tau is {self.min_tau:g}, but must lie in [0, 1].")
+
+
+def check_proxies(options: SearchOptions, asked: ProxyOptions, observer: Observer) -> dict[str, Any]:
+    """Returns how well each proxy ranks structures, having written it to `proxies.json` in the run folder.
+
+    What an earlier, interrupted check of the same folder has measured is not measured again.
+
+    Raises:
+        AutopruneError: whatever the caller can fix, in one line.
+    """
+    started = time.perf_counter()
+    options = placed(options, f"proxies-{options.model or 'digits'}")
+    assert options.out is not None
+    with FolderLock(options.out):
+        prepared = prepare(load_problem(options, observer), options, observer)
+        ladder = fidelities_of(prepared, asked.epochs)
+        prepared, rungs = replace(prepared, ladder=ladder), ladder.rungs
+        apart = _apart(prepared)
+        structures = stratified_structures(prepared, asked.structures)
+        record = _Record(options.out / PROXIES, _identity(prepared, asked, rungs))
+        for part, where, names in (
+            (rungs[:-1], prepared, f"{len(rungs) - 1} proxies"),
+            (rungs[-1:], apart, f"a finetune of {asked.epochs:g} epochs"),
+        ):
+            observer.stage(f"Scoring {len(structures)} structures by {names}")
+            _drive(where, PairStudy(structures, part, prepared, record, observer))
+        images = len(apart.split.holdout)
+        report = _report(record, prepared, asked, structures=len(structures), images=images)
+        report["seconds"] = time.perf_counter() - started
+        record.finish(report)
+    return report
+
+
+def fidelities_of(prepared: Prepared, epochs: float) -> Ladder:
+    """Returns the proxies and, last, the finetune that they stand for.
+
+    Proxies are cuts without training, named `merge calibration/hold-out images`, and a twentieth of the finetune.
+    """
+    full = (len(prepared.split.calibration), len(prepared.split.holdout))
+    few = (min(FIRST_RUNG[0], full[0]), min(FIRST_RUNG[1], full[1]))
+    kinds = [(merge, images) for merge in Merge for images in dict.fromkeys((few, full))]
+    named = [
+        replace(fidelity_for(merge, level=level, calibration=images[0], holdout=images[1]), name=_name(merge, images))
+        for level, (merge, images) in enumerate(kinds)
+    ]
+    short = fidelity_for(
+        Merge.SEQUENTIAL, level=len(named), calibration=full[0], holdout=full[1], epochs=_SHORT * epochs
+    )
+    return Ladder((*named, short, replace(short, level=len(named) + 1, name=f"finetune-{epochs:g}", epochs=epochs)))
+
+
+def _name(merge: Merge, images: tuple[int, int]) -> str:
+    return f"{merge.value} {images[0]}/{images[1]}"
+
+
+def stratified_structures(prepared: Prepared, count: int) -> list[Structure]:
+    """Returns `count` distinct structures on the budget: heuristics', near uniform, farther away, and anywhere.
+
+    A quarter each. Structures that differ wildly are easy to rank, and those that a search compares at its end are
+    alike: a check on either alone would flatter or condemn every proxy.
+
+    Raises:
+        ConfigError: the space has fewer structures on this budget.
+    """
+    space, rng = prepared.space, generator(prepared.options.seed, "proxies")
+    uniform = space.uniform()
+    strata = [
+        [uniform, *heuristic_structures(space, prepared.profile).values()],
+        *([*space.exchange(uniform, rng, count=count, reach=reach)] for reach in _REACHES),
+        space.sample(4 * count, rng),
+    ]
+    found: dict[Structure, None] = {}
+    for number, stratum in enumerate(strata, start=1):
+        for structure in stratum:
+            if len(found) < round(count * number / len(strata)):
+                found.setdefault(structure)
+    for structure in space.sample(8 * count, rng):
+        if len(found) < count:
+            found.setdefault(structure)
+    if len(found) < count:
+        raise ConfigError(f"Only {len(found)} distinct structures lie on this budget. Give fewer with --structures.")
+    return list(found)
+
+
+def _apart(prepared: Prepared) -> Prepared:
+    """Returns the same search with a hold-out of other images, which are taken away from the training images."""
+    split = prepared.split
+    spare = split.training[~np.isin(split.training, split.calibration)]
+    count = min(len(split.holdout), len(spare) // 2)
+    if count < 1:
+        raise ConfigError("There are too few images to score the finetune apart. Give fewer with --holdout-images.")
+    rest = split.training[~np.isin(split.training, spare[:count])]
+    return replace(prepared, split=replace(split, holdout=spare[:count], training=rest))
+
+
+class PairStudy:
+    """Asks for every structure at every fidelity once, and keeps what comes of it; see `PassiveStudy`."""
+
+    def __init__(
+        self,
+        structures: Sequence[Structure],
+        rungs: Sequence[Fidelity],
+        prepared: Prepared,
+        record: _Record,
+        observer: Observer,
+    ) -> None:
+        self._record = record
+        self._observer = observer
+        self._structures = len(structures)
+        self._pairs = len(structures) * len(rungs)
+        self._open = [
+            Candidate(
+                id=rung.level * len(structures) + number,
+                structure=structure,
+                cost=prepared.space.cost(structure),
+                fidelity=rung,
+                seed=derive_seed(prepared.options.seed, number),
+                proposed_by="check-proxy",
+            )
+            for rung in rungs
+            for number, structure in enumerate(structures)
+            if not record.knows(number, rung)
+        ]
+        self._pending = 0
+
+    def ask(self) -> Candidate | None:
+        """Returns the next pair, None when all are out."""
+        if not self._open:
+            return None
+        self._pending += 1
+        return self._open.pop(0)
+
+    def tell(self, outcome: Outcome) -> None:
+        """Keeps an outcome; no candidate climbs."""
+        self._pending -= 1
+        self._record.add(outcome.candidate.id % self._structures, outcome)
+        self._observer.progress(self._pairs - len(self._open) - self._pending, self._pairs)
+
+    @property
+    def done(self) -> bool:
+        """Whether every pair has been told."""
+        return not self._open and not self._pending
+
+
+def _drive(prepared: Prepared, study: PairStudy) -> None:
+    if not study.done and backend_of(prepared).run(study, prepared.factory(), should_stop=lambda: False).interrupted:
+        raise KeyboardInterrupt
+
+
+class _Record:
+    """What has been measured so far, on disk after every outcome."""
+
+    def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:
+        self._path = path
+        self._identity = dict(identity)
+        self._seen: dict[str, dict[str, Any]] = {}
+        if path.exists():
+            self._read()
+
+    def _read(self) -> None:
+        try:
+            content = json.loads(self._path.read_text(encoding="utf-8"))
+            require_format(content, reads=PROXIES_FORMAT, where=str(self._path), remedy="Name another with --out.")
+            measured, identity = dict(content["measured"]), content["identity"]
+            fits = all(isinstance(row, dict) for row in measured.values())
+        except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+            raise RunError(f"{self._path} cannot be read ({type(error).__name__}). Name another with --out.") from error
+        if identity != json.loads(json.dumps(self._identity)) or not fits:
+            raise RunError(f"{self._path} holds the check of another network, budget or seed. Name another with --out.")
+        self._seen = measured
+
+    def knows(self, structure: int, rung: Fidelity) -> bool:
+        """Returns whether a pair has been measured."""
+        return _key(structure, rung) in self._seen
+
+    def add(self, structure: int, outcome: Outcome) -> None:
+        """Writes down what came of a structure at the fidelity of the outcome's candidate."""
+        row: dict[str, Any] = {"widths": list(outcome.candidate.structure.widths), "seconds": outcome.seconds}
+        if isinstance(outcome, Evaluation):
+            row.update(score=outcome.score, accuracy=outcome.accuracy)
+        elif isinstance(outcome, Failure):
+            row["failed"] = outcome.reason
+        self._seen[_key(structure, outcome.candidate.fidelity)] = row
+        self._write({})
+
+    def column(self, rung: Fidelity, key: str, structures: int) -> FloatArray:
+        """Returns (S,) values of one fidelity, NaN where it failed."""
+        rows = [self._seen.get(_key(number, rung), {}) for number in range(structures)]
+        return np.array([row.get(key, np.nan) if "failed" not in row else np.nan for row in rows], dtype=np.float64)
+
+    def failures(self) -> list[str]:
+        """Returns what failed and why."""
+        return [f"{key}: {row['failed']}" for key, row in self._seen.items() if "failed" in row]
+
+    def finish(self, report: Mapping[str, Any]) -> None:
+        """Writes the result beside the measurements."""
+        self._write(report)
+
+    def _write(self, report: Mapping[str, Any]) -> None:
+        content = {"format": PROXIES_FORMAT, "identity": self._identity, **report, "measured": self._seen}
+        atomic_write_text(self._path, json.dumps(content, indent=1) + "\n")
+
+
+def _key(structure: int, rung: Fidelity) -> str:
+    return f"{structure} {rung.name}"
+
+
+def _identity(prepared: Prepared, asked: ProxyOptions, rungs: Sequence[Fidelity]) -> dict[str, Any]:
+    header = prepared.header()
+    kept = ("model", "weights", "data", "budget", "scope", "seed", "split", "groups")
+    return {
+        **{key: header[key] for key in kept},
+        "structures": asked.structures,
+        "fidelities": [rung.name for rung in rungs],
+    }
+
+
+def _report(
+    record: _Record, prepared: Prepared, asked: ProxyOptions, *, structures: int, images: int
+) -> dict[str, Any]:
+    *proxies, finetune = prepared.ladder.rungs
+    truth = record.column(finetune, "accuracy", structures)
+    if np.isfinite(truth).sum() < FEWEST_STRUCTURES:
+        raise RunError(f"Too few finetunes succeeded to compare with. The first that failed: {record.failures()[0]}.")
+    whole = float(np.nanmedian(record.column(finetune, "seconds", structures)))
+    rng = generator(prepared.options.seed, "bootstrap")
+    rows = []
+    for rung in proxies:
+        scores = record.column(rung, "score", structures)
+        times = record.column(rung, "seconds", structures)
+        seconds = float(np.nanmedian(times)) if np.isfinite(times).any() else None
+        share = None if seconds is None else seconds / whole
+        rows.append({"name": rung.name, "seconds": seconds, "share": share, **_agreement(scores, truth, rng)})
+    return {
+        "out": str(prepared.options.out),
+        "model": prepared.problem.name,
+        "data": prepared.problem.data.name,
+        "budget": list(prepared.options.goals),
+        "structures": structures,
+        "finetune": {
+            "name": finetune.name,
+            "epochs": finetune.epochs,
+            "seconds": whole,
+            "images": images,
+            "lowest": float(np.nanmin(truth)),
+            "highest": float(np.nanmax(truth)),
+            "sampling_error": sampling_error(truth, images),
+        },
+        "min_tau": asked.min_tau,
+        "proxies": rows,
+        "recommended": recommended(rows, asked.min_tau),
+        "failures": record.failures(),
+        "versions": package_versions(),
+        "command": command_line(),
+    }
+
+
+def _agreement(scores: FloatArray, truth: FloatArray, rng: np.random.Generator) -> dict[str, Any]:
+    """Returns tau, its bootstrap interval, and tau among the better half by the finetune; None where undefined."""
+    both = np.isfinite(scores) & np.isfinite(truth)
+    pairs = np.stack([scores[both], truth[both]], axis=1)
+    low, high = bootstrap_interval(pairs, rng)
+    better = pairs[pairs[:, 1] >= np.median(pairs[:, 1])] if len(pairs) else pairs
+    return {"tau": _tau(pairs), "low": low, "high": high, "tau_better_half": _tau(better), "structures": len(pairs)}
+
+
+def sampling_error(accuracies: FloatArray, images: int) -> float:
+    """Returns the standard error of an accuracy over so many images, at the mean of those given."""
+    mean = float(np.nanmean(accuracies))
+    return float(np.sqrt(mean * (1 - mean) / images))
+
+
+def _tau(pairs: FloatArray) -> float | None:
+    return kendall_tau([(float(first), float(second)) for first, second in pairs])
+
+
+def bootstrap_interval(pairs: FloatArray, rng: np.random.Generator) -> tuple[float | None, float | None]:
+    """Returns the ends of the 90 % percentile interval of tau over structures drawn anew; None where undefined.
+
+    Efron 1979 (Bootstrap methods). A structure that is drawn twice is tied with itself, which tau-b leaves out.
+    """
+    taus = [
+        tau
+        for _ in range(_RESAMPLINGS if len(pairs) else 0)
+        if (tau := _tau(pairs[rng.integers(len(pairs), size=len(pairs))])) is not None
+    ]
+    if not taus:
+        return None, None
+    low, high = np.quantile(taus, [(1 - _CONFIDENCE) / 2, (1 + _CONFIDENCE) / 2])
+    return float(low), float(high)
+
+
+def recommended(rows: Sequence[Mapping[str, Any]], min_tau: float) -> str | None:
+    """Returns the name of the cheapest proxy with a tau of at least `min_tau`; None where there is none."""
+    trusted = [row for row in rows if row["tau"] is not None and row["tau"] >= min_tau]
+    return str(min(trusted, key=lambda row: float(row["seconds"]))["name"]) if trusted else None

@@ -1,0 +1,108 @@
+import json
+
+import numpy as np
+import pytest
+
+from autoprune.cli.edge import run as command_line
+from autoprune.core.seeds import generator
+from autoprune.report.observer import NullObserver
+from autoprune.searching.options import SearchOptions
+from autoprune.searching.preparation import load_problem, prepare
+from autoprune.searching.proxies import PROXIES, bootstrap_interval, recommended, stratified_structures
+
+CHECK = [
+    *("check-proxy", "--model", "toy_problem:network", "--data", "toy_problem:sets", "--backend", "serial"),
+    *("--structures", "5", "--budget", "60%flops", "--holdout-images", "30", "--calibration-images", "30"),
+]
+
+
+@pytest.fixture
+def checked(folder):
+    assert command_line([*CHECK, "--out", "check"]) == 0
+    return folder / "check" / PROXIES
+
+
+def test_every_score_is_compared_with_the_finetune_and_costs_less(checked):
+    content = json.loads(checked.read_text())
+    assert len(content["proxies"]) == 4  # the cheap rung's images are all there are: one row a merge, and the finetune
+    assert len(content["measured"]) == 5 * (4 + 1)
+    for row in content["proxies"]:
+        assert row["structures"] == 5
+        assert row["tau"] is None or row["low"] <= row["tau"] <= row["high"]
+    assert content["finetune"]["images"] == 30
+    assert 0 <= content["finetune"]["lowest"] <= content["finetune"]["highest"] <= 1
+
+
+def test_what_was_measured_is_not_measured_again(checked, folder):
+    content = json.loads(checked.read_text())
+    content["measured"]["0 slice 30/30"]["score"] = 0.123
+    del content["measured"]["1 slice 30/30"]
+    checked.write_text(json.dumps(content))
+    assert command_line([*CHECK, "--out", "check"]) == 0
+    again = json.loads(checked.read_text())["measured"]
+    assert again["0 slice 30/30"]["score"] == 0.123
+    assert again["1 slice 30/30"]["score"] > 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--seed", "7"], "holds the check of another network, budget or seed"),
+        (["--structures", "4"], "--structures is 4, but must be at least 5"),
+        (["--epochs", "0"], "--epochs is 0, but must be a finite number above 0"),
+        (["--min-tau", "2"], "--min-tau is 2, but must lie in"),
+        (["--structures", "100000"], "distinct structures lie on this budget"),
+    ],
+)
+def test_what_cannot_be_checked_is_said_in_one_line(checked, capsys, change, message):
+    capsys.readouterr()
+    assert command_line([*CHECK, "--out", "check", *change]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_a_record_that_is_no_record_is_left_alone(checked, capsys):
+    checked.write_text("{broken")
+    assert command_line([*CHECK, "--out", "check"]) == 2
+    assert "cannot be read" in capsys.readouterr().err
+    assert checked.read_text() == "{broken"
+
+
+def test_structures_are_distinct_within_budget_and_begin_with_uniform_widths(folder):
+    options = SearchOptions(
+        model="toy_problem:network", data="toy_problem:sets", budgets=("60%flops",), scope="coupled"
+    )
+    prepared = prepare(load_problem(options, NullObserver()), options, NullObserver())
+    found = stratified_structures(prepared, 12)
+    assert found[0] == prepared.space.uniform()
+    assert len(set(found)) == 12
+    assert all(prepared.space.is_legal(structure) for structure in found)
+
+
+def test_the_interval_holds_tau_and_narrows_with_more_structures():
+    rng = np.random.default_rng(0)
+    widths = []
+    for count in (10, 160):
+        first = rng.normal(size=count)
+        pairs = np.stack([first, first + rng.normal(size=count)], axis=1)
+        low, high = bootstrap_interval(pairs, generator(0))
+        assert -1 <= low < high <= 1
+        widths.append(high - low)
+    assert widths[1] < widths[0] / 2
+
+
+def test_scores_that_agree_perfectly_have_an_interval_at_one():
+    pairs = np.stack([np.arange(9.0), np.arange(9.0) ** 2], axis=1)
+    assert bootstrap_interval(pairs, generator(0)) == (1.0, 1.0)
+
+
+def test_the_cheapest_trusted_score_is_recommended():
+    rows = [
+        {"name": "cheap", "tau": 0.5, "seconds": 1.0},
+        {"name": "good", "tau": 0.85, "seconds": 2.0},
+        {"name": "best", "tau": 0.95, "seconds": 3.0},
+        {"name": "undefined", "tau": None, "seconds": 0.1},
+    ]
+    assert recommended(rows, 0.8) == "good"
+    assert recommended(rows, 0.99) is None
