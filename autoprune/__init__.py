@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from autoprune.errors import AutopruneError
     from autoprune.models.saved import load
     from autoprune.searching.api import SearchResult, search
+    from autoprune.searching.exporting import export
 
 #: Public names and where they live; imported on first use, for torch takes seconds.
 _HOME = {
@@ -24,11 +25,12 @@ _HOME = {
     "PrunableGroup": "autoprune.core.structure",
     "SearchResult": "autoprune.searching.api",
     "Structure": "autoprune.core.structure",
+    "export": "autoprune.searching.exporting",
     "load": "autoprune.models.saved",
     "search": "autoprune.searching.api",
 }
 
-__all__ = ["AutopruneError", "Budget", "PrunableGroup", "SearchResult", "Structure", "load", "search"]
+__all__ = ["AutopruneError", "Budget", "PrunableGroup", "SearchResult", "Structure", "export", "load", "search"]
 
 
 def __getattr__(name: str) -> Any:

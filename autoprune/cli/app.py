@@ -12,7 +12,14 @@ from typing import Annotated, Any
 
 import typer
 
-from autoprune.cli import commands, proxy_commands, pruning_commands, report_commands, training_commands
+from autoprune.cli import (
+    commands,
+    export_commands,
+    proxy_commands,
+    pruning_commands,
+    report_commands,
+    training_commands,
+)
 from autoprune.cli import parameters as p
 
 Work = Callable[[], int]
@@ -313,6 +320,25 @@ def pick(
     """Take a candidate of a search: cut it again, finetune it if asked, test and save it."""
     chosen = {"id": number, "budget": budget, "min_accuracy": min_accuracy}
     return partial(commands.pick, run, chosen, out=out, finetune_epochs=finetune_epochs, as_json=as_json)
+
+
+@app.command()
+def export(
+    directory: Annotated[
+        Path,
+        typer.Argument(metavar="DIR", show_default=False, help="A run folder, or the folder of a saved network."),
+    ],
+    *,
+    formats: p.ExportFormats = None,
+    out: p.ExportOut = None,
+    batch: p.ExportBatch = "dynamic",
+    opset: p.Opset = None,
+    with_preprocessing: p.WithPreprocessing = False,
+    as_json: p.PlainJson = False,
+) -> Work:
+    """Export a saved network to ONNX, torch.export, TorchScript or safetensors; each file is compared with it."""
+    settings = {"out": out, "opset": opset, "with_preprocessing": with_preprocessing}
+    return partial(export_commands.export, directory, formats or (), settings=settings, batch=batch, as_json=as_json)
 
 
 @app.command()

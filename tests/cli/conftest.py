@@ -93,6 +93,10 @@ class FakeSearch:
         self.call("write_comparison", runs)
         return {"runs": [], "page": "compare.html"}
 
+    def export_saved(self, directory, options, observer):
+        self.call("export_saved", directory, options)
+        return []
+
     def evaluate_saved(self, directory, *, data, data_root, split):
         self.call("evaluate_saved", directory, data=data, data_root=data_root, split=split)
         return self.report
@@ -126,6 +130,7 @@ def fake_search(monkeypatch, tmp_path):
         ),
         _module("autoprune.searching.reporting", write_report=fake.report_run, write_comparison=fake.compare_runs),
         _module("autoprune.searching.pruning", MethodOptions=types.SimpleNamespace, prune=fake.prune),
+        _module("autoprune.searching.exporting", export_saved=fake.export_saved),
         _module("autoprune.searching.training", train_network=fake.train),
         _module("autoprune.searching.finetuning", finetune=fake.train),
         _module("autoprune.report.live", LiveProgress=fake.live_progress),

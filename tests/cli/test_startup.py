@@ -39,6 +39,7 @@ def test_help_and_usage_errors_import_nothing_heavy_not_even_numpy(arguments):
         ["cost", "cifar/resnet20-b", "--widths", "nowhere.json"],
         ["evaluate", "nowhere"],
         ["ui", "nowhere"],
+        ["export", "nowhere", "--format", "onnx"],
     ],
 )
 def test_a_wrong_value_is_answered_before_anything_heavy_is_imported(arguments):

@@ -5,60 +5,20 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
-from autoprune.core.structure import Structure
 from autoprune.errors import ModelError, RunError
 from autoprune.models.saved import (
     STRUCTURE,
     WEIGHTS,
-    SavedModel,
-    describe_maps,
-    kept_by_name,
-    kept_from_names,
     load,
-    read_saved,
-    save_model,
 )
-from autoprune.models.surgery import cut, random_kept
-from autoprune.models.tracing import trace
-from autoprune.models.zoo import build_model, model_info
-from tests.models.toy_networks import settled, toy
+from autoprune.models.zoo import model_info
+from tests.models.saved_cut import saved_cut
+from tests.models.toy_networks import toy
 
 ROOT = Path(__file__).parents[2]
-
-
-def saved_cut(directory: Path, spec: str | None, *, name: str = "plain") -> tuple[torch.nn.Module, tuple[int, ...]]:
-    """Saves a random cut of a network; returns it and the shape of its images."""
-    torch.manual_seed(1)
-    model = toy(name) if spec is None else settled(build_model(spec))
-    shape = (3, 12, 12) if spec is None else (3, 32, 32)
-    network = trace(model, torch.zeros(1, *shape))
-    structure = Structure(tuple(max(1, group.width // 2) for group in network.groups))
-    kept = random_kept(network, structure, np.random.default_rng(0))
-    small = cut(model, network, kept)
-    cost = network.cost_model.cost(structure)
-    saved = SavedModel(
-        model=spec,
-        classes=None,
-        class_names=("a", "b"),
-        input_shape=shape,
-        preprocessing=None,
-        widths=structure.by_group(network.groups),
-        kept=kept_by_name(network, kept),
-        dense_widths=network.dense.by_group(network.groups),
-        maps=describe_maps(small),
-        dense={"weights": None},
-        cost={"macs": cost.macs, "flops": cost.flops, "params": cost.params},
-        info={"note": "änd so on"},
-    )
-    save_model(directory, small, saved)
-    assert read_saved(directory) == saved
-    back = kept_from_names(network, saved.kept)
-    assert all(np.array_equal(a, b) for a, b in zip(back.indices, kept.indices, strict=True))
-    return small, shape
 
 
 @pytest.mark.parametrize("spec", [

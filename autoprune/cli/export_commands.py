@@ -1,0 +1,55 @@
+"""What `autoprune export` does: check, import what is heavy, call, show."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from autoprune.errors import RunError
+
+_STRUCTURE = "structure.json"
+
+
+def export(directory: Path, formats: Sequence[str], *, settings: Mapping[str, Any], batch: str, as_json: bool) -> int:
+    """Exports a saved network, shows how far each file deviates from it and returns the exit code."""
+    from autoprune.config.exporting import ExportOptions, batch_from, formats_from
+
+    options = ExportOptions(formats_from(formats), batch=batch_from(batch), **settings)
+    if not any((directory / place / _STRUCTURE).is_file() for place in ("", "incumbent")):
+        raise RunError(f"{str(directory)!r} holds no saved network: neither {_STRUCTURE} nor incumbent/{_STRUCTURE}.")
+    from autoprune.cli.quiet import hush_libraries
+    from autoprune.report.live import LiveProgress
+    from autoprune.searching.exporting import export_saved
+
+    hush_libraries()
+    with LiveProgress(candidates=0) as observer:
+        entries = export_saved(directory, options, observer)
+    if as_json:
+        print(json.dumps({"directory": str(directory), "exports": entries}, indent=2))
+    else:
+        _show(entries)
+    return 0
+
+
+def _show(entries: Sequence[Mapping[str, Any]]) -> None:
+    from autoprune.cli.render import show_table
+
+    rows = [
+        (
+            entry["path"],
+            f"{entry['bytes'] / 1e6:.2f}",
+            " x ".join(map(str, entry["input"]["shape"])),
+            f"{entry['check']['max_deviation']:.1e}",
+            ", ".join(map(str, entry["check"]["batches"])),
+        )
+        for entry in entries
+    ]
+    show_table("exported", ("file", "MB", "input", "largest deviation", "compared at batch"), rows)
+    for values in dict.fromkeys(entry["input"]["values"] for entry in entries):
+        print(
+            f"\nThe input is {values}. Mean, std, widths and the comparison lie beside each file, with .json after it."
+        )
+    if any(entry["kind"] == "torchscript" for entry in entries):
+        print("TorchScript is deprecated by torch: prefer torch-export where its reader allows it.")

@@ -1,0 +1,64 @@
+"""A random cut of a network, saved in a folder."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from autoprune.core.structure import Structure
+from autoprune.models.saved import SavedModel, describe_maps, kept_by_name, kept_from_names, read_saved, save_model
+from autoprune.models.surgery import cut, random_kept
+from autoprune.models.tracing import trace
+from autoprune.models.zoo import build_model
+from tests.models.toy_networks import settled, toy
+
+
+def saved_cut(
+    directory: Path,
+    spec: str | None,
+    *,
+    name: str = "plain",
+    model: torch.nn.Module | None = None,
+    **changes: Any,
+) -> tuple[torch.nn.Module, tuple[int, ...]]:
+    """Saves a network that keeps half of every group; returns it and the shape of its images.
+
+    Args:
+        directory: where to.
+        spec: name of the network; None for a network object.
+        name: the toy network that is this object.
+        model: another object, or what the name stands for.
+        changes: fields of the description that differ.
+    """
+    torch.manual_seed(1)
+    shape = (3, 32, 32) if spec is not None and model is None else (3, 12, 12)
+    model = model or (toy(name) if spec is None else settled(build_model(spec)))
+    network = trace(model, torch.zeros(1, *shape))
+    structure = Structure(tuple(max(1, group.width // 2) for group in network.groups))
+    kept = random_kept(network, structure, np.random.default_rng(0))
+    small = cut(model, network, kept)
+    cost = network.cost_model.cost(structure)
+    saved = SavedModel(
+        model=spec,
+        classes=None,
+        class_names=("a", "b"),
+        input_shape=shape,
+        preprocessing=None,
+        widths=structure.by_group(network.groups),
+        kept=kept_by_name(network, kept),
+        dense_widths=network.dense.by_group(network.groups),
+        maps=describe_maps(small),
+        dense={"weights": None},
+        cost={"macs": cost.macs, "flops": cost.flops, "params": cost.params},
+        info={"note": "änd so on"},
+    )
+    saved = replace(saved, **changes)
+    save_model(directory, small, saved)
+    assert read_saved(directory) == saved
+    back = kept_from_names(network, saved.kept)
+    assert all(np.array_equal(a, b) for a, b in zip(back.indices, kept.indices, strict=True))
+    return small, shape
