@@ -44,22 +44,25 @@ class Atoms:
     def tie(self, left: Tensor, right: Tensor, reason: str) -> None:
         """Makes equally placed atoms of two label tensors one class; one tied to `FIXED` is frozen."""
         left, right = torch.broadcast_tensors(left, right)  # type: ignore[no-untyped-call]  # torch's
-        pairs = torch.unique(torch.stack([left.reshape(-1), right.reshape(-1)], dim=1), dim=0)
-        for a, b in pairs.tolist():
+        differ = left != right
+        # One integer a pair: sorting these is a hundred times faster than `unique` over rows.
+        codes = torch.unique((left[differ] + 1) * (len(self._parent) + 1) + right[differ] + 1)
+        for code in codes.tolist():
+            a, b = (part - 1 for part in divmod(code, len(self._parent) + 1))
             if a == FIXED or b == FIXED:
                 self.freeze([max(a, b)], reason)
-            elif a != b:
+            else:
                 self._parent[max(self.root(a), self.root(b))] = min(self.root(a), self.root(b))
 
     def freeze(self, labels: Tensor | Iterable[int], reason: str) -> None:
         """Marks atoms as never to be cut; the first reason given stays."""
-        for atom in torch.unique(labels).tolist() if isinstance(labels, Tensor) else labels:
+        for atom in distinct(labels).tolist() if isinstance(labels, Tensor) else labels:
             if atom != FIXED:
                 self._reasons.setdefault(atom, reason)
 
     def couple(self, labels: Tensor) -> None:
         """Marks atoms as part of a residual stream."""
-        self._coupled.update(atom for atom in torch.unique(labels).tolist() if atom != FIXED)
+        self._coupled.update(atom for atom in distinct(labels).tolist() if atom != FIXED)
 
     def roots(self, labels: Tensor) -> list[int]:
         """Returns the representative of each entry of an (n,) label vector; `FIXED` stays."""
@@ -75,6 +78,13 @@ class Atoms:
     def coupled_roots(self) -> set[int]:
         """Returns the representatives of every class that passes through an addition of two streams."""
         return {self.root(atom) for atom in self._coupled}
+
+
+def distinct(labels: Tensor) -> Tensor:
+    """Returns the ascending labels that occur; unlike `torch.unique` without sorting millions of them."""
+    flat = compact(labels).reshape(-1) - FIXED
+    seen = torch.zeros(int(flat.max()) + 1 if len(flat) else 0, dtype=torch.bool)
+    return seen.index_fill_(0, flat, value=True).nonzero().reshape(-1) + FIXED
 
 
 def compact(labels: Tensor) -> Tensor:

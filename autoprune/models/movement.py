@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-from autoprune.models.labels import FIXED, along, compact, spread, varying_dims
+from autoprune.models.labels import FIXED, along, compact, distinct, spread, varying_dims
 from autoprune.models.records import Call
 
 if TYPE_CHECKING:
@@ -92,9 +92,9 @@ def _freeze_parts(tracer: LabelTracer, call: Call, labels: list[Tensor]) -> None
     before = tracer.labels(call.args[0])
     if before is None:
         return
-    whole = torch.unique(before)
+    whole = distinct(before)
     for label in labels:
-        if torch.unique(label).numel() == whole.numel():
+        if len(distinct(label)) == len(whole):
             continue
         if call.name == "aten::split" and len({result.shape for result in call.results}) == 1 and compact(label).dim():
             for other in labels[1:]:
