@@ -121,7 +121,7 @@ SearchSpace = Annotated[
     typer.Option(
         metavar="FILE",
         rich_help_panel=_NETWORK,
-        help="Limits per group, a TOML file or a shipped name. (default: none)",
+        help="Limits per group: a TOML file, a shipped name, or auto: the shipped one for the network. (default: none)",
     ),
 ]
 

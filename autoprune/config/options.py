@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from autoprune.config.resources import resource_path
-from autoprune.config.spaces import SCOPES, load_search_space
+from autoprune.config.spaces import AUTO, SCOPES, load_search_space, space_for
 from autoprune.config.toml import type_name
 from autoprune.errors import ConfigError, nearest
 
@@ -253,6 +253,7 @@ def _check_names(options: dict[str, Any], strategies: Sequence[str]) -> None:
         )
     space = options.get("search_space")
     if space is not None:
+        space = space_for(model or "") if space == AUTO else space
         rules = load_search_space(space)
         options["search_space"] = str(resource_path("search_spaces", space))
         if rules.scope is not None:

@@ -38,8 +38,11 @@ def resource_path(kind: Kind, name: str) -> Path:
     for shipped in _shipped(kind):
         if name in (shipped.stem, shipped.name):
             return shipped
-    noun = kind[:-1].replace("_", "-")
-    raise ConfigError(f"There is no {noun} file or shipped {noun} {name!r}.{nearest(name, resource_names(kind))}")
+    noun, names = kind[:-1].replace("_", "-"), resource_names(kind)
+    hint = nearest(name, names)
+    # With a near name the others are named, too: a file's name says little, and there are few.
+    known = f" Known: {', '.join(names)}." if hint.startswith(" Did") else ""
+    raise ConfigError(f"There is no {noun} file or shipped {noun} {name!r}.{hint}{known}")
 
 
 def _shipped(kind: Kind) -> list[Path]:

@@ -10,7 +10,8 @@
     min_width = 4
 
 Patterns are shell patterns over the names of prunable groups (`autoprune trace MODEL` lists them). The last rule that
-matches a group and names a key decides that key.
+matches a group and names a key decides that key. A shipped file names the networks that it is for (`models`), which is
+how `auto` finds it.
 """
 
 from __future__ import annotations
@@ -23,15 +24,17 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from autoprune.config.resources import resource_path
+from autoprune.config.resources import resource_names, resource_path
 from autoprune.config.toml import read_toml, require_keys, type_name
 from autoprune.core.structure import PrunableGroup
 from autoprune.errors import ConfigError, nearest
 
 SCOPES = ("internal", "coupled")
+#: Names of search spaces: the shipped one that is for the network, and the one for networks that none is for.
+AUTO, ANY_NETWORK = "auto", "default"
 
 _LIMIT_KEYS = ("min_width", "min_retain", "multiple_of")
-_FILE_KEYS = ("format", "description", "scope", "frozen", "rule", *_LIMIT_KEYS)
+_FILE_KEYS = ("format", "description", "models", "scope", "frozen", "rule", *_LIMIT_KEYS)
 _FORMAT = 1
 
 
@@ -69,12 +72,14 @@ class SearchSpaceRules:
         scope: `internal` or `coupled`; None where the file does not say.
         frozen: patterns of groups that keep their dense width.
         rules: in the order of the file; the last match wins.
+        models: patterns of the names of networks that the file is for; empty where it does not say.
     """
 
     source: str
     scope: str | None = None
     frozen: tuple[str, ...] = ()
     rules: tuple[GroupRule, ...] = ()
+    models: tuple[str, ...] = ()
 
 
 def load_search_space(name: str | Path) -> SearchSpaceRules:
@@ -96,7 +101,21 @@ def load_search_space(name: str | Path) -> SearchSpaceRules:
         raise ConfigError(f"{path}: unknown scope {scope!r}.{nearest(str(scope), SCOPES)}")
     rules = _rules(table.get("rule", []), path)
     everywhere = _rule({key: table[key] for key in _LIMIT_KEYS if key in table}, match="*", where=str(path))
-    return SearchSpaceRules(str(path), scope, _patterns(table.get("frozen", []), path), (everywhere, *rules))
+    frozen = _patterns(table.get("frozen", []), 'frozen = ["layer1.*"]', path)
+    models = _patterns(table.get("models", []), 'models = ["cifar/resnet*"]', path)
+    return SearchSpaceRules(str(path), scope, frozen, (everywhere, *rules), models)
+
+
+def space_for(model: str) -> str:
+    """Returns the name of the shipped search space that is for a network, `default` where none is.
+
+    Args:
+        model: the network's name; a user's own factory and an object without a name have the default.
+    """
+    for name in resource_names("search_spaces"):
+        if any(fnmatchcase(model, pattern) for pattern in load_search_space(name).models):
+            return name
+    return ANY_NETWORK
 
 
 def apply_rules(groups: Sequence[PrunableGroup], rules: SearchSpaceRules) -> tuple[PrunableGroup, ...]:
@@ -156,7 +175,8 @@ def _rule(limits: dict[str, Any], *, match: str, where: str) -> GroupRule:
         raise ConfigError(f"{where}: {error}") from error
 
 
-def _patterns(value: Any, path: Path) -> tuple[str, ...]:
+def _patterns(value: Any, example: str, path: Path) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(pattern, str) for pattern in value):
-        raise ConfigError(f'{path}: frozen must be a list of patterns, for example frozen = ["layer1.*"].')
+        key = example.partition(" ")[0]
+        raise ConfigError(f"{path}: {key} must be a list of patterns, for example {example}.")
     return tuple(value)

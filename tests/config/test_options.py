@@ -65,7 +65,10 @@ def test_a_wrong_duration_is_an_error(text):
         ({"weights": "nowhere.pt"}, "need a network"),
         ({"data_root": "nowhere"}, "data folder 'nowhere' does not exist"),
         ({"data": "imagefolder:nowhere"}, "image folder 'nowhere' does not exist"),
-        ({"search_space": "cifar-resnett"}, "search-space 'cifar-resnett'. Did you mean 'cifar-resnet'"),
+        (
+            {"search_space": "cifar-resnett"},
+            "'cifar-resnett'. Did you mean 'cifar-resnet'? Known: cifar-densenet40, ",
+        ),
         ({"backend": "serial", "workers": 2}, "runs one worker, not 2"),
         ({"backend": "serial", "ray_address": "auto"}, "leave --ray-address out"),
         ({"front": "50%flops"}, "is not a range"),
@@ -119,6 +122,20 @@ def test_a_search_space_sets_the_scope_unless_one_is_given(tmp_path):
     file.write_text('scope = "internal"\n')
     assert check(search_space=str(file))["scope"] == "internal"
     assert check(search_space=str(file), scope="coupled")["scope"] == "coupled"
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        ("cifar/resnet20-b", "cifar-resnet"),
+        ("torchvision/alexnet", "default"),
+        ("mine:make", "default"),
+        (None, "default"),
+    ],
+)
+def test_an_automatic_search_space_is_the_shipped_one_for_the_network(model, name):
+    given = {} if model is None else {"model": model}
+    assert Path(check(search_space="auto", **given)["search_space"]).stem == name
 
 
 def test_weights_are_also_looked_up_under_the_weights_root(tmp_path, monkeypatch):

@@ -1,0 +1,81 @@
+"""Every shipped search space, on the networks that it is for."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from autoprune.config.resources import resource_names
+from autoprune.config.spaces import apply_rules, load_search_space, space_for
+from autoprune.core.budget import parse_budgets
+from autoprune.core.space import SearchSpace
+from autoprune.core.structure import PrunableGroup
+from autoprune.models.tracing import trace
+from autoprune.models.zoo import build_model, family_names
+
+#: {search space: ((network, side of the image that it is traced with), ...)}; small images where a network takes them.
+NETWORKS = {
+    "cifar-resnet": (("cifar/resnet20-a", 8), ("cifar/resnet20-b", 8)),
+    "cifar-vgg16": (("cifar/vgg16", 16), ("cifar/vgg16-512head", 16)),
+    "cifar-googlenet": (("cifar/googlenet", 8),),
+    "cifar-densenet40": (("cifar/densenet40", 8), ("cifar/densenet40-24stem", 8), ("cifar/densenet40-nobn", 8)),
+    "cifar-mobilenetv2": (("cifar/mobilenetv2", 8),),
+    "imagenet-resnet": (("torchvision/resnet18", 32), ("torchvision/resnet50", 32)),
+    "imagenet-mobilenet-v2": (("torchvision/mobilenet_v2", 32),),
+    "imagenet-mobilenet-v3": (("torchvision/mobilenet_v3_small", 32), ("torchvision/mobilenet_v3_large", 32)),
+    "imagenet-efficientnet-b0": (("torchvision/efficientnet_b0", 32),),
+    "imagenet-convnext-tiny": (("torchvision/convnext_tiny", 32),),
+    "imagenet-vit-b16": (("torchvision/vit_b_16", 224),),
+    "default": (("digits/resnet", 8),),
+}
+PAIRS = [(space, model, side) for space, networks in NETWORKS.items() for model, side in networks]
+
+
+def traced(spec: str, side: int):
+    if spec.startswith("torchvision/"):
+        # Their random weights take seconds to draw, and a trace does not depend on them.
+        with torch.device("meta"):
+            model = build_model(spec)
+        model = model.to_empty(device="cpu")
+        with torch.no_grad():
+            for tensor in (*model.parameters(), *model.buffers()):
+                tensor.zero_()
+    else:
+        model = build_model(spec)
+    return trace(model, torch.zeros(1, 1 if spec.startswith("digits/") else 3, side, side))
+
+
+def test_every_shipped_file_is_tried():
+    assert set(NETWORKS) == set(resource_names("search_spaces"))
+
+
+@pytest.mark.parametrize(("space", "spec", "side"), PAIRS)
+def test_a_space_fits_its_network_and_leaves_room_for_half_the_flops(space, spec, side):
+    rules = load_search_space(space)
+    assert space_for(spec) == space
+    network = traced(spec, side)
+    groups = apply_rules(network.groups, rules)
+    assert sum(len(group.legal_widths) > 1 for group in groups) >= 9
+    reachable = SearchSpace.build(groups, network.cost_model, parse_budgets(["50%flops"]))
+    assert network.cost_model.cost(reachable.smallest).macs <= network.cost_model.dense.macs / 2
+    if space.startswith("imagenet-"):
+        cuttable = [group for group in groups if len(group.legal_widths) > 1]
+        assert all(width % 8 == 0 for group in cuttable for width in group.legal_widths[:-1])
+
+
+@pytest.mark.parametrize("spec", [spec for spec in family_names() if spec not in ("digits/resnet", "cifar/resnet8")])
+def test_every_cifar_family_has_a_space(spec):
+    assert space_for(spec).startswith("cifar-")
+
+
+@pytest.mark.parametrize("spec", ["torchvision/alexnet", "package.module:factory", "", "cifar/resnet8"])
+def test_any_other_network_has_the_default(spec):
+    assert space_for(spec) == "default"
+
+
+def test_of_a_vision_transformer_only_widths_of_mlps_go_in_eights():
+    # Heads are few: of twelve, a step of eight would leave eight or all.
+    rules = load_search_space("imagenet-vit-b16")
+    block = "encoder.layers.encoder_layer_0"
+    mlp, heads = PrunableGroup(f"{block}.mlp.0", 3072), PrunableGroup(f"{block}.self_attention", 12)
+    assert [group.multiple_of for group in apply_rules((mlp, heads), rules)] == [8, 1]
