@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from autoprune.tracking.uris import default_store
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -45,6 +48,23 @@ def data_root() -> Path:
 def weights_root() -> Path:
     """Returns the folder that holds `resnet20_b_cifar10.pt` and the like, or skips."""
     return _folder("AUTOPRUNE_WEIGHTS_ROOT", "the pretrained networks")
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Returns a migrated MLflow database: migrating takes seconds, copying it nothing."""
+    from mlflow import MlflowClient
+
+    folder = tmp_path_factory.mktemp("store")
+    MlflowClient(default_store(folder)).search_experiments()
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def store(empty_store: Path, tmp_path: Path) -> str:
+    """Returns the address of an MLflow store of the test's own, in its temporary folder."""
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    return default_store(tmp_path)
 
 
 def _folder(variable: str, content: str) -> Path:

@@ -314,12 +314,25 @@ def pick(
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", show_default=False, help="Where to save it. (default: RUN/picked-N)")
     ] = None,
-    finetune_epochs: Annotated[float, typer.Option(metavar="N", help="Epochs of finetuning.")] = 0.0,
+    finetune_epochs: Annotated[
+        float, typer.Option(metavar="N", help="Epochs of finetuning with distillation from the dense network.")
+    ] = 0.0,
+    register: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", show_default=False, help="Register it in MLflow's model registry, as NAME@champion."
+        ),
+    ] = None,
+    tracking_uri: Annotated[
+        str | None, typer.Option(metavar="URI", show_default=False, help="MLflow store. (default: the search's)")
+    ] = None,
+    no_mlflow: Annotated[bool, typer.Option("--no-mlflow", help="Do not write the network to MLflow.")] = False,
     as_json: p.PlainJson = False,
 ) -> Work:
-    """Take a candidate of a search: cut it again, finetune it if asked, test and save it."""
+    """Take a candidate of a search: cut it again, finetune it if asked, test and save it, log it to MLflow."""
     chosen = {"id": number, "budget": budget, "min_accuracy": min_accuracy}
-    return partial(commands.pick, run, chosen, out=out, finetune_epochs=finetune_epochs, as_json=as_json)
+    wanted = {"register": register, "tracking_uri": tracking_uri, "no_mlflow": no_mlflow}
+    return partial(report_commands.pick, run, chosen, wanted, out=out, finetune_epochs=finetune_epochs, as_json=as_json)
 
 
 @app.command()

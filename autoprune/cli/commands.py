@@ -120,33 +120,6 @@ def evaluate(directory: Path, *, given: Mapping[str, Any], split: str, as_json: 
     return 0
 
 
-def pick(run: Path, chosen: Mapping[str, Any], *, out: Path | None, finetune_epochs: float, as_json: bool) -> int:
-    """Saves a candidate of a search and shows what became of it."""
-    if all(value is None for value in chosen.values()):
-        raise ConfigError("Which candidate? Name it with --id, or ask with --budget or --min-accuracy.")
-    if not (run / _LEDGER).is_file():
-        raise RunError(f"{str(run)!r} holds no search: {_LEDGER} is missing. Name a folder under runs/.")
-    if out is not None and out.exists() and not out.is_dir():
-        raise ConfigError(f"The output folder {str(out)!r} is a file. Name another one with --out.")
-    if not 0 <= finetune_epochs < float("inf"):
-        raise ConfigError(f"--finetune-epochs is {finetune_epochs:g}, but must be a finite number of at least 0.")
-    if chosen["budget"] is not None:
-        from autoprune.core.budget import Budget
-
-        Budget.parse(chosen["budget"])
-    from autoprune.cli.quiet import hush_libraries
-    from autoprune.cli.render import show_pick
-    from autoprune.report.live import LiveProgress
-    from autoprune.searching.picking import Choice, pick
-
-    hush_libraries()
-    choice = Choice(**chosen)
-    with LiveProgress(candidates=0) as observer:
-        entry = pick(run, choice, observer=observer, out=out, finetune_epochs=finetune_epochs)
-    _show(entry, show_pick, as_json=as_json)
-    return 0
-
-
 def ui(run: Path, *, port: int, tracking_uri: str | None) -> int:
     """Serves MLflow's web page on 127.0.0.1 until Ctrl-C."""
     from autoprune.tracking.ui import ui_command, ui_environment

@@ -17,38 +17,30 @@ _EPOCHS_SHOWN = 12
 
 def show_summary(summary: Report) -> None:
     """Prints the result of a search."""
-    from autoprune.report.terminal import next_commands, plain_summary, render_summary
+    from autoprune.report.next_steps import after_search
 
-    # Only what works on this search: it may be untracked, or stopped before there was a network to load.
-    usual = next_commands(Path(summary["folder"])) if summary.get("folder") else []
-    useless = ([] if summary.get("tracking") else ["autoprune ui"]) + (
-        ["autoprune.load"] if summary.get("interrupted") or not summary.get("incumbent") else []
-    )
-    commands = [pair for pair in usual if not pair[0].startswith(tuple(useless))]
-    if sys.stdout.isatty():
-        from rich.console import Console
-
-        Console().print(render_summary(dict(summary), commands=commands))
-    else:
-        print(plain_summary(dict(summary), commands=commands))
+    _print_summary(summary, after_search(summary, Path(summary["folder"])) if summary.get("folder") else [])
 
 
 def show_prune(summary: Report) -> None:
     """Prints the result of a single method."""
+    from autoprune.report.next_steps import after_prune
+
+    _print_summary(summary, after_prune(Path(summary["folder"])))
+
+
+def _print_summary(summary: Report, steps: Sequence[tuple[str, str]]) -> None:
+    from autoprune.report.next_steps import step_lines
     from autoprune.report.terminal import plain_summary, render_summary
 
-    folder = Path(summary["folder"])
-    commands = [
-        (f"autoprune evaluate {folder}", "its accuracy again"),
-        (f"autoprune finetune {folder} --epochs 10", "recover more accuracy"),
-        (f'autoprune.load("{folder / "incumbent"}")', "the network, in Python"),
-    ]
     if sys.stdout.isatty():
         from rich.console import Console
 
-        Console().print(render_summary(dict(summary), commands=commands))
+        Console().print(render_summary(dict(summary)))
     else:
-        print(plain_summary(dict(summary), commands=commands))
+        print(plain_summary(dict(summary)), end="")
+    # Not through rich, which would break long lines: what stands here is copied.
+    print("\n".join(step_lines(steps)))
 
 
 def show_trace(report: Report) -> None:
@@ -118,14 +110,21 @@ def show_evaluation(report: Report) -> None:
 
 
 def show_pick(report: Report) -> None:
-    """Prints what became of a picked candidate, and how to load it."""
+    """Prints what became of a picked candidate, where it is, and how to load and to serve it."""
+    from autoprune.report.next_steps import after_pick, step_lines
+
     print(f"candidate {report['id']} ({report['proposed_by']})")
     before = report["accuracy_before_finetune"]
     if before is not None:
         print(f"  test accuracy {100 * before:.2f} % before finetuning")
     print(f"  test accuracy {100 * report['accuracy']:.2f} %, hold-out {100 * report['holdout_accuracy']:.2f} %")
     _print_cost("network", report)
-    print(f'load it with: autoprune.load("{report["directory"]}")')
+    logged = report["mlflow"]
+    print(f"\nSaved in {report['directory']}")
+    if logged:
+        named = f", version {logged['version']} of {logged['name']}" if logged["name"] else ""
+        print(f"In MLflow: {logged['model_uri']}{named}")
+    print("\n".join(step_lines(after_pick(report))))
 
 
 def show_training(report: Report) -> None:

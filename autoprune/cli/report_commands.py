@@ -1,4 +1,4 @@
-"""What `autoprune report` and `autoprune compare` do: check, import what is heavy, call, show."""
+"""What `autoprune pick`, `report` and `compare` do: check, import what is heavy, call, show."""
 
 from __future__ import annotations
 
@@ -9,8 +9,59 @@ from typing import Any
 
 from autoprune.errors import ConfigError, RunError
 
+_LEDGER = "ledger.jsonl"
 #: What a run folder holds at least one of.
-_RECORDS = ("summary.json", "training.json", "ledger.jsonl")
+_RECORDS = ("summary.json", "training.json", _LEDGER)
+
+
+def pick(
+    run: Path,
+    chosen: Mapping[str, Any],
+    wanted: Mapping[str, Any],
+    *,
+    out: Path | None,
+    finetune_epochs: float,
+    as_json: bool,
+) -> int:
+    """Saves a candidate of a search, hands it to MLflow, and shows what became of it.
+
+    Args:
+        run: the run folder.
+        chosen: arguments of `Choice`.
+        wanted: arguments of `Registration`.
+        out: where to save it.
+        finetune_epochs: of the network.
+        as_json: whether to print JSON.
+    """
+    if all(value is None for value in chosen.values()):
+        raise ConfigError("Which candidate? Name it with --id, or ask with --budget or --min-accuracy.")
+    if not (run / _LEDGER).is_file():
+        raise RunError(f"{str(run)!r} holds no search: {_LEDGER} is missing. Name a folder under runs/.")
+    if out is not None and out.exists() and not out.is_dir():
+        raise ConfigError(f"The output folder {str(out)!r} is a file. Name another one with --out.")
+    if not 0 <= finetune_epochs < float("inf"):
+        raise ConfigError(f"--finetune-epochs is {finetune_epochs:g}, but must be a finite number of at least 0.")
+    if chosen["budget"] is not None:
+        from autoprune.core.budget import Budget
+
+        Budget.parse(chosen["budget"])
+    from autoprune.cli.quiet import hush_libraries
+    from autoprune.cli.render import show_pick
+    from autoprune.report.live import LiveProgress
+    from autoprune.searching.picking import Choice, pick
+    from autoprune.searching.registering import Registration
+
+    hush_libraries()
+    choice, registration = Choice(**chosen), Registration(**wanted)
+    with LiveProgress(candidates=0) as observer:
+        entry = pick(
+            run, choice, observer=observer, out=out, finetune_epochs=finetune_epochs, registration=registration
+        )
+    if as_json:
+        print(json.dumps(entry, indent=2, default=str))
+    else:
+        show_pick(entry)
+    return 0
 
 
 def report(run: Path, *, out: Path | None, latency: bool, as_json: bool) -> int:

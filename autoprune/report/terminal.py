@@ -1,10 +1,9 @@
-"""The end of a search as a person reads it: what was reached, what was kept of each layer, what to do next."""
+"""The end of a search as a person reads it: what was reached, what was kept of each layer, where it lies."""
 
 from __future__ import annotations
 
 import io
-import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,44 +17,32 @@ from autoprune.report import formats
 from autoprune.report.widths import width_lines
 
 Summary = Mapping[str, Any]
-Commands = Sequence[tuple[str, str]]
 
 _NETWORKS = (("dense", ""), ("uniform", ""), ("incumbent", "bold green"))
 
 
-def render_summary(summary: Summary, *, folder: Path | None = None, commands: Commands | None = None) -> Group:
+def render_summary(summary: Summary, *, folder: Path | None = None) -> Group:
     """Returns the final report of a search for a terminal.
 
     Args:
         summary: the content of `summary.json`.
         folder: the run folder, named as the place of the results; the summary's own `folder`, if any, when None.
-        commands: (command, what it does) pairs to show; the usual ones if None.
     """
-    return _report(summary, folder=folder, commands=commands, plain=False)
+    return _report(summary, folder=folder, plain=False)
 
 
-def plain_summary(summary: Summary, *, folder: Path | None = None, commands: Commands | None = None) -> str:
+def plain_summary(summary: Summary, *, folder: Path | None = None) -> str:
     """Returns the same report as lines of text, in ASCII as far as the names allow, for log files and pipes."""
     buffer = io.StringIO()
     console = Console(
         file=buffer, width=110, no_color=True, force_terminal=False, highlight=False, legacy_windows=False
     )
-    console.print(_report(summary, folder=folder, commands=commands, plain=True))
+    console.print(_report(summary, folder=folder, plain=True))
     lines = [line.rstrip() for line in buffer.getvalue().splitlines()]
     return "\n".join(lines).strip("\n") + "\n"
 
 
-def next_commands(folder: Path) -> list[tuple[str, str]]:
-    """Returns the usual (what to type or open, what it shows) pairs after a search."""
-    return [
-        (f"autoprune ui {shlex.quote(str(folder))}", "all candidates in MLflow"),
-        (f"autoprune pick {shlex.quote(str(folder))} --id N", "any other candidate as a network"),
-        (str(folder / "front.html"), "all candidates in one page, for a browser"),
-        (f'autoprune.load("{folder / "incumbent"}")', "the incumbent, in Python"),
-    ]
-
-
-def _report(summary: Summary, *, folder: Path | None, commands: Commands | None, plain: bool) -> Group:
+def _report(summary: Summary, *, folder: Path | None, plain: bool) -> Group:
     parts: list[RenderableType] = [_title(summary), _comparison(summary, plain=plain), _verdict(summary), Text()]
     incumbent = summary.get("incumbent") or {}
     if incumbent.get("widths"):
@@ -68,8 +55,7 @@ def _report(summary: Summary, *, folder: Path | None, commands: Commands | None,
     if folder is None and summary.get("folder"):
         folder = Path(summary["folder"])
     if folder is not None:
-        pairs = next_commands(folder) if commands is None else list(commands)
-        parts += [Text(), Text.assemble("Results: ", (str(folder), "bold")), *_next(pairs)]
+        parts += [Text(), Text.assemble("Results: ", (str(folder), "bold"))]
     return Group(*parts)
 
 
@@ -173,12 +159,3 @@ def _method_facts(method: Mapping[str, Any]) -> Text:
 
 def _note(note: str) -> Text:
     return Text.assemble(("Note: ", "yellow"), formats.one_line(note, limit=1000))
-
-
-def _next(pairs: Commands) -> list[RenderableType]:
-    if not pairs:
-        return []
-    table = Table.grid(padding=(0, 3, 0, 0))
-    for command, purpose in pairs:
-        table.add_row(Text(f"  {command}", style="cyan", overflow="fold"), Text(purpose, style="dim"))
-    return [Text("Next:"), table]

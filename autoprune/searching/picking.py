@@ -1,4 +1,4 @@
-"""Takes any evaluated candidate of a search and makes it a network: cut again, finetuned if asked, tested, saved."""
+"""Makes any evaluated candidate a network: cut again from the dense weights, finetuned if asked, tested, saved."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from autoprune.report.observer import Observer
 from autoprune.searching.finish import Finisher, describe, save_finished
 from autoprune.searching.preparation import Prepared, load_problem, prepare, torch_threads, usable_cores
 from autoprune.searching.recorded import recorded_options
+from autoprune.searching.registering import Registration, log_finished, write_request
 from autoprune.study.ledger import Event, decode_told, read_ledger, run_of
 
 
@@ -59,14 +60,32 @@ class Choice:
         if self.min_accuracy is not None:
             fitting = [item for item in fitting if item.accuracy >= self.min_accuracy]
         if not fitting:
-            raise ConfigError("No evaluated candidate fits. Ask for less accuracy or a larger budget; see front.csv.")
+            raise ConfigError(self._nothing(evaluations, prepared))
         if self.min_accuracy is not None:
             return min(fitting, key=lambda item: (item.candidate.cost.macs, -item.score, item.candidate.id))
         return max(fitting, key=lambda item: (item.score, -item.candidate.cost.macs, -item.candidate.id))
 
+    def _nothing(self, evaluations: Sequence[Evaluation], prepared: Prepared) -> str:
+        """Returns why nothing fits: the cheapest and the best there is."""
+        if not evaluations:
+            return "No evaluated candidate fits: none was evaluated. Continue the search with --resume."
+        dense = prepared.network.cost_model.dense
+        share = min(item.candidate.cost.macs for item in evaluations) / dense.macs
+        best = max(item.accuracy for item in evaluations)
+        return (
+            f"No evaluated candidate fits: the cheapest keeps {100 * share:.1f} % of the FLOPs, and the best hold-out "
+            f"accuracy is {best:.4f}. Ask for less, or search a range: autoprune search --front 20..80%flops."
+        )
+
 
 def pick(
-    run: Path, choice: Choice, *, observer: Observer, out: Path | None = None, finetune_epochs: float = 0.0
+    run: Path,
+    choice: Choice,
+    *,
+    observer: Observer,
+    out: Path | None = None,
+    finetune_epochs: float = 0.0,
+    registration: Registration | None = None,
 ) -> dict[str, Any]:
     """Returns what `summary.json` would say of the chosen candidate, having saved it.
 
@@ -76,14 +95,18 @@ def pick(
         observer: hears of the stages.
         out: where to save it; `RUN/picked-ID` if None.
         finetune_epochs: with distillation from the dense network; 0 for none.
+        registration: where in MLflow it is written down; where the search is, unregistered, if None.
 
     Raises:
         RunError: the folder holds no search, or the dense network has other weights by now.
         ConfigError: no candidate fits.
+        BackendError: it cannot be registered.
     """
+    registration = registration or Registration()
     events = read_ledger(run / LEDGER_NAME)
     header = run_of(events)
-    options = recorded_options(header, run, tracks=False)
+    options = recorded_options(header, run, registration.changes)
+    tracked = registration.wanted(options)
     prepared = prepare(load_problem(options, observer), options, observer)
     if prepared.fingerprint != header.get("weights"):
         raise RunError(f"The dense network of {str(run)!r} had other weights. Put the weights of the search back.")
@@ -95,7 +118,19 @@ def pick(
     directory = out or run / f"picked-{chosen.candidate.id}"
     entry = {**describe(finished, prepared), "finetune_epochs": finetune_epochs, "directory": str(directory)}
     save_finished(directory, finished, prepared, info={**entry, "budget": list(options.goals), "seed": options.seed})
-    return entry
+    request = write_request(directory, prepared)
+    mlflow = None
+    if tracked:
+        mlflow = log_finished(
+            finished,
+            prepared,
+            entry,
+            directory=directory,
+            run_uuid=str(header.get("uuid")),
+            register=registration.register,
+            observer=observer,
+        )
+    return {**entry, "run": str(run), "request": str(request), "mlflow": mlflow}
 
 
 def recorded(events: Sequence[Event], prepared: Prepared) -> list[Evaluation]:

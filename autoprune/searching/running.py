@@ -296,9 +296,13 @@ def _finish(
     return finished.model
 
 
-def _store(prepared: Prepared) -> str:
+def experiment_name(problem: Problem) -> str:
+    """Returns the name of the MLflow experiment that searches of a network belong to."""
+    return f"autoprune {problem.name}"
+
+
+def store_of(options: SearchOptions) -> str:
     """Returns the address of the MLflow store: SQLite beside the run folder unless another is named."""
-    options = prepared.options
     assert options.out is not None
     return options.tracking_uri or os.environ.get(TRACKING_VARIABLE) or default_store(options.out.resolve().parent)
 
@@ -313,8 +317,8 @@ def _mlflow(prepared: Prepared, header: Mapping[str, Any], out: Path) -> Iterato
     from autoprune.tracking.mlflow_tracker import MlflowTracker
 
     tracker = MlflowTracker(
-        tracking_uri=_store(prepared),
-        experiment=f"autoprune {prepared.problem.name}",
+        tracking_uri=store_of(prepared.options),
+        experiment=experiment_name(prepared.problem),
         run_name=out.resolve().name,
         run_uuid=str(header["uuid"]),
         dense_cost=prepared.network.cost_model.dense,
@@ -341,7 +345,7 @@ def _location(mlflow: MlflowTracker, prepared: Prepared) -> dict[str, Any] | Non
     if location is None:
         return None
     return {
-        "uri": mask_uri(_store(prepared)),
+        "uri": mask_uri(store_of(prepared.options)),
         "experiment_id": location.experiment_id,
         "run_id": location.run_id,
         "view_id": location.view_id,

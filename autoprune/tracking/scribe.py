@@ -88,7 +88,7 @@ class Scribe:
         """Finds or makes the experiment and the parent run."""
         search = self._search
         self._client = self._client or self._mlflow.MlflowClient(tracking_uri=search.uri)
-        self._experiment_id = self._find_experiment()
+        self._experiment_id = find_experiment(self._client, search.experiment, search.uri)
         self._parent = self._parent or self._find_parent() or self._make_parent()
         # A parameter is written once for good: those of an earlier part of the search stay as they are.
         self._log_params(self._parent, {k: v for k, v in self._search.params.items() if k not in self._known})
@@ -134,15 +134,6 @@ class Scribe:
                 parent = str(Path(name).parent)
                 self._client.log_artifact(self._parent, str(path), None if parent == "." else parent)
         self._client.set_terminated(self._parent, "KILLED" if ending.interrupted else "FINISHED")
-
-    def _find_experiment(self) -> str:
-        found = self._client.get_experiment_by_name(self._search.experiment)
-        if found is None:
-            root = artifact_root(self._search.uri)
-            return str(self._client.create_experiment(self._search.experiment, artifact_location=root))
-        if found.lifecycle_stage == "deleted":
-            self._client.restore_experiment(found.experiment_id)
-        return str(found.experiment_id)
 
     def _find_parent(self) -> str:
         query = f"tags.`autoprune.run` = '{self._search.run_uuid}' AND tags.`autoprune.role` = 'search'"
@@ -274,6 +265,16 @@ class Scribe:
             f"[parent run]({location.run_link('')}) draws the progress of the search and holds `front.html`, "
             "`front.csv` and the incumbent among its artifacts."
         )
+
+
+def find_experiment(client: Any, name: str, uri: str) -> str:
+    """Returns the id of an experiment of an `MlflowClient`; it is made, or brought back, where it is missing."""
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        return str(client.create_experiment(name, artifact_location=artifact_root(uri)))
+    if found.lifecycle_stage == "deleted":
+        client.restore_experiment(found.experiment_id)
+    return str(found.experiment_id)
 
 
 def _rung_metrics(evaluation: Evaluation) -> dict[str, float]:

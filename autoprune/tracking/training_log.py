@@ -10,8 +10,8 @@ from typing import Any
 
 from autoprune.tracking.background import BackgroundWriter
 from autoprune.tracking.mlflow_tracker import import_mlflow, silence_loggers
-from autoprune.tracking.scribe import legal_key, now_ms, user_name
-from autoprune.tracking.uris import artifact_root, is_server, mask_secrets, mask_uri
+from autoprune.tracking.scribe import find_experiment, legal_key, now_ms, user_name
+from autoprune.tracking.uris import is_server, mask_secrets, mask_uri
 
 #: How long a training that is over waits for the store, and for a server that has not answered once.
 _SECONDS, _UNANSWERED_SECONDS = 30.0, 10.0
@@ -104,7 +104,7 @@ class _Pen:
         """Finds or makes the experiment and the run."""
         run = self._run
         self._client = self._client or self._mlflow.MlflowClient(tracking_uri=run.uri)
-        experiment = self._experiment()
+        experiment = find_experiment(self._client, run.experiment, run.uri)
         if not self._id:
             query = f"tags.`autoprune.run` = '{run.uuid}' AND tags.`autoprune.role` = 'training'"
             found = self._client.search_runs([experiment], query, max_results=1)
@@ -126,15 +126,6 @@ class _Pen:
         for path in files:
             self._client.log_artifact(self._id, str(path))
         self._client.set_terminated(self._id, status)
-
-    def _experiment(self) -> str:
-        found = self._client.get_experiment_by_name(self._run.experiment)
-        if found is None:
-            root = artifact_root(self._run.uri)
-            return str(self._client.create_experiment(self._run.experiment, artifact_location=root))
-        if found.lifecycle_stage == "deleted":
-            self._client.restore_experiment(found.experiment_id)
-        return str(found.experiment_id)
 
     def _make(self, experiment: str) -> str:
         tags = {

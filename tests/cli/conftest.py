@@ -25,6 +25,19 @@ TRAINING = {
     "accuracy_before": None,
 }
 
+PICKED = {
+    "id": 17,
+    "proposed_by": "auto",
+    "accuracy": 0.97,
+    "accuracy_before_finetune": None,
+    "holdout_accuracy": 0.98,
+    "macs": 1,
+    "params": 1,
+    "directory": "runs/first/picked-17",
+    "request": "runs/first/picked-17/request.json",
+    "mlflow": None,
+}
+
 
 @dataclass
 class _Display:
@@ -97,6 +110,10 @@ class FakeSearch:
         self.call("export_saved", directory, options)
         return []
 
+    def pick(self, run, choice, *, observer, out, finetune_epochs, registration):
+        self.call("pick", run, choice, registration=registration)
+        return {**PICKED, "run": str(run)}
+
     def evaluate_saved(self, directory, *, data, data_root, split):
         self.call("evaluate_saved", directory, data=data, data_root=data_root, split=split)
         return self.report
@@ -128,6 +145,8 @@ def fake_search(monkeypatch, tmp_path):
             cost_report=fake.cost_report,
             evaluate_saved=fake.evaluate_saved,
         ),
+        _module("autoprune.searching.picking", Choice=types.SimpleNamespace, pick=fake.pick),
+        _module("autoprune.searching.registering", Registration=types.SimpleNamespace),
         _module("autoprune.searching.reporting", write_report=fake.report_run, write_comparison=fake.compare_runs),
         _module("autoprune.searching.pruning", MethodOptions=types.SimpleNamespace, prune=fake.prune),
         _module("autoprune.searching.exporting", export_saved=fake.export_saved),
@@ -136,9 +155,8 @@ def fake_search(monkeypatch, tmp_path):
         _module("autoprune.report.live", LiveProgress=fake.live_progress),
         _module(
             "autoprune.report.terminal",
-            render_summary=lambda summary, commands: repr(summary),
-            plain_summary=lambda summary, commands: "the table",
-            next_commands=lambda folder: [],
+            render_summary=lambda summary: repr(summary),
+            plain_summary=lambda summary: "the table",
         ),
     ]
     for module in modules:

@@ -79,12 +79,9 @@ def test_no_line_is_wider_than_eighty_columns_where_the_terminal_is_not() -> Non
     assert "…" not in "".join(lines)
 
 
-def test_results_and_what_to_do_next_are_named() -> None:
-    text = plain_summary(SUMMARY, folder=Path("runs/a b"))
-    assert "Results: runs/a b" in text
-    assert "autoprune ui 'runs/a b'" in text
+def test_the_place_of_the_results_is_named() -> None:
+    assert "Results: runs/a b" in plain_summary(SUMMARY, folder=Path("runs/a b"))
     assert "Results: runs/y" in plain_summary({**SUMMARY, "folder": "runs/y"})
-    assert "only this" in plain_summary(SUMMARY, folder=Path("x"), commands=[("only this", "")])
 
 
 def test_plain_text_is_ascii_without_escape_sequences() -> None:

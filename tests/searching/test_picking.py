@@ -22,7 +22,7 @@ def test_a_candidate_that_was_not_evaluated_is_named():
 
 
 def test_nothing_that_fits_is_one_clear_line():
-    with pytest.raises(ConfigError, match="No evaluated candidate fits"):
+    with pytest.raises(ConfigError, match="none was evaluated"):
         Choice(min_accuracy=0.9).of([], None)
 
 
@@ -58,5 +58,5 @@ def test_the_best_within_a_budget_is_within_it(searched):
 
 
 def test_a_demand_that_no_candidate_meets_is_one_clear_line(searched):
-    with pytest.raises(ConfigError, match="No evaluated candidate fits"):
+    with pytest.raises(ConfigError, match=r"the cheapest keeps .* of the FLOPs"):
         picked(searched, budget="1%flops")

@@ -293,18 +293,6 @@ def test_weights_made_by_training_fit_strictly(folder):
     load_weights(build_model("toy_problem:network"), Path("t/weights.safetensors"))
 
 
-@pytest.fixture(scope="module")
-def empty_store(tmp_path_factory):
-    """Returns a migrated database: migrating takes seconds, copying it nothing."""
-    from mlflow import MlflowClient
-
-    from autoprune.tracking.uris import default_store
-
-    place = tmp_path_factory.mktemp("store")
-    MlflowClient(default_store(place)).search_experiments()
-    return place / "mlflow.db"
-
-
 def test_a_training_and_its_resumption_are_one_mlflow_run_with_a_curve_a_metric(folder, empty_store):
     from mlflow import MlflowClient
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -10,22 +9,6 @@ import pytest
 from autoprune.tracking.mlflow_tracker import MlflowTracker
 from autoprune.tracking.uris import default_store
 from tests.tracking.tracked_candidates import DENSE, GROUPS, candidate, evaluation, failure
-
-
-@pytest.fixture(scope="module")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Returns a migrated database: migrating takes seconds, copying it nothing."""
-    from mlflow import MlflowClient
-
-    folder = tmp_path_factory.mktemp("store")
-    MlflowClient(default_store(folder)).search_experiments()
-    return folder / "mlflow.db"
-
-
-@pytest.fixture
-def store(empty_store: Path, tmp_path: Path) -> str:
-    shutil.copy(empty_store, tmp_path / "mlflow.db")
-    return default_store(tmp_path)
 
 
 def tracker(uri: str, **options) -> MlflowTracker:

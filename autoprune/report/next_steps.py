@@ -1,0 +1,80 @@
+"""What to type next: whoever follows these lines gets from a search to a served model."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+#: (what to type or open, what it does) pairs.
+Steps = Sequence[tuple[str, str]]
+
+#: Where `mlflow models serve` is told to listen; 5000 is the port of `autoprune ui`.
+SERVE_PORT = 5001
+
+
+def after_search(summary: Mapping[str, Any], folder: Path) -> list[tuple[str, str]]:
+    """Returns the steps after a search: only what works on this one.
+
+    Args:
+        summary: the content of `summary.json`.
+        folder: the run folder.
+    """
+    run = shlex.quote(str(folder))
+    number = (summary.get("incumbent") or {}).get("id")
+    tracked = bool(summary.get("tracking"))
+    chosen = "N" if number is None else str(number)
+    steps = [(f"autoprune report {run}", "the whole search on one page")]
+    steps += [(f"autoprune ui {run}", "all candidates in MLflow")] if tracked else []
+    if number is not None:
+        register = " --register NAME" if tracked else ""
+        steps += [(f"autoprune pick {run} --id {chosen}{register}", "any candidate as a network to serve")]
+    steps += [(str(folder / "front.html"), "all candidates in a browser; a click copies the pick command")]
+    if number is not None and not summary.get("interrupted"):
+        steps += [(f'autoprune.load("{folder / "incumbent"}")', "the incumbent, in Python")]
+    return steps
+
+
+def after_prune(folder: Path) -> list[tuple[str, str]]:
+    """Returns the steps after a single method has pruned a network."""
+    run = shlex.quote(str(folder))
+    return [
+        (f"autoprune report {run}", "what was kept, on one page"),
+        (f"autoprune evaluate {run}", "its accuracy again"),
+        (f"autoprune finetune {run} --epochs 10", "recover more accuracy"),
+        (f'autoprune.load("{folder / "incumbent"}")', "the network, in Python"),
+    ]
+
+
+def after_pick(entry: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Returns the steps after a candidate was picked; `entry` is what `searching.picking.pick` returns."""
+    folder, logged = str(entry["directory"]), entry.get("mlflow")
+    steps = [(f'autoprune.load("{folder}")', "the network, in Python")]
+    if not logged:
+        return steps
+    if logged["name"] is None:
+        again = f"autoprune pick {shlex.quote(str(entry['run']))} --id {entry['id']} --register NAME"
+        steps += [(again, "a name in the model registry")]
+    address, model = str(logged["uri"]), str(logged["model_uri"])
+    request = shlex.quote(str(entry["request"]))
+    serve = f"mlflow models serve -m {shlex.quote(model)} --env-manager local --port {SERVE_PORT}"
+    ask = f"curl -H 'Content-Type: application/json' -d @{request} http://127.0.0.1:{SERVE_PORT}/invocations"
+    return [
+        *steps,
+        (f"export MLFLOW_TRACKING_URI={shlex.quote(address)}", "where MLflow finds it"),
+        (f'mlflow.pytorch.load_model("{model}")', "in Python, without autoprune"),
+        (serve, f"serves it on 127.0.0.1:{SERVE_PORT}"),
+        (ask, "asks it about one image"),
+    ]
+
+
+def step_lines(steps: Steps, *, width: int = 58) -> list[str]:
+    """Returns the steps as lines of text: what to type is never broken, for it is copied."""
+    lines = ["Next:"] if steps else []
+    for command, purpose in steps:
+        if len(command) <= width:
+            lines.append(f"  {command:<{width}}  {purpose}")
+        else:
+            lines += [f"  {command}", f"  {'':<{width}}  {purpose}"]
+    return lines

@@ -1,0 +1,217 @@
+"""Puts a picked network into MLflow: a run of its own, the network as a model, and its name in the model registry.
+
+MLflow's PyTorch flavour usually pickles, and whoever loads a pickle runs what is in it. The network is therefore stored
+as the graph that `torch.export` traces (`serialization_format="pt2"`): tensors and JSON, which MLflow can check before
+it loads them (`MLFLOW_ALLOW_PICKLE_DESERIALIZATION=false`). It needs torch and MLflow, but neither autoprune nor the
+modules that the network was written in.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autoprune.errors import BackendError, ConfigError
+from autoprune.tracking.mlflow_tracker import import_mlflow, silence_loggers
+from autoprune.tracking.scribe import find_experiment, legal_key, now_ms, user_name
+from autoprune.tracking.uris import mask_secrets, mask_uri
+
+#: What the version that a name stands for is called in the registry.
+ALIAS = "champion"
+#: The model's name within its run.
+MODEL_NAME = "model"
+_NAME = re.compile(r"[\w][\w .-]{0,199}")
+
+
+@dataclass(frozen=True, eq=False)
+class PickedNetwork:
+    """What is written into MLflow.
+
+    Attributes:
+        network: a torch module in eval mode on the CPU; nothing here knows more of it.
+        images: (B, C, H, W) float32 input example, B of 2 or more: a batch of one would be taken for the only size.
+        outputs: (B, classes) float32 what the network makes of them.
+        run_name: of the run.
+        candidate: the candidate's number.
+        params: of the run.
+        metrics: of the run.
+        metadata: stored with the model; JSON values.
+        folder: whose files become artifacts of the run.
+        requirements: what loading needs, as pip spells it; MLflow adds itself.
+    """
+
+    network: Any
+    images: NDArray[np.float32]
+    outputs: NDArray[np.float32]
+    run_name: str
+    candidate: int
+    params: Mapping[str, object]
+    metrics: Mapping[str, float]
+    metadata: Mapping[str, Any]
+    folder: Path
+    requirements: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedNetwork:
+    """Where a picked network is found in MLflow.
+
+    Attributes:
+        uri: of the store, its secrets masked.
+        experiment_id: of the experiment.
+        run_id: of the run.
+        model_uri: to load the model by: `models:/NAME@champion` where it was registered.
+        name: in the registry, None where it was not registered.
+        version: in the registry, likewise.
+    """
+
+    uri: str
+    experiment_id: str
+    run_id: str
+    model_uri: str
+    name: str | None = None
+    version: str | None = None
+
+
+def check_model_name(name: str) -> str:
+    """Returns a name for the registry.
+
+    Raises:
+        ConfigError: MLflow could not look it up.
+    """
+    if not _NAME.fullmatch(name):
+        raise ConfigError(
+            f"--register {name!r} is no name for a model. Use letters, digits, `_`, `-` and `.`, such as digits-small."
+        )
+    return name
+
+
+def log_network(
+    picked: PickedNetwork, *, store: str, experiment: str, search: str, register: str | None = None
+) -> LoggedNetwork:
+    """Returns where the network is found, having written and, if asked, registered it.
+
+    Args:
+        picked: the network and what is known of it.
+        store: address of the MLflow store.
+        experiment: name of the search's experiment; made if it does not exist.
+        search: the search's own id; its parent run, where there is one, gets the run as a child.
+        register: name in the registry, whose alias `champion` then stands for this version.
+
+    Raises:
+        BackendError: MLflow is missing or too old, the network cannot be exported, or the store does not take it.
+    """
+    silence_loggers()
+    mlflow = import_mlflow()
+    silence_loggers()  # again: importing MLflow configures its logger
+    try:
+        _require_export(mlflow)
+        # The registry looks models up by the address of the process, even for a client of another one.
+        with _store_of(mlflow, store):
+            return _Registrar(mlflow, store).log(picked, experiment=experiment, search=search, register=register)
+    except BackendError:
+        raise
+    except Exception as error:  # whatever a store, a server or torch.export raises
+        reason = mask_secrets(" ".join(str(error).split())[:300]) or type(error).__name__
+        raise BackendError(f"MLflow at {mask_uri(store)} did not take the network: {reason}") from error
+
+
+def _require_export(mlflow: ModuleType) -> None:
+    if "serialization_format" not in inspect.signature(mlflow.pytorch.log_model).parameters:
+        raise BackendError(
+            f"MLflow {mlflow.__version__} can only pickle networks. Install one that exports them: "
+            "pip install 'mlflow>=3.12'."
+        )
+
+
+class _Registrar:
+    """Writes to one store."""
+
+    def __init__(self, mlflow: ModuleType, store: str) -> None:
+        self._mlflow = mlflow
+        self._store = store
+        self._client = mlflow.MlflowClient(tracking_uri=store)
+
+    def log(self, picked: PickedNetwork, *, experiment: str, search: str, register: str | None) -> LoggedNetwork:
+        """Returns where the network is found after it was written, and registered if a name is given."""
+        experiment_id = find_experiment(self._client, experiment, self._store)
+        tags = {
+            **self._parent(experiment_id, search),
+            "autoprune.role": "picked",
+            "autoprune.candidate": str(picked.candidate),
+            "mlflow.user": user_name(),
+            "mlflow.source.name": "autoprune",
+        }
+        run = self._client.create_run(experiment_id, run_name=picked.run_name, tags=tags)
+        run_id = str(run.info.run_id)
+        status = "FAILED"
+        try:
+            at, kinds = now_ms(), self._mlflow.entities
+            params = [kinds.Param(legal_key(key), mask_secrets(str(value))) for key, value in picked.params.items()]
+            metrics = [kinds.Metric(legal_key(key), float(value), at, 0) for key, value in picked.metrics.items()]
+            self._client.log_batch(run_id, params=params, metrics=metrics)
+            self._client.log_artifacts(run_id, str(picked.folder), "network")
+            model_uri = self._model(picked, run_id)
+            version = None if register is None else self._register(register, model_uri, run_id)
+            status = "FINISHED"
+        finally:
+            self._client.set_terminated(run_id, status)
+        return LoggedNetwork(
+            uri=mask_uri(self._store),
+            experiment_id=experiment_id,
+            run_id=run_id,
+            model_uri=model_uri if register is None else f"models:/{register}@{ALIAS}",
+            name=register,
+            version=version,
+        )
+
+    def _parent(self, experiment_id: str, search: str) -> dict[str, str]:
+        query = f"tags.`autoprune.run` = '{search}' AND tags.`autoprune.role` = 'search'"
+        found = self._client.search_runs([experiment_id], query, max_results=1)
+        return {"mlflow.parentRunId": str(found[0].info.run_id)} if found else {}
+
+    def _model(self, picked: PickedNetwork, run_id: str) -> str:
+        """Returns the address of the network as a model of the run."""
+        mlflow = self._mlflow
+        with mlflow.start_run(run_id=run_id, nested=True):
+            logged = mlflow.pytorch.log_model(
+                picked.network,
+                name=MODEL_NAME,
+                signature=mlflow.models.infer_signature(picked.images, picked.outputs),
+                input_example=picked.images,
+                metadata=dict(picked.metadata),
+                # Named here, for MLflow would find them out by loading the model in another process: 9 s.
+                pip_requirements=list(picked.requirements),
+                serialization_format="pt2",
+            )
+        return str(logged.model_uri)
+
+    def _register(self, name: str, model_uri: str, run_id: str) -> str:
+        """Returns the new version of a name, which its alias stands for from now on."""
+        known = self._client.search_registered_models(f"name = '{name}'", max_results=1)
+        if not known:
+            self._client.create_registered_model(name)
+        model_id = model_uri.removeprefix("models:/")
+        made = self._client.create_model_version(name, source=model_uri, run_id=run_id, model_id=model_id)
+        self._client.set_registered_model_alias(name, ALIAS, made.version)
+        return str(made.version)
+
+
+@contextmanager
+def _store_of(mlflow: ModuleType, uri: str) -> Iterator[None]:
+    """Points the functions of MLflow that know no client at a store, for as long as the block lasts."""
+    before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
+    mlflow.set_tracking_uri(uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(before)
