@@ -49,7 +49,7 @@ def front_figure(rows: Rows, marks: Marks, budgets: Marks, *, width: int = WIDE)
     for row in sorted(rows, key=lambda row: (row["front"], row["level"])):
         if axes.holds(row["retained_flops"], row["accuracy"]):
             _candidate(axes, row, colour=names.index(str(row["proposed_by"])) % COLOURS, filled=row["level"] == top)
-    _labels(axes, places, dense)
+    _labels(axes, places, dense, budgets)
     below = sum(row["accuracy"] < axes.y_range[0] for row in rows)
     if below:
         drawing.text(axes.box[0] + 8, axes.box[3] - 8, f"{below} below this range", class_="small")
@@ -302,7 +302,21 @@ def _budget_lines(axes: Axes, budgets: Marks) -> None:
         axes.drawing.add("text", f"budget {budget['text']}", transform=place, class_="budget")
 
 
-def _labels(axes: Axes, marks: Marks, dense: Mapping[str, Any] | None) -> None:
+def _budget_places(axes: Axes, budgets: Marks) -> list[float]:
+    """Returns where the lines of budgets stand on the horizontal axis, the rightmost first."""
+    shares = {budget[end] for budget in budgets if budget["resource"] == "macs" for end in ("low", "high")}
+    return sorted((axes.x(share) for share in shares), reverse=True)
+
+
+def _clear_of(lines: Sequence[float], end: float, long: float) -> float:
+    """Returns where a text of a length ends left of every line that it would cross, and of the text along the line."""
+    for line in lines:
+        if end > line - 4 and end - long < line + 4:
+            end = line - 22
+    return end
+
+
+def _labels(axes: Axes, marks: Marks, dense: Mapping[str, Any] | None, budgets: Marks) -> None:
     """Names dense, uniform and incumbent; labels that would lie on one another are set apart."""
     drawing, taken = axes.drawing, []
     left, top, right, _ = axes.box
@@ -311,8 +325,9 @@ def _labels(axes: Axes, marks: Marks, dense: Mapping[str, Any] | None) -> None:
         drawing.add("line", class_="dense-line", x1=left, x2=right, y1=at, y2=at)
         said = f"dense {formats.accuracy(dense['accuracy'])}"
         said += " (test set)" if dense.get("source") and drawing.width > 500 else ""
-        drawing.text(right - 4, at + 16, said, class_="label", text_anchor="end")
-        taken.append((at + 16, right - 4 - _LETTER * len(said), right))
+        end = _clear_of(_budget_places(axes, budgets), right - 4, _LETTER * len(said))
+        drawing.text(end, at + 16, said, class_="label", text_anchor="end")
+        taken.append((at + 16, end - _LETTER * len(said), end))
     for mark in marks:
         share = mark.get("retained_flops")
         if mark is dense or share is None or not axes.holds(share, mark["accuracy"]):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import html
 import json
-import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +13,8 @@ from autoprune.core.cost import Cost
 from autoprune.errors import BudgetError
 from autoprune.report.files import atomic_write_text
 from autoprune.report.front_script import SCRIPT
-from autoprune.report.front_style import SKELETON, STYLE
+from autoprune.report.front_style import FRONT_BODY, STYLE
+from autoprune.report.html_page import filled, html_page
 
 _COLUMNS = (
     "id",
@@ -58,9 +57,8 @@ def write_front_html(
         RunError: the file cannot be written.
     """
     data = front_data(rows, marks=marks, budget=budget, dense_widths=dense_widths, title=title, run=run)
-    parts = {"TITLE": html.escape(data["title"]), "STYLE": STYLE, "SCRIPT": SCRIPT, "DATA": embed(data)}
-    # In one pass, so that what is put in is never searched for placeholders itself.
-    atomic_write_text(path, re.sub("@(TITLE|STYLE|SCRIPT|DATA)@", lambda match: parts[match[1]], SKELETON))
+    body = filled(FRONT_BODY, {"SCRIPT": SCRIPT, "DATA": embed(data)})
+    atomic_write_text(path, html_page(data["title"], style=STYLE, body=body))
 
 
 def front_data(

@@ -159,13 +159,17 @@ function references() {
   if (dense && inRange(sy(dense.accuracy), box.t - 2, box.b))
     draw('line', {class: 'dense-line', x1: box.l, x2: box.r, y1: sy(dense.accuracy), y2: sy(dense.accuracy)});
 }
+const budgetLines = () => D.budgets.filter(b => b.resource === AXES[state.axis].resource)
+  .flatMap(b => [sx(b.high), sx(b.low)]).filter(v => inRange(v, box.l, box.r)).sort((a, b) => b - a);
 function denseMark(phone, placed) {
   if (!dense || !inRange(sy(dense.accuracy), box.t - 2, box.b)) return;
   const at = sy(dense.accuracy), x = dense[state.axis];
   const here = x != null && inRange(sx(x), box.l, box.r);
   if (here) diamond(sx(x), at);
   const name = `dense ${percent(dense.accuracy)}${dense.source && !phone ? ' (' + dense.source + ')' : ''}`;
-  const to = here ? sx(x) - 12 : box.r - 4;
+  let to = here ? sx(x) - 12 : box.r - 4;
+  // Left of every budget line that it would cross, and of the text that stands along the line.
+  for (const line of budgetLines()) if (to > line - 4 && to - 7.2 * name.length < line + 4) to = line - 22;
   placed.push({at: at + 16, from: to - 7.2 * name.length, to});
   draw('text', {class: 'label', x: to, y: at + 16, 'text-anchor': 'end'}, name);
 }

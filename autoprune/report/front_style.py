@@ -1,19 +1,7 @@
-"""Style sheet and skeleton of the page of the front: light and dark, desktop and phone."""
+"""The page of the front: what it holds, and its style sheet, light and dark, desktop and phone."""
 
-SKELETON = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<meta http-equiv="Content-Security-Policy"
- content="default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:">
-<link rel="icon" href="data:,">
-<title>@TITLE@</title>
-<style>@STYLE@</style>
-</head>
-<body>
-<header><h1 id="title"></h1><p id="subtitle"></p></header>
+#: Goes into the body of an `html_page`; the script fills the elements that have an id.
+FRONT_BODY = """<header><h1 id="title"></h1><p id="subtitle"></p></header>
 <noscript><p>This page draws its picture with JavaScript. The same rows lie beside it in front.csv.</p></noscript>
 <main>
 <section class="card chart">
@@ -31,10 +19,7 @@ SKELETON = """<!doctype html>
 </main>
 <div id="toast" role="status"></div>
 <script type="application/json" id="data">@DATA@</script>
-<script>@SCRIPT@</script>
-</body>
-</html>
-"""
+<script>@SCRIPT@</script>"""
 
 STYLE = """
 :root {

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import html
-import re
 from collections.abc import Callable, Sequence
 
 from autoprune.report import formats
 from autoprune.report.figures import NARROW, WIDE
 from autoprune.report.front_style import STYLE
-from autoprune.report.page_style import PAGE, REPORT_STYLE
+from autoprune.report.html_page import html_page
+from autoprune.report.page_style import REPORT_STYLE
 from autoprune.report.svg import FIGURE_STYLE, Drawing
 
 #: Draws a figure of a width in pixels.
@@ -23,9 +23,7 @@ def escape(value: object) -> str:
 
 def fill_page(title: str, body: str) -> str:
     """Returns a whole page around the markup of its body."""
-    parts = {"TITLE": escape(title), "STYLE": STYLE + FIGURE_STYLE + REPORT_STYLE, "BODY": body}
-    # In one pass, so that what is put in is never searched for placeholders itself.
-    return re.sub("@(TITLE|STYLE|BODY)@", lambda match: parts[match[1]], PAGE)
+    return html_page(title, style=STYLE + FIGURE_STYLE + REPORT_STYLE, body=body, class_="report")
 
 
 def section(title: str, text: str, content: str) -> str:

@@ -5,13 +5,13 @@ Every text that comes from a run goes through `escape`, whatever it claims to be
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from autoprune.report import figures, formats
 from autoprune.report.front_html import embed, front_data, marks_of
 from autoprune.report.front_script import SCRIPT
+from autoprune.report.html_page import filled
 from autoprune.report.markup import Counter, Draw, escape, figure, fill_page, meter, milliseconds, section, table
 from autoprune.report.page_style import FRONT
 from autoprune.report.record import FINETUNE, PRUNE, SEARCH, TRAIN, RunRecord
@@ -223,7 +223,7 @@ def _front(record: RunRecord, numbers: Numbers, rows: Rows, count: Counter) -> s
         "equal accuracy apart."
     )
     parts = {"DATA": embed(data), "SCRIPT": SCRIPT, "LABEL": "Hold-out accuracy against FLOPs", "CAPTION": caption}
-    content = re.sub("@(DATA|SCRIPT|LABEL|CAPTION)@", lambda match: parts[match[1]], FRONT)
+    content = filled(FRONT, parts)
     static = f"<noscript>{figure(draw, 'The same picture without JavaScript.')}</noscript>"
     said = "Each point is a network that was really cut and then measured on hold-out images."
     return section("Accuracy against cost", said, static + content)

@@ -1,24 +1,6 @@
-"""Style sheet and skeleton of the report: what it has beyond the page of the front, on screens, phones and paper."""
+"""Style sheet of the report: what it has beyond the page of the front, on screens, phones and paper."""
 
 from __future__ import annotations
-
-PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<meta http-equiv="Content-Security-Policy"
- content="default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:">
-<link rel="icon" href="data:,">
-<title>@TITLE@</title>
-<style>@STYLE@</style>
-</head>
-<body class="report">
-@BODY@
-</body>
-</html>
-"""
 
 #: The interactive picture of the front: the elements that its script fills.
 FRONT = """<div class="interactive">

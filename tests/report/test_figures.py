@@ -150,3 +150,19 @@ def test_numbers_in_attributes_are_short():
     drawing = Drawing(10, 10, "t")
     drawing.add("circle", cx=1 / 3, cy=2.0, stroke_width=1)
     assert '<circle cx="0.33" cy="2" stroke-width="1"/>' in drawing.element()
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("share", [0.5, 0.45])
+def test_the_name_of_the_dense_network_crosses_no_budget_line(width, share):
+    row = {"id": 0, "retained_flops": 0.45, "accuracy": 0.9, "proposed_by": "pso", "front": True, "macs": 1, "level": 0}
+    dense = {"name": "dense", "id": None, "accuracy": 0.95, "source": "test set", "retained_flops": 1.0}
+    budget = {"text": "50%flops", "resource": "macs", "low": share, "high": 0.5}
+    tree = parsed(figures.front_figure([row], [dense], [budget], width=width))
+    named = {node.text: node for node in tree.iter() if node.tag.endswith("text")}
+    label = next(node for text, node in named.items() if text and text.startswith("dense"))
+    end = float(label.get("x"))
+    start = end - 7 * len(label.text)
+    lines = [float(node.get("x1")) for node in tree.iter() if node.get("class") == "budget-line"]
+    assert lines
+    assert not [line for line in lines if start < line < end]
