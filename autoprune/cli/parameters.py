@@ -16,7 +16,8 @@ Budgets = Annotated[
         "--budget",
         metavar="LIMIT",
         rich_help_panel=_GOAL,
-        help="What may remain of the dense network: 50%flops, 40%params, 60Mmacs, 1.2Gflops, 1.5Mparams. "
+        help="What may remain of the dense network: 50%flops, 1.2Gflops, 1.5Mparams, 20MB (weights), "
+        "'peak 300MB' (activations). "
         "Repeat it for several limits; all must hold. (default: 50%flops)",
     ),
 ]

@@ -1,18 +1,40 @@
-"""What may remain of the dense network, as a user writes it: `50%flops`, `60Mmacs`, `1.5Mparams`, `20..80%flops`."""
+"""What may remain of the dense network, as a user writes it: `50%flops`, `1.5Mparams`, `20MB`, `peak 300MB`, `5ms`."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from autoprune.core.cost import Cost
+from autoprune.core.resources import RESOURCES, Resource
 from autoprune.errors import BudgetError, nearest
 
-_UNITS = {"flops": ("macs", 2.0), "macs": ("macs", 1.0), "params": ("params", 1.0)}
-_SCALES = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
-_PATTERN = re.compile(r"(?:(?P<low>\d+(?:\.\d+)?)\.\.)?(?P<high>\d+(?:\.\d+)?)\s*(?P<scale>[%kmgt]?)(?P<unit>[a-z]+)")
-_EXAMPLE = 'Write what may remain of the dense model, for example "50%flops", "40%params", "60Mmacs" or "1.5Mparams".'
+_NUMBER = r"\d+(?:\.\d+)?"
+_PATTERN = re.compile(
+    rf"(?:(?P<prefix>[a-z]+)\s+)?(?:(?P<low>{_NUMBER})\.\.)?(?P<high>{_NUMBER})\s*(?P<percent>%?)\s*(?P<unit>[a-z]*)"
+)
+_EXAMPLE = (
+    'Write what may remain of the dense model, for example "50%flops", "1.5Mparams", "20MB" (weights), '
+    '"peak 300MB" (activations) or "5ms" (latency).'
+)
+
+
+def _spellings(*, shares: bool) -> dict[tuple[str, str], tuple[Resource, str]]:
+    """Returns {(prefix, unit in small letters): (resource, unit)} of counts, or of what a share may be of."""
+    return {
+        (resource.prefix if unit in resource.units else "", unit.lower()): (resource, unit)
+        for resource in RESOURCES.values()
+        for unit in (*resource.units, *(resource.shares if shares else ()))
+        if unit
+    }
+
+
+_COUNTS: Mapping[tuple[str, str], tuple[Resource, str]] = _spellings(shares=False)
+_SHARES: Mapping[tuple[str, str], tuple[Resource, str]] = {
+    **_spellings(shares=True),
+    **{(resource.prefix, ""): (resource, "") for resource in RESOURCES.values() if resource.prefix},
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,10 +43,11 @@ class Budget:
 
     Attributes:
         text: as the user wrote it.
-        resource: `macs` or `params`.
+        resource: name of a resource, for example `macs`.
         limit: the most that may remain: a share in (0, 1] of the dense cost if `relative`, else a count.
         floor: the lower end of the band in the same terms; equal to `limit` for a single budget.
         relative: whether `limit` and `floor` are shares of the dense cost.
+        unit: that the user counts in; None for a share.
     """
 
     text: str
@@ -32,6 +55,7 @@ class Budget:
     limit: float
     floor: float
     relative: bool
+    unit: str | None = None
 
     @property
     def is_band(self) -> bool:
@@ -40,35 +64,46 @@ class Budget:
 
     @classmethod
     def parse(cls, text: str) -> Budget:
-        """Returns the budget that a text such as `50%flops` or `20..80%flops` describes.
+        """Returns the budget that a text such as `50%flops`, `peak 300MB` or `20..80%flops` describes.
 
         Raises:
             BudgetError: the text cannot be read, or the share does not lie in (0, 100].
         """
         match = _PATTERN.fullmatch(text.strip().lower())
-        if match is None:
+        relative = match is not None and match["percent"] == "%"
+        known, prefix = _SHARES if relative else _COUNTS, (match["prefix"] or "") if match else ""
+        if match is None or ((prefix, match["unit"]) not in known and not match["unit"]):
             raise BudgetError(f"Cannot read the budget {text!r}. {_EXAMPLE}")
-        scale, unit = match["scale"], match["unit"]
-        if unit not in _UNITS and scale and scale + unit in _UNITS:
-            scale, unit = "", scale + unit
-        if unit not in _UNITS:
-            raise BudgetError(f"Unknown resource {unit!r} in the budget {text!r}.{nearest(unit, _UNITS)} {_EXAMPLE}")
-        resource, per_mac = _UNITS[unit]
-        relative = scale == "%"
-        factor = 0.01 if relative else _SCALES[scale] / per_mac
+        if (prefix, match["unit"]) not in known:
+            raise BudgetError(_unknown(text, prefix, match["unit"], known))
+        resource, unit = known[prefix, match["unit"]]
+        factor = 0.01 if relative else resource.units[unit]
         limit = float(match["high"]) * factor
         floor = float(match["low"]) * factor if match["low"] is not None else limit
         if not limit > 0 or (relative and limit > 1):
             raise BudgetError(f"The budget {text!r} must lie above 0 and, as a share, at most at 100 %. {_EXAMPLE}")
         if floor > limit:
             raise BudgetError(f"The budget {text!r} starts above its end. Write the smaller number first.")
-        return cls(text.strip(), resource, limit, floor, relative)
+        return cls(text.strip(), resource.name, limit, floor, relative, None if relative else unit)
 
     def resolve(self, dense: Cost) -> Limit:
-        """Returns the limit in whole MACs or parameters for a network of this dense cost."""
-        scale = float(getattr(dense, self.resource)) if self.relative else 1.0
+        """Returns the limit in whole units for a network of this dense cost.
+
+        Raises:
+            BudgetError: the dense network's cost in this resource is not known.
+        """
+        scale = float(dense.of(self.resource)) if self.relative else 1.0
         # 1e-9: a share such as 0.57 has no exact binary form, and 57 % of 100 MACs are 57, not 56.
-        return Limit(self.text, self.resource, int(self.floor * scale + 1e-9), int(self.limit * scale + 1e-9))
+        floor, ceiling = int(self.floor * scale + 1e-9), int(self.limit * scale + 1e-9)
+        return Limit(self.text, self.resource, floor, ceiling, self.unit)
+
+
+def _unknown(text: str, prefix: str, unit: str, known: Mapping[tuple[str, str], tuple[Resource, str]]) -> str:
+    prefixes = {before for before, _ in known if before}
+    if prefix and prefix not in prefixes:
+        return f"Unknown word {prefix!r} in the budget {text!r}.{nearest(prefix, prefixes)} {_EXAMPLE}"
+    units = {name for before, name in known if before == prefix and name}
+    return f"Unknown resource {unit!r} in the budget {text!r}.{nearest(unit, units)} {_EXAMPLE}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,15 +112,29 @@ class Limit:
 
     Attributes:
         text: the budget as written.
-        resource: `macs` or `params`.
+        resource: name of a resource, for example `macs`.
         floor: the lower end of the band; equal to `ceiling` for a single budget.
         ceiling: the most that may remain.
+        unit: that the user counts in; None for a share.
     """
 
     text: str
     resource: str
     floor: int
     ceiling: int
+    unit: str | None = field(default=None, compare=False)
+
+    def allows(self, cost: Cost) -> bool:
+        """Returns whether a cost lies within the limit.
+
+        Raises:
+            BudgetError: the cost in this resource is not known.
+        """
+        return cost.of(self.resource) <= self.ceiling
+
+    def shown(self, amount: float) -> str:
+        """Returns an amount of the resource for people, in the unit that the user counts in."""
+        return RESOURCES[self.resource].shown(amount, self.unit)
 
 
 def parse_budgets(texts: str | Budget | Sequence[str | Budget]) -> tuple[Budget, ...]:

@@ -184,17 +184,22 @@ class SearchSpace:
         return within
 
     def _slack(self, widths: FloatArray) -> FloatArray:
-        """Returns (P,) the smallest room below any limit, as a share of the dense cost."""
+        """Returns (P,) the smallest room below any limit that every channel counts in, as a share of the dense cost.
+
+        A peak may be reached while channels elsewhere are still free: it never uses the budget up.
+        """
         slack = np.full(len(widths), np.inf)
         for limit in self.limits:
-            room = limit.ceiling - self.cost_model.forms[limit.resource].relaxed(widths)
-            slack = np.minimum(slack, room / getattr(self.cost_model.dense, limit.resource))
+            form = self.cost_model.forms[limit.resource]
+            if form.everywhere:
+                room = limit.ceiling - form.relaxed(widths)
+                slack = np.minimum(slack, room / self.cost_model.dense.of(limit.resource))
         return slack
 
     def _project(self, wished: FloatArray) -> IntArray:
         rounded = self._round(wished)
-        slack = self._slack(rounded)
-        settled = (slack >= 0) & (self._in_band(rounded) if self.is_band else slack <= TOLERATED_SLACK)
+        used_up = self._in_band(rounded) if self.is_band else self._slack(rounded) <= TOLERATED_SLACK
+        settled = self._within(rounded) & used_up
         if settled.all():
             return rounded.astype(np.int64)
         scale = self._largest_scale(wished)
@@ -261,15 +266,15 @@ class SearchSpace:
         return [Structure(tuple(int(width) for width in row)) for row in widths]
 
     def _require_reachable(self, limit: Limit) -> None:
-        smallest, dense = self.cost(self.smallest), self.cost_model.dense
-        least = getattr(smallest, limit.resource)
+        least, whole = (cost.of(limit.resource) for cost in (self.cost(self.smallest), self.cost_model.dense))
         if least <= limit.ceiling:
             return
         layers = self.cost_model.by_layer(self.smallest)
-        worst = sorted(layers, key=lambda name: -getattr(layers[name], limit.resource))[:3]
-        whole = getattr(dense, limit.resource)
+        amounts = {name: cost.of(limit.resource) for name, cost in layers.items() if limit.resource in cost.known}
+        worst = sorted(amounts, key=lambda name: -amounts[name])[:3]
+        where = f", most of them in {', '.join(worst)}" if worst else ""
         raise BudgetError(
-            f"The budget {limit.text!r} ({limit.ceiling:,} {limit.resource}) cannot be reached: with every prunable "
-            f"group at its minimum, {least:,} {limit.resource} ({100 * least / whole:.1f} % of dense) remain, most of "
-            f"them in {', '.join(worst)}. Raise the budget, lower the minimum widths, or widen the scope."
+            f"The budget {limit.text!r} ({limit.shown(limit.ceiling)}) cannot be reached: with every prunable group at "
+            f"its minimum, {limit.shown(least)} ({100 * least / whole:.1f} % of dense) remain{where}. "
+            "Raise the budget, lower the minimum widths, or widen the scope."
         )

@@ -61,7 +61,7 @@ def space_at(space: SearchSpace, removed: float) -> SearchSpace:
     """
     limits = []
     for limit in space.limits:
-        dense = getattr(space.cost_model.dense, limit.resource)
+        dense = space.cost_model.dense.of(limit.resource)
         ceiling = limit.ceiling if removed >= 1 else int(dense - (dense - limit.ceiling) * removed)
         limits.append(replace(limit, floor=ceiling, ceiling=ceiling))
     return SearchSpace(space.groups, space.cost_model, tuple(limits))

@@ -60,6 +60,7 @@ def assemble(tracer: LabelTracer, model: nn.Module, input_shape: tuple[int, ...]
     )
     calls = _calls(tracer, layouts)
     cost_model = _cost_model(tracer, model, groups, axes, layouts.all)
+    cost_model = cost_model.with_form("peak", tracer.memory.form(tracer.atoms, groups, place))
     return TracedNetwork(
         groups,
         tuple(layouts.all),
@@ -147,14 +148,17 @@ def _cost_model(
     for axis in axes:
         labelled[axis.names[0]].append(axis)
     terms = []
-    for tensor in dict.fromkeys(model.parameters()):
+    # Like a state dict, weights are parameters and the buffers that are saved.
+    for tensor in dict.fromkeys(model.state_dict(keep_vars=True).values()):
         name = tracer.name(tensor)
         mine = labelled.get(name, [])
         widths = [axis_width(layouts[axis.channels]) for axis in sorted(mine, key=lambda axis: axis.axis)]
         size = int(np.prod([extent for dim, extent in enumerate(tensor.shape) if dim not in {a.axis for a in mine}]))
         # At most two axes of a weight are channels; a third would be no product of two widths.
         widths = [*widths, AxisWidth(1), AxisWidth(1)]
-        terms.append(LayerTerm(name, size, uses.get(id(tensor), 0), widths[0], widths[1]))
+        trained = isinstance(tensor, nn.Parameter)
+        times = uses.get(id(tensor), 0)
+        terms.append(LayerTerm(name, size, times, widths[0], widths[1], tensor.element_size(), trained))
     return CostModel(tuple(group.width for group in groups), tuple(terms))
 
 

@@ -22,6 +22,7 @@ from autoprune.models.assembly import assemble
 from autoprune.models.dispatch import Interpreter
 from autoprune.models.labels import FIXED, Atoms, along, spread
 from autoprune.models.layers import ChannelMap
+from autoprune.models.memory import ActivationLog
 from autoprune.models.network import Role, TracedNetwork
 from autoprune.models.records import AxisRecord, Call, CallRecord, MapRecord
 from autoprune.models.rules import apply_rule
@@ -59,6 +60,7 @@ class LabelTracer(Interpreter):
     def __init__(self, known: TensorNames) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
         self.known = known
+        self.memory = ActivationLog(known.tensors.values())
         self.atoms = Atoms()
         self.axes: dict[tuple[int, int], AxisRecord] = {}
         self.calls: list[CallRecord] = []
@@ -78,10 +80,22 @@ class LabelTracer(Interpreter):
     ) -> Any:
         """Runs the operation, then lets its rule say what happened to the channels."""
         kwargs = kwargs or {}
+        self.memory.begins()
         out = func(*args, **kwargs)
+        call = Call(func, args, kwargs, out)
+        self.memory.holds(call.results)
         if self._opaque == 0:
-            apply_rule(self, Call(func, args, kwargs, out))
+            apply_rule(self, call)
+            self._remember_sizes(call.results)
         return out
+
+    def _remember_sizes(self, results: list[Tensor]) -> None:
+        """Lets results without labels, such as the indices of a pooling, be as wide as one of the same shape."""
+        for result in results:
+            alike = (self.labels(other) for other in results if other.shape == result.shape)
+            labels = next((labels for labels in alike if labels is not None), None)
+            if labels is not None:
+                self.memory.labelled(result, labels)
 
     def labels(self, tensor: object) -> Tensor | None:
         """Returns the label tensor of an activation, None if it carries no channel."""
@@ -226,6 +240,7 @@ class LabelTracer(Interpreter):
             written = torch.where(source >= 0, read[source.clamp(min=0)], fresh)
             self.maps.append(MapRecord(name, read, written))
             self.label(out, spread(written, out.shape, 1))
+            self._remember_sizes([out])
 
         return leave
 
@@ -247,6 +262,7 @@ def trace(model: nn.Module, example: Tensor) -> TracedNetwork:
     fast_path = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
+        tracer.memory.holds([example])
         with torch.no_grad(), tracer:
             output = raw_outputs(model, example)
     except ModelError:

@@ -10,6 +10,7 @@ from typing import Any
 
 from autoprune.core.budget import Budget
 from autoprune.core.cost import Cost
+from autoprune.core.resources import RESOURCES
 from autoprune.errors import BudgetError
 from autoprune.report.files import atomic_write_text
 from autoprune.report.front_script import SCRIPT
@@ -71,17 +72,23 @@ def front_data(
     run: str = "RUN",
 ) -> dict[str, Any]:
     """Returns what the script of the page draws; the arguments are those of `write_front_html`."""
+    budgets = _budgets(budget, marks.get("dense"))
+    # Axes of their own: what has a budget, besides what every page shows.
+    columns = [
+        *_COLUMNS,
+        *(name for name in map(_retained, budgets) if name not in _COLUMNS and rows and name in rows[0]),
+    ]
     on_front = sum(bool(row["front"]) for row in rows)
-    budgets = " and ".join(budget)
+    texts = " and ".join(budget)
     return {
         "title": title or "Hold-out accuracy against FLOPs",
-        "subtitle": f"{len(rows)} candidates, {on_front} on the front" + (f", budget {budgets}" if budgets else ""),
+        "subtitle": f"{len(rows)} candidates, {on_front} on the front" + (f", budget {texts}" if texts else ""),
         "run": shlex.quote(run),
         "groups": list(dense_widths.items()),
-        "columns": [*_COLUMNS, "widths"],
-        "rows": [_compact(row, dense_widths) for row in rows],
+        "columns": [*columns, "widths"],
+        "rows": [_compact(row, columns, dense_widths) for row in rows],
         "marks": _marks(marks),
-        "budgets": _budgets(budget, marks.get("dense")),
+        "budgets": budgets,
     }
 
 
@@ -97,8 +104,12 @@ def embed(data: object) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def _compact(row: Mapping[str, Any], dense_widths: Mapping[str, int]) -> list[Any]:
-    values = [_short(row[name]) for name in _COLUMNS]
+def _retained(budget: Mapping[str, Any]) -> str:
+    return "retained_flops" if budget["resource"] == "macs" else f"retained_{budget['resource']}"
+
+
+def _compact(row: Mapping[str, Any], columns: Sequence[str], dense_widths: Mapping[str, int]) -> list[Any]:
+    values = [_short(row[name]) for name in columns]
     return [*values, [row["widths"].get(group, width) for group, width in dense_widths.items()]]
 
 
@@ -112,8 +123,11 @@ def _marks(marks: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     for name, network in marks.items():
         held_out = network.get("holdout_accuracy")
         shares = {
-            f"retained_{label}": network[key] / dense[key] if network.get(key) and dense.get(key) else None
-            for label, key in (("flops", "macs"), ("params", "params"))
+            f"retained_{'flops' if key == 'macs' else key}": network[key] / dense[key]
+            if network.get(key) and dense.get(key)
+            else None
+            for key in RESOURCES
+            if key in ("macs", "params") or key in dense
         }
         found.append(
             {
@@ -131,14 +145,15 @@ def _marks(marks: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
 def _budgets(texts: Sequence[str], dense: Mapping[str, Any] | None) -> list[dict[str, Any]]:
     if not dense or not dense.get("macs") or not dense.get("params"):
         return []
-    cost = Cost(macs=int(dense["macs"]), params=int(dense["params"]))
+    cost = Cost.recorded(dense)
     found = []
     for text in texts:
         try:
             limit = Budget.parse(text).resolve(cost)
         except BudgetError:  # a summary of another version: the page is worth having without its line
             continue
-        whole = getattr(cost, limit.resource)
+        whole = cost.of(limit.resource)
         low, high = limit.floor / whole, limit.ceiling / whole
-        found.append({"text": limit.text, "resource": limit.resource, "low": low, "high": high})
+        noun = RESOURCES[limit.resource].noun
+        found.append({"text": limit.text, "resource": limit.resource, "noun": noun, "low": low, "high": high})
     return found

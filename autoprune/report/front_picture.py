@@ -42,9 +42,18 @@ const colour = r => `var(--c${strategies.indexOf(r.proposed_by) % 8})`;
 const AXES = {
   retained_flops: {name: 'FLOPs', title: 'FLOPs kept of the dense network', resource: 'macs'},
   retained_params: {name: 'Parameters', title: 'parameters kept of the dense network', resource: 'params'},
-  order: {name: 'Order', title: 'candidates in the order of their proposal', resource: null},
 };
-const state = {axis: 'retained_flops', frame: 'all', zoom: null, hidden: new Set(), hiddenRungs: new Set(),
+// A budget brings its axis along; the first one is shown first.
+const axisOf = b => b.resource === 'macs' ? 'retained_flops' : 'retained_' + b.resource;
+for (const b of D.budgets) {
+  const noun = b.noun, key = axisOf(b);
+  if (!(key in AXES) && keys.includes(key))
+    AXES[key] = {name: noun[0].toUpperCase() + noun.slice(1), title: noun + ' kept of the dense network',
+                 resource: b.resource};
+}
+AXES.order = {name: 'Order', title: 'candidates in the order of their proposal', resource: null};
+const state = {axis: D.budgets.map(axisOf).find(key => key in AXES) || 'retained_flops',
+               frame: 'all', zoom: null, hidden: new Set(), hiddenRungs: new Set(),
                hover: null, chosen: null, brush: null};
 const svg = $('svg'), tip = $('tip');
 const shown = () => rows.filter(r => !state.hidden.has(r.proposed_by) && !state.hiddenRungs.has(r.level));
@@ -53,8 +62,8 @@ const front = rows.filter(r => r.front).sort((a, b) => a.retained_flops - b.reta
 // A mark stands where its candidate was scored, so that it compares with the others; else at its own figures.
 const marks = D.marks.map(m => {
   const row = m.id == null ? null : byId.get(m.id);
-  return row ? {...m, row, accuracy: row.accuracy, retained_flops: row.retained_flops,
-                retained_params: row.retained_params, order: row.order} : {...m, row: null};
+  const places = Object.keys(AXES).map(key => [key, row && row[key]]);
+  return row ? {...m, row, accuracy: row.accuracy, ...Object.fromEntries(places)} : {...m, row: null};
 }).filter(m => m.accuracy != null);
 const dense = marks.find(m => m.name === 'dense');
 const others = marks.filter(m => m !== dense);
@@ -230,6 +239,8 @@ function figures(r) {
   if (Math.abs(r.score - r.accuracy) > 1e-9) pairs.push(['score', r.score.toFixed(4)]);
   pairs.push(['FLOPs kept', `${percent(r.retained_flops, 1)}  (${count(r.macs)} MACs)`],
              ['parameters kept', `${percent(r.retained_params, 1)}  (${count(r.params)})`],
+             ...Object.entries(AXES).filter(([k, a]) => a.resource && !['macs', 'params'].includes(a.resource))
+               .map(([k, a]) => [a.name.toLowerCase() + ' kept', percent(r[k], 1)]),
              ['fidelity', r.fidelity], ['evaluated in', r.seconds.toFixed(r.seconds < 10 ? 2 : 0) + ' s']);
   for (const [k, v] of pairs) list.append(el('dt', {}, k), el('dd', {}, v));
   return list;

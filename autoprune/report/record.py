@@ -61,7 +61,7 @@ class RunRecord:
     def dense(self) -> Cost | None:
         """Cost of the dense network."""
         dense = self.summary.get("dense") or {}
-        return Cost(dense["macs"], dense["params"]) if dense.get("macs") and dense.get("params") else None
+        return Cost.recorded(dense) if dense.get("macs") and dense.get("params") else None
 
 
 def rungs_of(record: RunRecord) -> tuple[Fidelity, ...]:
@@ -116,11 +116,8 @@ def within_budget(record: RunRecord, evaluations: Sequence[Evaluation]) -> list[
             limits.append(Budget.parse(text).resolve(dense))
         except BudgetError:  # a summary of another version
             continue
-    return [
-        item
-        for item in evaluations
-        if all(getattr(item.candidate.cost, limit.resource) <= limit.ceiling for limit in limits)
-    ]
+    limits = [limit for limit in limits if limit.resource in dense.known]
+    return [item for item in evaluations if all(limit.allows(item.candidate.cost) for limit in limits)]
 
 
 def rows_of(record: RunRecord, evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:
@@ -142,7 +139,7 @@ def _candidate(event: Event, rung: Fidelity) -> Candidate:
     return Candidate(
         int(event["id"]),
         Structure(tuple(event["widths"])),
-        Cost(int(event["macs"]), int(event["params"])),
+        Cost.recorded(event),
         rung,
         int(event["seed"]),
         str(event["proposed_by"]),

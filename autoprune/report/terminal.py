@@ -13,6 +13,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from autoprune.core.resources import RESOURCES
 from autoprune.report import formats
 from autoprune.report.widths import width_lines
 
@@ -43,7 +44,8 @@ def plain_summary(summary: Summary, *, folder: Path | None = None) -> str:
 
 
 def _report(summary: Summary, *, folder: Path | None, plain: bool) -> Group:
-    parts: list[RenderableType] = [_title(summary), _comparison(summary, plain=plain), _verdict(summary), Text()]
+    parts: list[RenderableType] = [_title(summary), _comparison(summary, plain=plain)]
+    parts += [*_budgets(summary, plain=plain), _verdict(summary), Text()]
     incumbent = summary.get("incumbent") or {}
     if incumbent.get("widths"):
         parts += [Text(f"Channels kept of each group (scope {summary.get('scope', '-')})", style="bold")]
@@ -94,6 +96,27 @@ def _comparison(summary: Summary, *, plain: bool) -> Table:
             cells += [formats.count(row.get(resource)), _kept(row.get(resource), dense.get(resource))]
         table.add_row(name, *cells, style=style)
     return table
+
+
+def _budgets(summary: Summary, *, plain: bool) -> list[RenderableType]:
+    """Returns what each network takes of every budget, where the table above does not say it."""
+    limits = [limit for limit in summary.get("limits") or () if limit["resource"] in RESOURCES]
+    if len(limits) < 2 and all(limit["resource"] in ("macs", "params") for limit in limits):
+        return []
+    networks = [(name, summary[name]) for name, _ in _NETWORKS if summary.get(name)]
+    names = {"incumbent": "pruned"} if summary.get("method") else {}
+    padding = (0, 2 if plain else 1, 0, 0)
+    table = Table(box=None if plain else SIMPLE_HEAD, pad_edge=False, padding=padding, header_style="bold")
+    table.add_column("budget", no_wrap=True)
+    for name in ("at most", *(names.get(name, name) for name, _ in networks), "met"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for limit in limits:
+        resource = RESOURCES[limit["resource"]]
+        amounts = [limit["most"], *(network.get(resource.name) for _, network in networks)]
+        cells = ["-" if amount is None else resource.shown(amount) for amount in amounts]
+        met = {True: "yes", False: "NO", None: "-"}[limit["met"]]
+        table.add_row(formats.one_line(str(limit["budget"])), *cells, met)
+    return [Text(), table]
 
 
 def _kept(value: int | None, dense: int | None) -> str:

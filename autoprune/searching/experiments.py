@@ -30,9 +30,9 @@ from autoprune.searching.results import package_versions
 from autoprune.strategies.registry import strategy_names
 
 _KEPT = (
-    "model", "data", "budget", "scope", "strategy", "seed", "dense", "uniform", "incumbent", "candidates", "failures",
-    "seconds", "search_seconds", "utilisation", "workers", "hypervolume", "reference_point", "finetune_epochs",
-    "images",
+    "model", "data", "budget", "scope", "strategy", "seed", "dense", "uniform", "incumbent", "limits", "latency",
+    "candidates", "failures", "seconds", "search_seconds", "utilisation", "workers", "hypervolume", "reference_point",
+    "finetune_epochs", "images",
 )  # fmt: skip
 
 Display = Callable[[int], Observer]
@@ -76,7 +76,7 @@ def _search(path: Path, target: Path, *, seeds: Sequence[int] | None, display: D
                 observer.close()
             if found.summary.get("interrupted"):
                 raise KeyboardInterrupt
-            runs.append({key: found.summary[key] for key in _KEPT})
+            runs.append({key: found.summary[key] for key in _KEPT if key in found.summary})
     listed = "".join(f" --seed {seed}" for seed in seeds or ())
     _write(target, {**_provenance(path, listed), "kind": "search", "runs": runs})
     return target

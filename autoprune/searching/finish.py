@@ -14,6 +14,7 @@ from torch import nn
 from autoprune.core.candidate import Evaluation, Merge
 from autoprune.core.cost import Cost
 from autoprune.core.seeds import derive_seed
+from autoprune.core.space import SearchSpace
 from autoprune.models.calibration import Calibration, calibrate
 from autoprune.models.merging import cut_and_merge
 from autoprune.models.saved import SavedModel, describe_maps, kept_by_name, save_model
@@ -145,8 +146,22 @@ def describe_candidate(evaluation: Evaluation, prepared: Prepared) -> dict[str, 
 
 
 def cost_entry(cost: Cost) -> dict[str, int]:
-    """Returns MACs, FLOPs and parameters as a mapping."""
-    return {"macs": cost.macs, "flops": cost.flops, "params": cost.params}
+    """Returns MACs, FLOPs, parameters and whatever else is known as a mapping, each in its smallest unit."""
+    return {"macs": cost.macs, "flops": cost.flops, "params": cost.params, **cost.others}
+
+
+def limits_of(space: SearchSpace, cost: Cost | None) -> list[dict[str, Any]]:
+    """Returns the budgets in whole units for `summary.json`, and whether the cost of the network found holds them."""
+    return [
+        {
+            "budget": limit.text,
+            "resource": limit.resource,
+            "least": limit.floor if limit.floor < limit.ceiling else None,
+            "most": limit.ceiling,
+            "met": None if cost is None else limit.allows(cost),
+        }
+        for limit in space.limits
+    ]
 
 
 def save_finished(directory: Path, finished: Finished, prepared: Prepared, *, info: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from autoprune.config.options import LEDGER_NAME
 from autoprune.core.budget import Budget
 from autoprune.core.candidate import Candidate, Evaluation
+from autoprune.core.resources import RESOURCES
 from autoprune.core.structure import Structure
 from autoprune.errors import ConfigError, RunError
 from autoprune.report.observer import Observer
@@ -56,7 +57,7 @@ class Choice:
         fitting = [item for item in evaluations if item.candidate.fidelity.level == top]
         if self.budget is not None:
             limit = Budget.parse(self.budget).resolve(prepared.network.cost_model.dense)
-            fitting = [item for item in fitting if getattr(item.candidate.cost, limit.resource) <= limit.ceiling]
+            fitting = [item for item in fitting if limit.allows(item.candidate.cost)]
         if self.min_accuracy is not None:
             fitting = [item for item in fitting if item.accuracy >= self.min_accuracy]
         if not fitting:
@@ -70,11 +71,14 @@ class Choice:
         if not evaluations:
             return "No evaluated candidate fits: none was evaluated. Continue the search with --resume."
         dense = prepared.network.cost_model.dense
-        share = min(item.candidate.cost.macs for item in evaluations) / dense.macs
+        limit = Budget.parse(self.budget or "100%flops").resolve(dense)
+        least = min(item.candidate.cost.of(limit.resource) for item in evaluations)
+        noun = "FLOPs" if limit.resource == "macs" else RESOURCES[limit.resource].noun
+        share = f"{100 * least / dense.of(limit.resource):.1f} % of the {noun} ({limit.shown(least)})"
         best = max(item.accuracy for item in evaluations)
         return (
-            f"No evaluated candidate fits: the cheapest keeps {100 * share:.1f} % of the FLOPs, and the best hold-out "
-            f"accuracy is {best:.4f}. Ask for less, or search a range: autoprune search --front 20..80%flops."
+            f"No evaluated candidate fits: the cheapest keeps {share}, and the best hold-out accuracy is {best:.4f}. "
+            "Ask for less, or search a range: autoprune search --front 20..80%flops."
         )
 
 

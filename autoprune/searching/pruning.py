@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from autoprune.core.candidate import Candidate, Evaluation, Fidelity, Merge
+from autoprune.core.cost import Cost
 from autoprune.core.seeds import derive_seed
 from autoprune.errors import ConfigError, RunError
 from autoprune.methods.base import Method, Pruned, Subject
@@ -21,7 +22,7 @@ from autoprune.methods.registry import make_method
 from autoprune.models.surgery import Kept
 from autoprune.report.files import atomic_write_text
 from autoprune.report.observer import Observer
-from autoprune.searching.finish import Finisher, describe, save_finished
+from autoprune.searching.finish import Finisher, cost_entry, describe, limits_of, save_finished
 from autoprune.searching.options import SearchOptions
 from autoprune.searching.preparation import Prepared, load_problem, prepare, torch_threads, usable_cores
 from autoprune.searching.results import INCUMBENT, SUMMARY, SUMMARY_FORMAT, command_line, package_versions
@@ -211,13 +212,9 @@ def _summary(prepared: Prepared, entry: dict[str, Any], dense: float, options: S
         "budget": [] if options.budgets == _NO_BUDGET else list(options.goals),
         "scope": options.scope,
         "seed": options.seed,
-        "dense": {
-            "accuracy": dense,
-            "macs": network.cost_model.dense.macs,
-            "flops": network.cost_model.dense.flops,
-            "params": network.cost_model.dense.params,
-        },
+        "dense": {"accuracy": dense, **cost_entry(network.cost_model.dense)},
         "incumbent": entry,
+        "limits": [] if options.budgets == _NO_BUDGET else limits_of(prepared.space, Cost.recorded(entry)),
         "groups": [{"name": g.name, "width": g.width, "coupled": g.coupled} for g in network.groups],
         "frozen": dict(network.frozen),
         "finetune_epochs": options.finetune_epochs or 0.0,

@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from autoprune.core.resources import RESOURCES
+
 Check = Callable[[Any], bool]
 
 
@@ -18,7 +20,8 @@ def is_event(event: Mapping[str, Any]) -> bool:
         fields = _FIELDS.get(kind, {}) if isinstance(kind, str) else {}
         if not fields and kind != "waited":
             return False
-    return all(name in event and holds(event[name]) for name, holds in fields.items())
+    fine = all(name in event and holds(event[name]) for name, holds in fields.items())
+    return fine and all(_is_whole(event[name]) for name in RESOURCES if name in event)
 
 
 def _is_whole(value: Any) -> bool:

@@ -6,7 +6,8 @@ nothing is asked or told twice. Any other damage is an error, since what follows
 
 Events:
     header  {"format", "autoprune", "run"}: written once; the second is the version that wrote it
-    asked   {"id", "level", "widths", "proposed_by", "seed", "macs", "params"}: a proposal, or a late promotion
+    asked   {"id", "level", "widths", "proposed_by", "seed", "macs", "params"} and its cost in every other resource
+            that is known: a proposal, or a late promotion
     waited  {}: the strategy had nothing to propose
     told    {"id", "level", "next", "worker", "seconds"} with either {"score", "accuracy", "metrics", "reused"} or
             {"failed"}; `next` is the rung that the candidate climbs to, or null
@@ -182,8 +183,7 @@ def encode_asked(candidate: Candidate) -> Event:
         "widths": list(candidate.structure.widths),
         "proposed_by": candidate.proposed_by,
         "seed": candidate.seed,
-        "macs": candidate.cost.macs,
-        "params": candidate.cost.params,
+        **candidate.cost.known,
     }
 
 

@@ -93,8 +93,10 @@ class _Player:
         candidate = self._study.candidate_from(
             event["id"], structure, level=event["level"], proposed_by=event["proposed_by"]
         )
-        if (candidate.cost.macs, candidate.cost.params) != (event["macs"], event["params"]):
-            raise RunError(f"Candidate {candidate.id} costs {event['macs']} MACs there, {candidate.cost.macs} here.")
+        for resource, here in candidate.cost.known.items():
+            there = event.get(resource, here)
+            if there != here:
+                raise RunError(f"Candidate {candidate.id} takes {there} {resource} there, {here} here.")
         if candidate.seed != event["seed"]:
             raise RunError(f"Candidate {candidate.id} has seed {event['seed']} there, {candidate.seed} here.")
         return candidate

@@ -283,13 +283,8 @@ def _rung_metrics(evaluation: Evaluation) -> dict[str, float]:
 
 
 def _cost_metrics(cost: Cost, dense: Cost) -> dict[str, float]:
-    return {
-        "macs": float(cost.macs),
-        "flops": float(cost.flops),
-        "params": float(cost.params),
-        "retained_flops": cost.macs / dense.macs,
-        "retained_params": cost.params / dense.params,
-    }
+    amounts = {name: float(amount) for name, amount in cost.known.items()}
+    return {**amounts, "flops": float(cost.flops), **cost.retained(dense)}
 
 
 def _final_metrics(summary: Mapping[str, Any]) -> dict[str, float]:

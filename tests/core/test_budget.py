@@ -4,7 +4,7 @@ from autoprune.core.budget import Budget, Limit, parse_budgets
 from autoprune.core.cost import Cost
 from autoprune.errors import BudgetError
 
-DENSE = Cost(macs=1_000_000, params=40_000)
+DENSE = Cost(macs=1_000_000, params=40_000, others={"weights": 160_000, "peak": 12_000, "latency": 2_000_000})
 
 
 @pytest.mark.parametrize(
@@ -27,6 +27,21 @@ DENSE = Cost(macs=1_000_000, params=40_000)
         (" 50 %flops ", Limit("50 %flops", "macs", 500_000, 500_000)),
         ("20..80%flops", Limit("20..80%flops", "macs", 200_000, 800_000)),
         ("0.1..0.2Mmacs", Limit("0.1..0.2Mmacs", "macs", 100_000, 200_000)),
+        ("20MB", Limit("20MB", "weights", 20_000_000, 20_000_000)),
+        ("500 KB", Limit("500 KB", "weights", 500_000, 500_000)),
+        ("0.5GB", Limit("0.5GB", "weights", 500_000_000, 500_000_000)),
+        ("2MiB", Limit("2MiB", "weights", 2**21, 2**21)),
+        ("50%MB", Limit("50%MB", "weights", 80_000, 80_000)),
+        ("50%weights", Limit("50%weights", "weights", 80_000, 80_000)),
+        ("peak 300MB", Limit("peak 300MB", "peak", 300_000_000, 300_000_000)),
+        ("peak 50%", Limit("peak 50%", "peak", 6_000, 6_000)),
+        ("50%peak", Limit("50%peak", "peak", 6_000, 6_000)),
+        ("peak 25..75%", Limit("peak 25..75%", "peak", 3_000, 9_000)),
+        ("5ms", Limit("5ms", "latency", 5_000_000, 5_000_000)),
+        ("800us", Limit("800us", "latency", 800_000, 800_000)),
+        ("0.1s", Limit("0.1s", "latency", 100_000_000, 100_000_000)),
+        ("60%latency", Limit("60%latency", "latency", 1_200_000, 1_200_000)),
+        ("50%ms", Limit("50%ms", "latency", 1_000_000, 1_000_000)),
     ],
 )
 def test_what_may_remain_is_read_as_written(text: str, limit: Limit) -> None:
@@ -38,7 +53,9 @@ def test_every_whole_percentage_of_a_round_cost_is_exact(share: int) -> None:
     assert Budget.parse(f"{share}%flops").resolve(Cost(100, 100)).ceiling == share
 
 
-@pytest.mark.parametrize("text", ["", "50", "50%", "abc", "-5%flops", "5 0%flops", "%flops", "50%%flops", "1e3macs"])
+@pytest.mark.parametrize(
+    "text", ["", "50", "50%", "abc", "-5%flops", "5 0%flops", "%flops", "50%%flops", "1e3macs", "peak 300", "peak MB"]
+)
 def test_what_cannot_be_read_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(BudgetError, match='"50%flops"'):
         Budget.parse(text)
@@ -53,6 +70,46 @@ def test_shares_outside_of_zero_to_a_hundred_are_refused(text: str) -> None:
 def test_an_unknown_resource_is_answered_with_the_nearest() -> None:
     with pytest.raises(BudgetError, match="Did you mean 'flops'"):
         Budget.parse("50%flop")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("20MBit", "Unknown resource 'mbit'"),
+        ("5msec", "Did you mean 'ms'"),
+        ("peek 300MB", "Unknown word 'peek'.*Did you mean 'peak'"),
+        ("peak 5ms", "Unknown resource 'ms'.*in the budget 'peak 5ms'"),
+        ("20latency", "Unknown resource 'latency'"),
+    ],
+)
+def test_words_and_units_that_do_not_go_together_are_one_clear_line(text: str, message: str) -> None:
+    with pytest.raises(BudgetError, match=message) as raised:
+        Budget.parse(text)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "amount", "shown"),
+    [
+        ("20MB", 18_234_567, "18.3 MB"),
+        ("500KB", 18_234_567, "18,235 KB"),
+        ("50%weights", 18_234_567, "18.3 MB"),
+        ("peak 2MiB", 2**20 + 1, "1.01 MiB"),
+        ("5ms", 1_234_567, "1.24 ms"),
+        ("50%flops", 1_234_567, "1,234,567 macs"),
+        ("1.2Mflops", 1_234_567, "2.47 Mflops"),
+    ],
+)
+def test_amounts_are_shown_in_the_unit_of_the_user_and_never_too_small(text: str, amount: int, shown: str) -> None:
+    limit = Budget.parse(text).resolve(DENSE)
+    assert limit.shown(amount) == shown
+    reachable = Budget.parse(shown.replace(",", "")) if text[0] != "p" else Budget.parse("peak " + shown)
+    assert reachable.resolve(DENSE).ceiling >= amount
+
+
+def test_a_share_of_what_is_not_known_is_one_clear_line() -> None:
+    with pytest.raises(BudgetError, match="latency is not known"):
+        Budget.parse("50%ms").resolve(Cost(100, 100))
 
 
 def test_a_band_starts_with_its_smaller_end() -> None:

@@ -112,7 +112,8 @@ def test_the_budget_is_drawn_as_a_share_of_dense(
 ) -> None:
     marks = {"dense": {"accuracy": 0.9, "macs": DENSE.macs, "params": DENSE.params}}
     _, _, data = page(tmp_path, [evaluation(0)], marks=marks, budget=[text, "nonsense"])
-    assert data["budgets"] == [{"text": text, "resource": resource, "low": low, "high": high}]
+    noun = {"macs": "compute", "params": "parameters"}[resource]
+    assert data["budgets"] == [{"text": text, "resource": resource, "noun": noun, "low": low, "high": high}]
 
 
 def test_a_thousand_candidates_stay_under_a_megabyte(tmp_path: Path) -> None:

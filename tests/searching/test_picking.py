@@ -1,3 +1,5 @@
+import csv
+
 import pytest
 
 from autoprune.errors import ConfigError
@@ -60,3 +62,11 @@ def test_the_best_within_a_budget_is_within_it(searched):
 def test_a_demand_that_no_candidate_meets_is_one_clear_line(searched):
     with pytest.raises(ConfigError, match=r"the cheapest keeps .* of the FLOPs"):
         picked(searched, budget="1%flops")
+
+
+def test_a_budget_of_bytes_picks_what_holds_it(searched):
+    with (searched / "front.csv").open() as table:
+        limit = min(int(row["weights"]) for row in csv.DictReader(table))
+    assert picked(searched, budget=f"{limit}B")["weights"] <= limit
+    with pytest.raises(ConfigError, match=r"the cheapest keeps .* of the weights \(.* KB\)"):
+        picked(searched, budget="0.1KB")
