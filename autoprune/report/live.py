@@ -13,9 +13,12 @@ from rich.text import Text
 
 from autoprune.core.candidate import Candidate, Evaluation, Outcome
 from autoprune.report import formats
+from autoprune.report.plot import Point, front_plot
 from autoprune.tracking.standings import Standing, Standings
 
 _BAR = 64
+#: Lines of the plot of the front, and of a terminal that has room for it.
+_PLOT, _ROOM = 8, 20
 
 
 class LiveProgress:
@@ -49,6 +52,7 @@ class LiveProgress:
         self._standings = Standings(dense_macs=dense_macs)
         self._best: Standing | None = None
         self._front_size = 0
+        self._points: tuple[Point, ...] = ()
         self._stage = ""
         self._stage_progress: tuple[float, float] | None = None
         self._opened = clock()
@@ -100,6 +104,7 @@ class LiveProgress:
             self._standings.add(Standing.of(outcome))
             # Settled here, because the redrawing thread must not walk over standings that change.
             self._best, self._front_size = self._standings.best, len(self._standings.front)
+            self._points = _points(self._standings) if self._console.is_terminal else ()
         else:
             self._failures += 1
         if finished:
@@ -125,7 +130,7 @@ class LiveProgress:
             self._print(self._counts())
 
     def render(self) -> RenderableType:
-        """Returns the present picture: the stage, a bar and the figures."""
+        """Returns the present picture: the stage, a bar, the figures and, where there is room, the front."""
         if self._searching_since is None:
             return Group(self._stage_line(), *([self._bar()] if self._stage_progress else []))
         figures = Table.grid(padding=(0, 3))
@@ -134,7 +139,13 @@ class LiveProgress:
             figures.add_column(name, no_wrap=True)
         figures.add_row(*(Text(name, style="dim") for name in names))
         figures.add_row(*self._figures())
-        return Group(self._stage_line(), self._bar(), figures)
+        return Group(self._stage_line(), self._bar(), figures, *self._plot())
+
+    def _plot(self) -> list[Text]:
+        size = self._console.size
+        if size.height < _ROOM or size.width < _BAR:
+            return []
+        return front_plot(self._points, width=_BAR, height=_PLOT)
 
     def _figures(self) -> tuple[Text, ...]:
         best = self._best
@@ -209,3 +220,13 @@ class LiveProgress:
     def _print(self, line: str) -> None:
         self._last_line, self._last_text = self._clock(), line
         self._console.print(Text(line), soft_wrap=True)
+
+
+def _points(standings: Standings) -> tuple[Point, ...]:
+    """Returns the candidates on the highest rung reached: accuracies of others do not compare."""
+    best, front = standings.best, {one.id for one in standings.front}
+    if best is None:
+        return ()
+    return tuple(
+        Point(one.macs, one.accuracy, 2 if one.id == best.id else int(one.id in front)) for one in standings.peers
+    )

@@ -32,6 +32,7 @@ def after_search(summary: Mapping[str, Any], folder: Path) -> list[tuple[str, st
         steps += [(f"autoprune pick {run} --id {chosen}{register}", "any candidate as a network to serve")]
     steps += [(str(folder / "front.html"), "all candidates in a browser; a click copies the pick command")]
     if number is not None and not summary.get("interrupted"):
+        steps += [(f"autoprune export {run} --format onnx", "the incumbent for other runtimes")]
         steps += [(f'autoprune.load("{folder / "incumbent"}")', "the incumbent, in Python")]
     return steps
 
@@ -43,6 +44,7 @@ def after_prune(folder: Path) -> list[tuple[str, str]]:
         (f"autoprune report {run}", "what was kept, on one page"),
         (f"autoprune evaluate {run}", "its accuracy again"),
         (f"autoprune finetune {run} --epochs 10", "recover more accuracy"),
+        (f"autoprune export {run} --format onnx", "the network for other runtimes"),
         (f'autoprune.load("{folder / "incumbent"}")', "the network, in Python"),
     ]
 
@@ -50,7 +52,10 @@ def after_prune(folder: Path) -> list[tuple[str, str]]:
 def after_pick(entry: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Returns the steps after a candidate was picked; `entry` is what `searching.picking.pick` returns."""
     folder, logged = str(entry["directory"]), entry.get("mlflow")
-    steps = [(f'autoprune.load("{folder}")', "the network, in Python")]
+    steps = [
+        (f'autoprune.load("{folder}")', "the network, in Python"),
+        (f"autoprune export {shlex.quote(folder)} --format onnx", "the network for other runtimes"),
+    ]
     if not logged:
         return steps
     if logged["name"] is None:

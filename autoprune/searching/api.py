@@ -14,7 +14,8 @@ from autoprune.core.budget import Budget
 from autoprune.core.candidate import Evaluation
 from autoprune.core.front import ParetoFront
 from autoprune.errors import ConfigError, RunError, nearest
-from autoprune.report.observer import NullObserver, Observer
+from autoprune.report.notebook import default_observer
+from autoprune.report.observer import Observer
 from autoprune.searching.options import SearchOptions
 from autoprune.searching.preparation import load_problem, problem_from
 from autoprune.searching.recorded import recorded_options
@@ -85,13 +86,13 @@ def search(
         model: the dense network, or a name such as `cifar/resnet20-b`.
         data: a name, a pair (training set, test set) of torch data sets or loaders, or a `DataBundle`.
         budget: what may remain, or several budgets that must all hold; half the FLOPs if None and no `front` is given.
-        observer: hears how it goes; nobody does if None.
+        observer: hears how it goes; if None a figure in a notebook, and nobody elsewhere.
         **options: fields of `SearchOptions`.
 
     Raises:
         AutopruneError: whatever can be fixed by the caller, in one line.
     """
-    observer = observer or NullObserver()
+    watching = observer or default_observer()
     known = [name for name in OPTIONS if name not in ("model", "data", "budgets")]
     for name in options:
         if name not in known:
@@ -104,7 +105,11 @@ def search(
     given.update({name: value for name, value in (("model", model), ("data", data)) if isinstance(value, str)})
     named = check_options(given, strategies=strategy_names(), flags=False, resumes=True)
     asked = placed(SearchOptions(**named), model if isinstance(model, str) else type(model).__name__)
-    return _result(run(problem_from(model, data, asked, observer), asked, observer))
+    try:
+        return _result(run(problem_from(model, data, asked, watching), asked, watching))
+    finally:
+        if observer is None:
+            watching.close()
 
 
 def run_search(options: SearchOptions, *, observer: Observer) -> SearchResult:

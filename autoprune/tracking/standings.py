@@ -69,14 +69,16 @@ class Standings:
         return max(self._latest.values(), key=lambda one: one.rank, default=None)
 
     @property
+    def peers(self) -> tuple[Standing, ...]:
+        """Those on the highest rung reached, in no order: only they compare."""
+        best = self.best
+        return () if best is None else tuple(one for one in self._latest.values() if one.level == best.level)
+
+    @property
     def front(self) -> tuple[Standing, ...]:
         """Those on the highest rung reached that no other of that rung dominates, cheapest first."""
-        best = self.best
-        if best is None:
-            return ()
-        peers = [one for one in self._latest.values() if one.level == best.level]
         kept: list[Standing] = []
-        for one in sorted(peers, key=lambda one: (one.macs, -one.score, one.id)):
+        for one in sorted(self.peers, key=lambda one: (one.macs, -one.score, one.id)):
             if not kept or one.score > kept[-1].score:
                 kept.append(one)
         return tuple(kept)

@@ -115,3 +115,20 @@ def test_the_display_ends_when_the_search_raises() -> None:
         search()
     # The cursor is shown again.
     assert stream.getvalue().rstrip("\n").endswith("\x1b[?25h")
+
+
+def test_the_front_grows_in_a_terminal_that_has_room_and_only_there() -> None:
+    subject, _ = display(Clock(), terminal=True)
+    console = Console(width=100, color_system=None, file=io.StringIO())
+    for number in range(4):
+        subject.asked(candidate(number))
+        subject.told(evaluation(number, 0.2 * (number + 1)), finished=True)
+        console.print(subject.render())
+    subject.close()
+    assert console.file.getvalue().count("MACs") == 3
+    small = LiveProgress(candidates=4, console=Console(file=io.StringIO(), force_terminal=True, width=100, height=12))
+    for number in range(4):
+        small.asked(candidate(number))
+        small.told(evaluation(number, 0.2 * (number + 1)), finished=True)
+    small.close()
+    assert "MACs" not in small._console.file.getvalue()
