@@ -225,10 +225,15 @@ def trace(
         bool,
         typer.Option("--verify", help="Check that cutting equals masking, and that counted costs equal computed ones."),
     ] = False,
+    write: p.WriteSpace = None,
+    multiple_of: p.MultipleOf = None,
+    overwrite: p.Overwrite = False,
     as_json: p.PlainJson = False,
 ) -> Work:
     """Show what can be cut: groups, layers, their costs, and what each heuristic would keep."""
-    return partial(commands.trace, _given(locals(), besides=("verify", "as_json")), verify=verify, as_json=as_json)
+    given = _given(locals(), besides=("verify", "write", "multiple_of", "overwrite", "as_json"))
+    target = commands.SpaceTarget(write, multiple_of=multiple_of, overwrite=overwrite)
+    return partial(commands.trace, given, verify=verify, target=target, as_json=as_json)
 
 
 @app.command("check-proxy")

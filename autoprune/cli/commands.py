@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -75,14 +76,54 @@ def resume(out: Path, *, given: Mapping[str, Any], experiment: str | None, as_js
     return _drive(start, display, out=out, as_json=as_json)
 
 
-def trace(given: Mapping[str, Any], *, verify: bool, as_json: bool) -> int:
+@dataclass(frozen=True, slots=True)
+class SpaceTarget:
+    """Where `trace` writes a search-space file, and how.
+
+    Attributes:
+        file: None writes none.
+        multiple_of: step of the widths; None for 1.
+        overwrite: whether a file that is there is replaced.
+    """
+
+    file: Path | None
+    multiple_of: int | None = None
+    overwrite: bool = False
+
+    def check(self, given: Mapping[str, Any]) -> None:
+        """Raises ConfigError where the file cannot be written or the other options do not go with it."""
+        if self.file is None:
+            if self.multiple_of is not None or self.overwrite:
+                raise ConfigError(
+                    "--multiple-of and --overwrite are about the file of --write. Name one, or leave them."
+                )
+            return
+        if self.multiple_of is not None and self.multiple_of < 1:
+            raise ConfigError(f"--multiple-of is {self.multiple_of}, but must be at least 1.")
+        if "search_space" in given:
+            raise ConfigError("--write starts a search space of its own. Leave --search-space out.")
+        if self.file.is_dir() or not self.file.parent.is_dir():
+            raise ConfigError(f"Cannot write the search space to {str(self.file)!r}: it is a folder, or in none.")
+        if self.file.exists() and not self.overwrite:
+            raise ConfigError(
+                f"{str(self.file)!r} is there already. Name another file, or replace it with --overwrite."
+            )
+
+
+def trace(given: Mapping[str, Any], *, verify: bool, target: SpaceTarget, as_json: bool) -> int:
     """Shows what can be cut; returns 1 where `verify` finds the tracing wrong."""
+    target.check(given)
     settings = _checked(given)
     from autoprune.cli.render import show_trace
-    from autoprune.searching.inspect import trace_report
+    from autoprune.searching.inspect import search_space_of, trace_report
     from autoprune.searching.options import SearchOptions
 
     report = trace_report(SearchOptions(**settings), verify=verify)
+    if target.file is not None:
+        from autoprune.core.files import atomic_write_text
+
+        atomic_write_text(target.file, search_space_of(report, multiple_of=target.multiple_of or 1))
+        report = {**report, "written": str(target.file)}
     _show(report, show_trace, as_json=as_json)
     verified = report.get("verified") or {}
     deviation, equal = verified.get("mask_equivalence"), verified.get("cost_equality")

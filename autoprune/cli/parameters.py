@@ -125,6 +125,15 @@ SearchSpace = Annotated[
         help="Limits per group: a TOML file, a shipped name, or auto: the shipped one for the network. (default: none)",
     ),
 ]
+WriteSpace = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", show_default=False, help="Write a search-space file for the network, to be edited."),
+]
+MultipleOf = Annotated[
+    int | None,
+    typer.Option(metavar="N", show_default=False, help="With --write: widths go in steps of N. (default: 1)"),
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="With --write: replace the file if it is there.")]
 
 Strategy = Annotated[
     str | None,

@@ -82,6 +82,9 @@ def show_trace(report: Report) -> None:
     _print_verified(report.get("verified") or {})
     for note in report.get("notes", ()):
         print(f"\nNote: {note}")
+    if "written" in report:
+        file = shlex.quote(report["written"])
+        print(f"\nWrote {file}. Edit it, then search with --search-space {file}")
 
 
 def show_cost(report: Report) -> None:

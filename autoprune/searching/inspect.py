@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,11 @@ import numpy as np
 import torch
 
 from autoprune.config.options import LEDGER_NAME
+from autoprune.config.written_space import space_text
 from autoprune.core.cost import Cost
 from autoprune.core.files import require_format
 from autoprune.core.seeds import derive_seed
-from autoprune.core.structure import Structure, structure_from
+from autoprune.core.structure import PrunableGroup, Structure, structure_from
 from autoprune.data.preprocessing import Preprocessing
 from autoprune.data.sources import load_data
 from autoprune.errors import BudgetError, ConfigError, DataError, RunError, StructureError
@@ -91,6 +93,24 @@ def trace_report(options: SearchOptions, *, verify: bool) -> dict[str, Any]:
             "cost_equality": all(result.computed == result.counted for result in results),
         }
     return report
+
+
+def search_space_of(report: Mapping[str, Any], *, multiple_of: int) -> str:
+    """Returns a search-space file for the network of a `trace_report`.
+
+    Raises:
+        StructureError: nothing of it can be cut.
+    """
+    if not report["groups"]:
+        raise StructureError(f"Nothing of {report['model']} can be cut, so there is no search space to write.")
+    return space_text(
+        report["model"],
+        [PrunableGroup(group["name"], group["width"], coupled=group["coupled"]) for group in report["groups"]],
+        members=[group["layers"] for group in report["groups"]],
+        frozen=report["frozen"],
+        scope=report["scope"],
+        multiple_of=multiple_of,
+    )
 
 
 def _problem(options: SearchOptions) -> tuple[Problem | None, str]:

@@ -86,6 +86,9 @@ class FakeSearch:
         self.call("trace_report", options, verify=verify)
         return self.report
 
+    def search_space_of(self, report, *, multiple_of):
+        return f"multiple_of = {multiple_of}\n"
+
     def cost_report(self, model, widths, *, data, data_root, convention):
         self.call("cost_report", model, widths, data=data, data_root=data_root, convention=convention)
         return self.report
@@ -142,6 +145,7 @@ def fake_search(monkeypatch, tmp_path):
         _module(
             "autoprune.searching.inspect",
             trace_report=fake.trace_report,
+            search_space_of=fake.search_space_of,
             cost_report=fake.cost_report,
             evaluate_saved=fake.evaluate_saved,
         ),

@@ -161,6 +161,37 @@ def test_a_trace_that_does_not_hold_exits_1(fake_search, verified):
     assert run(["trace", "cifar/resnet20-b", "--verify"]) == 1
 
 
+def test_a_trace_writes_a_search_space_where_nothing_is_yet(fake_search, capsys, tmp_path):
+    fake_search.report = TRACE
+    command = ["trace", "mine:make", "--write", "my space.toml", "--multiple-of", "8"]
+    assert run(command) == 0
+    assert Path("my space.toml").read_text() == "multiple_of = 8\n"
+    assert "Wrote 'my space.toml'. Edit it, then search with --search-space 'my space.toml'" in capsys.readouterr().out
+    Path("my space.toml").write_text("mine")
+    assert run(command) == 2
+    assert "'my space.toml' is there already. Name another file, or" in capsys.readouterr().err
+    assert Path("my space.toml").read_text() == "mine"
+    assert run([*command, "--overwrite"]) == 0
+    assert Path("my space.toml").read_text() == "multiple_of = 8\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--multiple-of 8", "about the file of --write"),
+        ("--overwrite", "about the file of --write"),
+        ("--write a.toml --multiple-of 0", "--multiple-of is 0, but must be at least 1"),
+        ("--write a.toml --search-space default", "Leave --search-space out"),
+        ("--write nowhere/a.toml", "Cannot write the search space to 'nowhere/a.toml'"),
+        ("--write .", "Cannot write the search space to '.'"),
+    ],
+)
+def test_a_search_space_that_cannot_be_written_is_refused_before_the_trace(fake_search, capsys, options, message):
+    assert run(["trace", "mine:make", *options.split()]) == 2
+    assert message in capsys.readouterr().err
+    assert fake_search.calls == []
+
+
 def test_trace_prints_json(fake_search, capsys):
     fake_search.report = TRACE
     run(["trace", "cifar/resnet20-b", "--json"])

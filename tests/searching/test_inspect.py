@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from autoprune.errors import BudgetError, ConfigError, DataError, ModelError, PluginError, RunError, StructureError
-from autoprune.searching.inspect import cost_report, evaluate_saved, trace_report
+from autoprune.searching.inspect import cost_report, evaluate_saved, search_space_of, trace_report
 from autoprune.searching.options import SearchOptions
 
 MODEL, DATA = "toy_problem:network", "toy_problem:sets"
@@ -59,6 +60,20 @@ class TestTrace:
         assert {group["min_width"] for group in report["groups"]} == {4}
         # Nobody asked for the usual budget, which these limits do not reach.
         assert "cannot be reached" in report["notes"][0]
+
+    def test_a_search_space_is_written_for_a_network_of_ones_own(self, folder):
+        Path("space.toml").write_text(search_space_of(traced(), multiple_of=2))
+        text = Path("space.toml").read_text()
+        assert re.search(r"^# +block1\.conv1 +8 +2$", text, flags=re.MULTILINE)
+        assert re.search(r"^# +stem +8 +2  block1\.conv2, block2\.conv2 \(coupled\)$", text, flags=re.MULTILINE)
+        assert re.search(r"^# +head +network output$", text, flags=re.MULTILINE)
+        limited = traced(search_space="space.toml", scope="coupled")
+        assert limited["groups"] == traced()["groups"]
+        assert all(width % 2 == 0 for widths in limited["heuristics"].values() for width in widths.values())
+
+    def test_a_network_that_nothing_can_be_cut_of_has_no_search_space(self, folder):
+        with pytest.raises(StructureError, match="no search space to write"):
+            search_space_of({**traced(), "groups": []}, multiple_of=1)
 
     @pytest.mark.parametrize(
         ("model", "error"), [("toy_problem:broken", PluginError), ("toy_problem:three_channels", ModelError)]
