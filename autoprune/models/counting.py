@@ -18,7 +18,8 @@ class _Counter(Interpreter):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # likewise
         self.macs = 0
-        self._weights = {parameter.data_ptr() for parameter in model.parameters()}
+        # A part of a weight may begin where the whole does: products with parts are no layers, here and in the trace.
+        self._weights = {(parameter.data_ptr(), parameter.numel()) for parameter in model.parameters()}
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -31,7 +32,7 @@ class _Counter(Interpreter):
             self.macs += positions * out.shape[0] * weight.numel()
         elif name in ("aten::addmm", "aten::mm"):
             rows, matrix = args[-2], args[-1]
-            if matrix.data_ptr() in self._weights:
+            if (matrix.data_ptr(), matrix.numel()) in self._weights:
                 self.macs += rows.shape[0] * matrix.numel()
         return out
 

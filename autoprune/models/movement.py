@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from autoprune.models.labels import FIXED, along, compact, distinct, spread, varying_dims
+from autoprune.models.network import Role
 from autoprune.models.records import Call
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 _MOVES = """
     view _unsafe_view reshape permute transpose t expand slice select split split_with_sizes unbind squeeze unsqueeze
     clone contiguous alias detach _to_copy flip roll repeat pixel_shuffle pixel_unshuffle native_channel_shuffle
-    channel_shuffle index_select unfold lift_fresh _reshape_alias cat stack
+    channel_shuffle index index_select unfold lift_fresh _reshape_alias cat stack
 """
 _PER_CHANNEL = """
     max_pool2d_with_indices avg_pool2d _adaptive_avg_pool2d adaptive_max_pool2d upsample_nearest2d upsample_bilinear2d
@@ -27,7 +28,9 @@ _PER_CHANNEL = """
 """
 _REDUCTIONS = "mean sum amax amin max min var std"
 _ALONG_DIM = "_softmax _log_softmax _safe_softmax cumsum"
-_PARTS = frozenset({"aten::split", "aten::split_with_sizes", "aten::slice", "aten::select", "aten::unbind"})
+_PARTS = frozenset(
+    {"aten::split", "aten::split_with_sizes", "aten::slice", "aten::select", "aten::unbind", "aten::index"}
+)
 _RESHAPES = frozenset({"aten::view", "aten::_unsafe_view", "aten::_reshape_alias"})
 _UNLABELLED = "new_zeros new_empty new_ones new_full empty_like zeros_like ones_like"
 
@@ -37,6 +40,7 @@ def operations(names: str) -> list[str]:
     return [f"aten::{name}" for name in names.split()]
 
 
+MOVES = frozenset(operations(_MOVES))
 #: Make a tensor of the same shape that carries no channel.
 UNLABELLED = frozenset(operations(_UNLABELLED))
 
@@ -60,7 +64,24 @@ def channel_vector(tracer: LabelTracer, tensor: Tensor, dim: int, reason: str) -
     return vector
 
 
+def meet_unlabelled(tracer: LabelTracer, labels: Tensor, other: Tensor, reason: str) -> None:
+    """A parameter that meets channels position by position follows them; any other wide tensor freezes them."""
+    for dim in varying_dims(labels):
+        axis = dim - labels.dim() + other.dim()
+        # One value expanded over the channels goes with any number of them.
+        if axis < 0 or other.shape[axis] == 1 or other.stride(axis) == 0:
+            continue
+        vector = along(labels, dim)
+        found = None if vector is None else tracer.views.axis(other, axis)
+        if vector is None or found is None:
+            tracer.atoms.freeze(labels, reason)
+        else:
+            tracer.axis(found.parameter, found.axis, vector[found.order], Role.FOLLOWS)
+
+
 def _move(tracer: LabelTracer, call: Call) -> None:
+    if call.name == "aten::cat":
+        _append_parameters(tracer, call)
     # Moves that only permute, or reshape along constant labels, keep stride 0; the others copy small integers.
     if call.name in ("aten::_to_copy", "aten::clone"):
         moved: Any = tracer.labels(call.args[0])
@@ -73,6 +94,23 @@ def _move(tracer: LabelTracer, call: Call) -> None:
         _freeze_parts(tracer, call, labels)
     for result, label in zip(call.results, labels, strict=True):
         tracer.label(result, _rectangular(tracer, call, label))
+
+
+def _append_parameters(tracer: LabelTracer, call: Call) -> None:
+    """Labels parameters that are put beside an activation, such as a class token: their channels follow its own."""
+    tensors = call.args[0]
+    labels = next((found for item in tensors if (found := tracer.labels(item)) is not None), None)
+    dims = [] if labels is None else varying_dims(labels)
+    dim = (call.args[1] if len(call.args) > 1 else 0) % call.out.dim()
+    if labels is None or len(dims) != 1 or dims[0] == dim:
+        return
+    vector = along(labels, dims[0])
+    for item in tensors:
+        unlabelled = tracer.labels(item) is None and item.dim() == call.out.dim()
+        source = tracer.views.axis(item, dims[0]) if unlabelled else None
+        if source is not None and vector is not None:
+            tracer.axis(source.parameter, source.axis, vector[source.order], Role.FOLLOWS)
+            tracer.label(item, spread(vector, item.shape, dims[0]))
 
 
 def _swap(tracer: LabelTracer, arguments: Any) -> Any:
@@ -112,7 +150,7 @@ def _rectangular(tracer: LabelTracer, call: Call, labels: Tensor) -> Tensor:
     small = compact(labels)
     # A view that splits channels into (groups, channels per group) keeps the groups: the last dimension is cut. A pixel
     # shuffle spreads blocks of channels over positions: what is left of the channel dimension is cut.
-    cut = labels.dim() - 3 if call.name == "aten::pixel_shuffle" else dims[-1]
+    cut = labels.dim() - 3 if call.name == "aten::pixel_shuffle" else tracer.split(labels, dims)
     kept = small
     for dim in dims:
         kept = kept if dim == cut else kept.narrow(dim, 0, 1)
@@ -149,11 +187,15 @@ def _reduce(tracer: LabelTracer, call: Call) -> None:
         freeze_inputs(tracer, call.operands, f"no channel rule for {call.name} of several tensors")
         return
     rank = labels.dim()
-    given = call.args[1] if len(call.args) > 1 and call.args[1] is not None else list(range(rank))
+    # A norm names its order before its dimensions.
+    place = 2 if call.name == "aten::linalg_vector_norm" else 1
+    given = call.args[place] if len(call.args) > place and call.args[place] is not None else list(range(rank))
     given = [given] if isinstance(given, int) else list(given)
     dims = {dim % rank for dim in given if not isinstance(dim, bool)} or set(range(rank))
     if dims & set(varying_dims(labels)):
-        tracer.atoms.freeze(labels, f"{call.plain} over channels")
+        # Attention weights averaged over heads, which a block asks for by default and throws away, harm nobody.
+        for item in call.results:
+            tracer.lose(item, labels, f"{call.plain} over channels")
         return
     small = compact(labels)
     shape = list(small.shape)
@@ -168,8 +210,9 @@ def _vector_norm(tracer: LabelTracer, call: Call) -> None:
     labels, order = tracer.labels(call.args[0]), call.args[1] if len(call.args) > 1 else 2
     given = call.args[2] if len(call.args) > 2 and call.args[2] is not None else None
     dims = None if given is None or labels is None else {dim % labels.dim() for dim in given}
-    if labels is None or dims is None or not dims >= set(varying_dims(labels)) or order <= 0:
-        freeze_inputs(tracer, call.operands, f"no channel rule for a {call.plain} of this kind")
+    if labels is not None and dims is not None and dims >= set(varying_dims(labels)) and order > 0:
+        return
+    _reduce(tracer, call)
 
 
 def _along_dim(tracer: LabelTracer, call: Call) -> None:
@@ -190,6 +233,28 @@ def _layer_norm(tracer: LabelTracer, call: Call) -> None:
     tracer.label(call.results[0], labels)
 
 
+def _group_norm(tracer: LabelTracer, call: Call) -> None:
+    """Channels that are normalised together can only be cut together: then no statistics change."""
+    image, weight, bias, groups = call.args[0], call.args[1], call.args[2], int(call.args[6])
+    read = channel_vector(tracer, image, 1, "group norm over channels that are mixed with positions")
+    if read is None:
+        return
+    if groups == 1:
+        tracer.atoms.freeze(read, "group norm over all channels: its statistics change with every cut")
+    elif not isinstance(weight, Tensor):
+        tracer.atoms.freeze(read, "group norm without weights, which alone tell its groups once it is cut")
+    members = read.reshape(groups, -1)
+    tracer.atoms.tie(members[:, :1], members, "group norm over channels of which one is fixed")
+    for item in (weight, bias):
+        if isinstance(item, Tensor):
+            found = tracer.views.axis(item, 0)
+            if found is None:
+                tracer.atoms.freeze(read, "group norm whose parameters are computed in the forward")
+            else:
+                tracer.axis(found.parameter, found.axis, read[found.order], Role.FOLLOWS)
+    tracer.label(call.results[0], spread(read, call.results[0].shape, 1))
+
+
 _Rule = Callable[[Any, Call], None]
 #: {operation: its rule}, for operations of which at least one argument carries channels.
 DATA_RULES: dict[str, _Rule] = {
@@ -200,4 +265,5 @@ DATA_RULES: dict[str, _Rule] = {
     "aten::constant_pad_nd": _pad,
     "aten::linalg_vector_norm": _vector_norm,
     "aten::native_layer_norm": _layer_norm,
+    "aten::native_group_norm": _group_norm,
 }

@@ -17,9 +17,14 @@ IndexArray = npt.NDArray[np.int64]
 
 
 def layer_name(parameter: str) -> str:
-    """Returns the layer that a parameter belongs to (`conv1` for `conv1.weight`); one of another name is its own."""
-    layer, _, leaf = parameter.rpartition(".")
-    return layer if leaf in ("weight", "bias") and layer else parameter
+    """Returns the layer that a parameter belongs to: `conv1` for `conv1.weight`, `in_proj` for `in_proj_weight`.
+
+    A parameter of another name is a layer of its own.
+    """
+    layer, separator, leaf = parameter.rpartition(".")
+    if leaf in ("weight", "bias") and layer:
+        return layer
+    return layer + separator + (leaf.removesuffix("_weight").removesuffix("_bias") or leaf)
 
 
 class Role(StrEnum):

@@ -13,20 +13,25 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from autoprune.models.labels import FIXED, along, compact, spread, varying_dims
-from autoprune.models.movement import DATA_RULES, UNLABELLED, channel_vector, freeze_inputs, operations
+from autoprune.models.labels import FIXED, compact, spread
+from autoprune.models.movement import (
+    DATA_RULES,
+    MOVES,
+    UNLABELLED,
+    channel_vector,
+    freeze_inputs,
+    meet_unlabelled,
+    operations,
+)
 from autoprune.models.network import LayerKind, Role
 from autoprune.models.operations import CONVOLUTIONS, LINEAR, NORMS, is_addition
+from autoprune.models.products import PRODUCT_RULES
 from autoprune.models.records import Call, CallRecord
 
 if TYPE_CHECKING:
     from autoprune.models.tracing import LabelTracer
 
 _WEIGHT_VIEWS = frozenset({"aten::t", "aten::transpose"})
-#: Give a parameter of one dimension others of size 1, so that it meets the channels of an activation.
-_VECTOR_VIEWS = frozenset(
-    {"aten::view", "aten::_unsafe_view", "aten::_reshape_alias", "aten::unsqueeze", "aten::slice", "aten::alias"}
-)
 #: Pointwise operations that a release of torch did not tag so, by their names without the underscore.
 _LIKE_POINTWISE = frozenset(
     operations("""
@@ -42,6 +47,7 @@ _RECTIFIERS = frozenset({"aten::relu", "aten::relu_"})
 
 def apply_rule(tracer: LabelTracer, call: Call) -> None:
     """Updates the tracer for one operation that has just run."""
+    tracer.see(call)
     extends = _interpret(tracer, call)
     if call.name in _RECTIFIERS:
         tracer.rectify(call.args[0], in_place=call.name.endswith("_"))
@@ -60,12 +66,13 @@ def _interpret(tracer: LabelTracer, call: Call) -> CallRecord | None:
             tracer.view_of_parameter(call.out, viewed)
         return None
     tracer.derive(call)
-    if call.name in _VECTOR_VIEWS and (source := tracer.vector(call.args[0])) is not None:
-        tracer.view_of_vector(call.out, source)
     if call.base not in _NOT_POINTWISE and (torch.Tag.pointwise in call.func.tags or call.base in _LIKE_POINTWISE):
+        tracer.views.compute(call)
         return _pointwise(tracer, call)
+    if call.name in MOVES:
+        tracer.views.move(call)
     if any(tracer.labels(leaf) is not None for leaf in call.operands):
-        rule = DATA_RULES.get(call.name)
+        rule = DATA_RULES.get(call.name) or PRODUCT_RULES.get(call.name)
         if rule is not None:
             rule(tracer, call)
         elif call.name not in UNLABELLED:
@@ -153,7 +160,8 @@ def _linear(tracer: LabelTracer, call: Call) -> None:
     uses = call.out.numel() // call.out.shape[-1]
     kind = LayerKind.TRANSPOSED if straight else LayerKind.LINEAR
     record = CallRecord(weight, kind, 1, operation, read, written, uses=uses, target=operation)
-    record.forked = bool(call.kwargs)  # scaled by alpha or beta
+    # Scaled by alpha or beta; or fed with positions rather than images, so there are no rows of an image to solve for.
+    record.forked = bool(call.kwargs) or not tracer.sees_image(rows)
     _finish_layer(tracer, call.out, record, bias, dim=call.out.dim() - 1)
 
 
@@ -163,6 +171,9 @@ def _finish_layer(tracer: LabelTracer, out: Tensor, record: CallRecord, bias: Te
     if bias is not None and tracer.parameter(bias) is bias:
         tracer.axis(bias, 0, record.output, Role.FOLLOWS)
         record.bias = bias
+    elif bias is not None and (found := tracer.views.axis(bias, 0)) is not None:
+        tracer.axis(found.parameter, found.axis, record.output[found.order], Role.FOLLOWS)
+        record.forked = True
     elif bias is not None:
         tracer.atoms.freeze(record.output, f"{tracer.name(record.weight)} has a bias that is computed in the forward")
         freeze_inputs(tracer, [bias], "is added as the bias of a layer")
@@ -179,10 +190,12 @@ def _batch_norm(tracer: LabelTracer, call: Call) -> CallRecord | None:
         tracer.norm_uses[id(known[0])] += 1
     if read is None:
         return None
-    if len(known) < len(parameters):
-        tracer.atoms.freeze(read, "batch norm whose parameters are computed in the forward")
-    for item in known:
-        tracer.axis(item, 0, read, Role.FOLLOWS)
+    for item in parameters:
+        found = tracer.views.axis(item, 0)
+        if found is None:
+            tracer.atoms.freeze(read, "batch norm whose parameters are computed in the forward")
+        else:
+            tracer.axis(found.parameter, found.axis, read[found.order], Role.FOLLOWS)
     tracer.label(call.results[0], spread(read, call.results[0].shape, 1))
     record = tracer.chain(image)
     # Only a norm with scale, shift and both statistics of its own can take a layer's new scale over.
@@ -205,7 +218,7 @@ def _pointwise(tracer: LabelTracer, call: Call) -> CallRecord | None:
         tracer.label(result, labels.expand(result.shape) if labels is not None else None)
     if not joins or len(labelled) < 2:
         return None
-    if labels is not None:
+    if labels is not None and all(map(tracer.sees_image, labelled)):
         tracer.atoms.couple(labels)
     return _join(tracer, call, operation) if not call.kwargs else None
 
@@ -251,25 +264,8 @@ def _broadcast(tracer: LabelTracer, call: Call, labelled: list[Tensor]) -> Tenso
         return None
     for item in call.operands:
         if tracer.labels(item) is None and item.numel() > 1:
-            _meet_unlabelled(tracer, merged, item, reason)
+            meet_unlabelled(tracer, merged, item, reason)
     return merged
-
-
-def _meet_unlabelled(tracer: LabelTracer, labels: Tensor, other: Tensor, reason: str) -> None:
-    """A parameter that meets channels position by position follows them; any other wide tensor freezes them."""
-    for dim in varying_dims(labels):
-        axis = dim - labels.dim() + other.dim()
-        # One value expanded over the channels goes with any number of them.
-        if axis < 0 or other.shape[axis] == 1 or other.stride(axis) == 0:
-            continue
-        vector = along(labels, dim)
-        source = tracer.vector(other)
-        if vector is not None and source is not None and source.numel() == other.shape[axis]:
-            tracer.axis(source, 0, vector, Role.FOLLOWS)
-        elif vector is not None and tracer.parameter(other) is other:
-            tracer.axis(other, axis, vector, Role.FOLLOWS)
-        else:
-            tracer.atoms.freeze(labels, reason)
 
 
 _LayerRule = Callable[[Any, Call], CallRecord | None]

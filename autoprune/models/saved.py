@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from autoprune.core.files import WRITER, cannot_write, remove_leftovers, require_format, this_version, write_together
 from autoprune.errors import ModelError, RunError
+from autoprune.models.attention import adapt
 from autoprune.models.layers import ChannelMap
 from autoprune.models.network import TracedNetwork
 from autoprune.models.surgery import Kept, replicate
@@ -220,7 +221,7 @@ def load(directory: str | Path, *, model: nn.Module | None = None) -> nn.Module:
 
         require_foreign(saved.model, directory)
         model = build_model(saved.model, classes=saved.classes, weights=None)
-    made = rebuild(model, _read_weights(directory / WEIGHTS), saved.maps, where=str(directory))
+    made = rebuild(adapt(model), _read_weights(directory / WEIGHTS), saved.maps, where=str(directory))
     try:
         with torch.no_grad():
             made(torch.zeros(1, *saved.input_shape))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -121,23 +121,36 @@ def _merged(weight: Tensor, axis: int, merge: Tensor) -> Tensor:
     return product.movedim(-1, axis).contiguous()
 
 
-def replicate(model: nn.Module, replaced: Mapping[int, Tensor], maps: Mapping[str, ChannelMap]) -> nn.Module:
+def replicate(
+    model: nn.Module,
+    replaced: Mapping[int, Tensor],
+    maps: Mapping[str, ChannelMap],
+    *,
+    classes: Callable[[nn.Module], type[nn.Module]] = type,
+) -> nn.Module:
     """Returns a replica of the module tree with new tensors; layers take their widths from these.
 
     Args:
         model: the network; it shares nothing that training changes with the replica.
         replaced: {id of a parameter or buffer: the tensor in its place}; all others are cloned.
         maps: {name: the module in place of a `ChannelMap`}.
+        classes: returns the class of a module's replica, which gets all of its attributes.
     """
-    return _Replicator(replaced, maps).replica(model)
+    return _Replicator(replaced, maps, classes).replica(model)
 
 
 class _Replicator:
     """Copies a module tree as `copy.deepcopy` would, but for tensors that are given, and a hundred times faster."""
 
-    def __init__(self, replaced: Mapping[int, Tensor], maps: Mapping[str, ChannelMap]) -> None:
+    def __init__(
+        self,
+        replaced: Mapping[int, Tensor],
+        maps: Mapping[str, ChannelMap],
+        classes: Callable[[nn.Module], type[nn.Module]],
+    ) -> None:
         self._replaced = replaced
         self._maps = maps
+        self._classes = classes
         #: {id of an old object: its copy}, in the form that `copy.deepcopy` reads and extends.
         self._memo: dict[int, Any] = {}
         self._pending: list[tuple[dict[str, Any], str, Any]] = []
@@ -157,7 +170,7 @@ class _Replicator:
         if name in self._maps:
             self._memo[id(old)] = self._maps[name]
             return self._maps[name]
-        new: nn.Module = object.__new__(type(old))
+        new: nn.Module = object.__new__(self._classes(old))
         self._memo[id(old)] = new
         attributes = new.__dict__
         attributes.update(old.__dict__)
@@ -176,6 +189,7 @@ class _Replicator:
             key: None if child is None else self._module(child, dot + key) for key, child in old._modules.items()
         }
         _resize(new)
+        _resize_heads(old, new)
         return new
 
     def _parameter(self, old: nn.Parameter | None) -> nn.Parameter | None:
@@ -245,8 +259,35 @@ def _resize(module: nn.Module) -> None:
         first = weight if weight is not None else module._buffers.get("running_mean")
         if first is not None:
             attributes["num_features"] = first.shape[0]
+    elif isinstance(module, nn.GroupNorm) and weight is not None:
+        together = module.num_channels // module.num_groups
+        attributes.update(num_channels=weight.shape[0], num_groups=weight.shape[0] // together)
     elif isinstance(module, nn.PReLU) and weight is not None:
         attributes["num_parameters"] = weight.shape[0]
+
+
+#: What the projections to queries are called that tell how many heads are left, and what counts heads or their width.
+_PROJECTIONS = ("qkv", "to_qkv", "q", "q_proj", "to_q", "query", "wq")
+_HEAD_COUNTS = ("num_heads", "n_heads", "n_head", "heads", "num_attention_heads")
+_HEAD_WIDTHS = ("attn_dim", "inner_dim", "all_head_size", "all_head_dim")
+
+
+def _resize_heads(old: nn.Module, new: nn.Module) -> None:
+    """Makes the head counts that an attention module keeps as numbers agree with its cut projection."""
+    count = next((name for name in _HEAD_COUNTS if type(old.__dict__.get(name)) is int), None)
+    if count is None:
+        return
+    for name in _PROJECTIONS:
+        before, after = old._modules.get(name), new._modules.get(name)
+        if not isinstance(before, nn.Linear) or not isinstance(after, nn.Linear):
+            continue
+        heads, rest = divmod(new.__dict__[count] * after.out_features, before.out_features)
+        if rest == 0:
+            for width in _HEAD_WIDTHS:
+                if type(old.__dict__.get(width)) is int:
+                    new.__dict__[width] = old.__dict__[width] * heads // old.__dict__[count]
+            new.__dict__[count] = heads
+        return
 
 
 def keep_all(network: TracedNetwork) -> Kept:

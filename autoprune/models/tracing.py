@@ -8,7 +8,7 @@ an operation without a rule freezes the channels it reads, with its name as the 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,12 +20,13 @@ from torch.utils.weak import WeakIdKeyDictionary
 from autoprune.errors import ModelError
 from autoprune.models.assembly import assemble
 from autoprune.models.dispatch import Interpreter
-from autoprune.models.labels import FIXED, Atoms, along, spread
+from autoprune.models.labels import FIXED, Atoms, along, distinct, spread
 from autoprune.models.layers import ChannelMap
 from autoprune.models.memory import ActivationLog
 from autoprune.models.network import Role, TracedNetwork
 from autoprune.models.records import AxisRecord, Call, CallRecord, MapRecord
 from autoprune.models.rules import apply_rule
+from autoprune.models.views import ParameterViews
 from autoprune.tasks.detectors import raw_outputs
 
 
@@ -50,14 +51,38 @@ class TensorNames:
         return self.tensors.get(id(tensor)) is tensor
 
 
+#: One to find heads from queries and keys, one from values that meet them, one that knows all, and one to spare.
+_TRACES = 4
+
 #: Values by identity of a tensor, dropped with it.
 _ByTensor: Callable[[], MutableMapping[Tensor, Any]] = WeakIdKeyDictionary
 
 
-class LabelTracer(Interpreter):
-    """Carries labels through every operation and records axes, layer calls and chains."""
+@dataclass(frozen=True, eq=False)
+class Split:
+    """A view that splits channels into several dimensions.
 
-    def __init__(self, known: TensorNames) -> None:
+    Attributes:
+        step: number of the operation.
+        atoms: the channels.
+        sizes: extents of all dimensions but the last.
+    """
+
+    step: int
+    atoms: Tensor
+    sizes: frozenset[int]
+
+
+class LabelTracer(Interpreter):
+    """Carries labels through every operation and records axes, layer calls and chains.
+
+    Args:
+        known: parameters and buffers of the model.
+        heads: {number of an operation that splits channels: how many attention heads it may split them into}, as
+            earlier traces have put it down in `wanted`.
+    """
+
+    def __init__(self, known: TensorNames, heads: Mapping[int, frozenset[int]]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
         self.known = known
         self.memory = ActivationLog(known.tensors.values())
@@ -69,11 +94,17 @@ class LabelTracer(Interpreter):
         self.norm_uses: Counter[int] = Counter()
         self._labels = _ByTensor()
         self._weight_views = _ByTensor()
-        self._vector_views = _ByTensor()
         self._chains = _ByTensor()
         self._derived = _ByTensor()
         self.derived_uses: Counter[int] = Counter()
         self._opaque = 0
+        self.views = ParameterViews(known.__contains__)
+        self._heads = heads
+        self._step = 0
+        self._splits: list[Split] = []
+        self.wanted: dict[int, frozenset[int]] = {}
+        self._lost = _ByTensor()
+        self._seen = _ByTensor()
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -84,6 +115,7 @@ class LabelTracer(Interpreter):
         out = func(*args, **kwargs)
         call = Call(func, args, kwargs, out)
         self.memory.holds(call.results)
+        self._step += 1
         if self._opaque == 0:
             apply_rule(self, call)
             self._remember_sizes(call.results)
@@ -109,6 +141,57 @@ class LabelTracer(Interpreter):
         else:
             self._labels[tensor] = labels
 
+    def split(self, labels: Tensor, dims: list[int]) -> int:
+        """Returns which of the dimensions that channels have just been split into is cut: the last, or the heads."""
+        wanted = self._heads.get(self._step, ())
+        # Queries, keys and values in one view: of 3 and as many heads the heads are behind.
+        fitting = [dim for dim in reversed(dims[:-1]) if labels.size(dim) in wanted]
+        self._splits.append(Split(self._step, distinct(labels), frozenset(labels.size(dim) for dim in dims[:-1])))
+        return fitting[0] if fitting else dims[-1]
+
+    def want_heads(self, labels: Tensor, heads: int) -> bool:
+        """Asks for another trace that cuts heads where these channels were split into heads and head dimensions.
+
+        Returns whether they were.
+
+        Args:
+            labels: of a tensor whose channels a product sums over.
+            heads: a multiple of the number of heads.
+        """
+        atoms = set(self.atoms.roots(distinct(labels)))
+        found = [split for split in self._splits if atoms & set(self.atoms.roots(split.atoms)) - {FIXED}]
+        for split in found:
+            if split.step not in self._heads:
+                fitting = frozenset(size for size in split.sizes if heads % size == 0)
+                self.wanted[split.step] = frozenset({heads}) if heads in fitting else fitting
+        return bool(found)
+
+    def lose(self, out: Tensor, labels: Tensor, reason: str) -> None:
+        """Remembers a result in which channels are mixed up: it freezes them as soon as anything reads it."""
+        self._lost[out] = (labels, reason)
+
+    def read(self, tensor: object) -> None:
+        """Freezes the channels that are mixed up in a tensor that is read."""
+        found = self._lost.get(tensor) if isinstance(tensor, Tensor) else None
+        if found is not None:
+            self.atoms.freeze(*found)
+
+    def see(self, call: Call) -> None:
+        """Notes what depends on the image, and what is read."""
+        if any(leaf in self._seen for leaf in call.operands):
+            for result in call.results:
+                self._seen[result] = True
+        for leaf in call.operands:
+            self.read(leaf)
+
+    def sees_image(self, tensor: Tensor) -> bool:
+        """Returns whether a tensor depends on the image."""
+        return tensor in self._seen
+
+    def show(self, image: Tensor) -> None:
+        """Says which tensor the image is."""
+        self._seen[image] = True
+
     def parameter(self, tensor: object) -> Tensor | None:
         """Returns the tensor if it is a parameter or buffer of the model, or the parameter it is a transpose of."""
         if not isinstance(tensor, Tensor):
@@ -121,18 +204,6 @@ class LabelTracer(Interpreter):
     def view_of_parameter(self, view: Tensor, parameter: Tensor) -> None:
         """Remembers that a tensor is the transpose of a two-dimensional parameter."""
         self._weight_views[view] = parameter
-
-    def vector(self, tensor: Tensor) -> Tensor | None:
-        """Returns the parameter of one dimension that a tensor is or is a view of."""
-        if tensor in self.known and tensor.dim() == 1:
-            return tensor
-        viewed: Tensor | None = self._vector_views.get(tensor)
-        return viewed
-
-    def view_of_vector(self, view: Tensor, parameter: Tensor) -> None:
-        """Remembers that a tensor is a view of all of a parameter of one dimension."""
-        if view.numel() == parameter.numel() == max(view.shape):
-            self._vector_views[view] = parameter
 
     def derive(self, call: Call) -> None:
         """Remembers which parameter of the same shape a tensor was computed from, as weight normalisation does."""
@@ -255,16 +326,35 @@ def trace(model: nn.Module, example: Tensor) -> TracedNetwork:
     Raises:
         ModelError: the forward fails on the example.
     """
+    known = TensorNames.of(model)
+    heads: dict[int, frozenset[int]] = {}
+    for _ in range(_TRACES):
+        tracer = LabelTracer(known, heads)
+        output = _run(model, example, tracer)
+        if not tracer.wanted:
+            break
+        heads.update(tracer.wanted)
+    for leaf in tree_leaves(output):
+        labels = tracer.labels(leaf)
+        tracer.read(leaf)
+        tracer.read_chain(leaf, None)
+        if labels is not None:
+            tracer.atoms.freeze(labels, "network output")
+    return assemble(tracer, model, tuple(example.shape[1:]))
+
+
+def _run(model: nn.Module, example: Tensor, tracer: LabelTracer) -> Any:
+    """Returns the output of a forward that the tracer follows."""
     was_training = model.training
     model.eval()
-    tracer = LabelTracer(TensorNames.of(model))
     handles = tracer.hooks(model)
     fast_path = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
+    tracer.show(example)
     try:
         tracer.memory.holds([example])
         with torch.no_grad(), tracer:
-            output = raw_outputs(model, example)
+            return raw_outputs(model, example)
     except ModelError:
         raise
     except Exception as error:
@@ -278,12 +368,6 @@ def trace(model: nn.Module, example: Tensor) -> TracedNetwork:
         for handle in handles:
             handle.remove()
         model.train(was_training)
-    for leaf in tree_leaves(output):
-        labels = tracer.labels(leaf)
-        tracer.read_chain(leaf, None)
-        if labels is not None:
-            tracer.atoms.freeze(labels, "network output")
-    return assemble(tracer, model, tuple(example.shape[1:]))
 
 
 __all__ = ["FIXED", "CallRecord", "LabelTracer", "TensorNames", "trace"]

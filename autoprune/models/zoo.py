@@ -11,6 +11,7 @@ from torch import nn
 
 from autoprune.data.preprocessing import CIFAR10, DIGITS, IMAGENET, RAW, Preprocessing, unit_range
 from autoprune.errors import ModelError, PluginError, nearest
+from autoprune.models.attention import adapt
 from autoprune.models.families.cifar_densenet import CifarDenseNet
 from autoprune.models.families.cifar_googlenet import CifarGoogLeNet
 from autoprune.models.families.cifar_mobilenet import CifarMobileNetV2
@@ -97,7 +98,7 @@ def model_info(spec: str) -> ModelInfo:
 
 
 def build_model(spec: str, *, classes: int | None = None, weights: Path | None = None) -> nn.Module:
-    """Returns a network in eval mode.
+    """Returns a network in eval mode, with attention heads that can be cut.
 
     Args:
         spec: a name of `family_names()`, `torchvision/NAME`, or `package.module:factory`, which is called without
@@ -120,6 +121,7 @@ def build_model(spec: str, *, classes: int | None = None, weights: Path | None =
         model = _from_torchvision(spec.removeprefix(_TORCHVISION), classes)
     else:
         model = _from_family(spec, 10 if classes is None else classes)
+    model = adapt(model)
     if weights is not None:
         load_weights(model, weights)
     return model.eval()

@@ -24,6 +24,7 @@ from autoprune.data.splits import Split, split_train
 from autoprune.errors import ConfigError, DataError, ModelError, StructureError
 from autoprune.evaluation.evaluator import fidelity_for, logits_of
 from autoprune.evaluation.subject import SubjectFactory, image_arrays, skeleton, weight_arrays
+from autoprune.models.attention import adapt
 from autoprune.models.calibration import Calibration, calibrate
 from autoprune.models.network import TracedNetwork
 from autoprune.models.profiling import profile
@@ -206,7 +207,7 @@ def problem_from(model: nn.Module | str, data: Any, options: SearchOptions, obse
         raise ModelError(f"The model is a {type(model).__name__}. Give an nn.Module or a name such as 'cifar/vgg16'.")
     bundle = load_data(data, root=options.data_root) if isinstance(data, str) else _bundle(data)
     objects = ("model",) if isinstance(data, str) else ("model", "data")
-    return Problem(type(model).__name__, None, None, model.cpu().eval(), bundle, objects=objects)
+    return Problem(type(model).__name__, None, None, adapt(model.cpu().eval()), bundle, objects=objects)
 
 
 def _bundle(data: Any) -> DataBundle:

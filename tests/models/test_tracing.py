@@ -219,7 +219,7 @@ class TestReasons:
         ("tokens", "patches", "layer norm over channels"),
         ("computed weight", "stem.0", "weight is computed in the forward"),
         ("residual with zero padding", "layers.2.conv2", "fixed width .4 of 10 channels."),
-        ("unusual norms", "layers.6", "no channel rule for aten::native_group_norm"),
+        ("fused heads", "patches", "layer norm over channels"),
         ("depthwise on the image", "layers.0", "a depthwise convolution of fixed channels"),
     ])  # fmt: skip
     def test_a_frozen_layer_names_its_reason(self, name, layer, reason):

@@ -12,6 +12,7 @@ from torch.nn import functional
 from torch.nn.utils import parametrizations
 
 from autoprune.models.layers import ChannelMap
+from tests.models.attention_networks import ATTENTION_NETWORKS
 
 SHAPE = (3, 12, 12)
 
@@ -440,9 +441,10 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "overwritten input": Overwritten,
     "unusual norms": affineless,
     "depthwise on the image": image_depthwise,
+    **ATTENTION_NETWORKS,
 }
 #: Those of which something cannot be proved, and is frozen by `verified`.
-UNPROVED = frozenset({"fixed split", "fixed view"})
+UNPROVED = frozenset({"fixed split", "fixed view", "written heads"})
 
 
 def settled(model: nn.Module, seed: int = 0) -> nn.Module:
