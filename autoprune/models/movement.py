@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from autoprune.models.labels import FIXED, along, compact, distinct, spread, varying_dims
-from autoprune.models.network import Role
 from autoprune.models.records import Call
 
 if TYPE_CHECKING:
@@ -72,11 +71,8 @@ def meet_unlabelled(tracer: LabelTracer, labels: Tensor, other: Tensor, reason: 
         if axis < 0 or other.shape[axis] == 1 or other.stride(axis) == 0:
             continue
         vector = along(labels, dim)
-        found = None if vector is None else tracer.views.axis(other, axis)
-        if vector is None or found is None:
+        if vector is None or not tracer.follow(other, axis, vector):
             tracer.atoms.freeze(labels, reason)
-        else:
-            tracer.axis(found.parameter, found.axis, vector[found.order], Role.FOLLOWS)
 
 
 def _move(tracer: LabelTracer, call: Call) -> None:
@@ -107,9 +103,7 @@ def _append_parameters(tracer: LabelTracer, call: Call) -> None:
     vector = along(labels, dims[0])
     for item in tensors:
         unlabelled = tracer.labels(item) is None and item.dim() == call.out.dim()
-        source = tracer.views.axis(item, dims[0]) if unlabelled else None
-        if source is not None and vector is not None:
-            tracer.axis(source.parameter, source.axis, vector[source.order], Role.FOLLOWS)
+        if unlabelled and vector is not None and tracer.follow(item, dims[0], vector):
             tracer.label(item, spread(vector, item.shape, dims[0]))
 
 
@@ -246,13 +240,12 @@ def _group_norm(tracer: LabelTracer, call: Call) -> None:
     members = read.reshape(groups, -1)
     tracer.atoms.tie(members[:, :1], members, "group norm over channels of which one is fixed")
     for item in (weight, bias):
-        if isinstance(item, Tensor):
-            found = tracer.views.axis(item, 0)
-            if found is None:
-                tracer.atoms.freeze(read, "group norm whose parameters are computed in the forward")
-            else:
-                tracer.axis(found.parameter, found.axis, read[found.order], Role.FOLLOWS)
-    tracer.label(call.results[0], spread(read, call.results[0].shape, 1))
+        if isinstance(item, Tensor) and not tracer.follow(item, 0, read):
+            tracer.atoms.freeze(read, "group norm whose parameters are computed in the forward")
+    out, *statistics = call.results
+    tracer.label(out, spread(read, out.shape, 1))
+    for item in statistics:  # (B, groups)
+        tracer.label(item, spread(members[:, 0], item.shape, 1))
 
 
 _Rule = Callable[[Any, Call], None]

@@ -171,8 +171,7 @@ def _finish_layer(tracer: LabelTracer, out: Tensor, record: CallRecord, bias: Te
     if bias is not None and tracer.parameter(bias) is bias:
         tracer.axis(bias, 0, record.output, Role.FOLLOWS)
         record.bias = bias
-    elif bias is not None and (found := tracer.views.axis(bias, 0)) is not None:
-        tracer.axis(found.parameter, found.axis, record.output[found.order], Role.FOLLOWS)
+    elif bias is not None and tracer.follow(bias, 0, record.output):
         record.forked = True
     elif bias is not None:
         tracer.atoms.freeze(record.output, f"{tracer.name(record.weight)} has a bias that is computed in the forward")
@@ -191,11 +190,8 @@ def _batch_norm(tracer: LabelTracer, call: Call) -> CallRecord | None:
     if read is None:
         return None
     for item in parameters:
-        found = tracer.views.axis(item, 0)
-        if found is None:
+        if not tracer.follow(item, 0, read):
             tracer.atoms.freeze(read, "batch norm whose parameters are computed in the forward")
-        else:
-            tracer.axis(found.parameter, found.axis, read[found.order], Role.FOLLOWS)
     tracer.label(call.results[0], spread(read, call.results[0].shape, 1))
     record = tracer.chain(image)
     # Only a norm with scale, shift and both statistics of its own can take a layer's new scale over.

@@ -229,6 +229,18 @@ class LabelTracer(Interpreter):
         self.atoms.tie(record.labels, labels, f"{self.name(tensor)} is used with fixed and with prunable channels")
         return record.labels
 
+    def follow(self, tensor: Tensor, dim: int, labels: Tensor) -> bool:
+        """Lets the parameter that a tensor comes from follow the (n,) labels along one of its dimensions.
+
+        Returns whether it comes from one, and every position along the dimension from one of the parameter's own.
+        """
+        found = self.views.axis(tensor, dim)
+        if found is None:
+            return False
+        self.axis(found.parameter, found.axis, labels[found.order], Role.FOLLOWS)
+        self.memory.labelled(tensor, spread(labels, tensor.shape, dim))
+        return True
+
     def produced(self, weight: Tensor, axis: int) -> Tensor:
         """Returns the atoms of a layer's output channels: fresh ones at its first call."""
         record = self.axes.get((id(weight), axis))
