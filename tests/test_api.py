@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import autoprune
 from autoprune.report.observer import NullObserver
@@ -73,7 +74,7 @@ def in_a_fresh_process(code, *arguments):
 def test_a_live_network_and_two_loaders_are_searched():
     from toy_problem import loaders, network
 
-    model = network()
+    model = network().train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     result = autoprune.search(model, loaders(), budget="50%flops", out="run", **QUICK)
     assert result.summary["model"] == "Network"
@@ -81,6 +82,37 @@ def test_a_live_network_and_two_loaders_are_searched():
     assert len(result.front) >= 1
     # The caller's network is as it was.
     assert all((tensor == before[name]).all() for name, tensor in model.state_dict().items())
+    assert all(module.training for module in model.modules())
+
+
+class Locked(torch.nn.Linear):
+    def __deepcopy__(self, memo):
+        raise TypeError("cannot pickle '_thread.lock' object")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda model, train, test: (model, (train, [])), "test set of 'custom' is empty"),
+        (lambda model, train, test: (model, train), "The data are a DataLoader. Give a name or a pair"),
+        (lambda model, train, test: (Locked(2, 2), (train, test)), "Locked cannot be copied: TypeError: cannot pickle"),
+        (
+            lambda model, train, test: (model, [(torch.zeros(9, 1, 8), torch.zeros(9).long())] * 2),
+            "must be a float tensor",
+        ),
+        (
+            lambda model, train, test: (model, [(torch.zeros(9, 1, 8, 8), torch.arange(9) + 1)] * 2),
+            "labels count from 0",
+        ),
+    ],
+)
+def test_objects_that_do_not_fit_are_one_line(change, message):
+    from toy_problem import loaders, network
+
+    model, data = change(network(), *loaders())
+    with pytest.raises(autoprune.AutopruneError, match=message) as raised:
+        autoprune.search(model, data, **QUICK)
+    assert "\n" not in str(raised.value)
 
 
 def test_a_named_network_loads_in_a_fresh_process_and_a_live_one_says_what_it_needs(tmp_path):

@@ -67,6 +67,12 @@ def bundle_from(
             raise DataError(f"The {part} set of {name!r} is empty.")
     shape = tuple(int(side) for side in train_images.take([0]).shape[1:])
     assert len(shape) == 3
+    tested = tuple(int(side) for side in test_images.take([0]).shape[1:])
+    if tested != shape:
+        raise DataError(
+            f"The training images of {name!r} are {_by(shape)} and its test images {_by(tested)} (channels x height x "
+            "width). Bring both to one shape."
+        )
     highest = int(max(train_images.labels.max(), test_images.labels.max()))
     names = tuple(str(label) for label in range(highest + 1)) if classes is None else tuple(classes)
     if highest >= len(names):
@@ -83,11 +89,14 @@ def as_images(source: Any) -> Images:
     if hasattr(source, "take") and hasattr(source, "labels"):
         images: Images = source
         return images
-    if isinstance(source, DataLoader):
-        dataset, collate = source.dataset, source.collate_fn
-        if isinstance(dataset, IterableDataset):
-            raise DataError("A DataLoader over an IterableDataset cannot be indexed. Give a map-style data set.")
-        return DatasetImages(dataset, collate)
+    inner = source.dataset if isinstance(source, DataLoader) else source
+    if isinstance(inner, IterableDataset):
+        raise DataError(
+            "An IterableDataset cannot be indexed, but autoprune draws its own images from a data set. Give one with "
+            "__len__ and __getitem__, or (images, labels) tensors."
+        )
+    if isinstance(source, DataLoader) and hasattr(inner, "__len__"):
+        return DatasetImages(inner, source.collate_fn)
     if isinstance(source, list | tuple) and len(source) == 2 and hasattr(source[0], "shape"):
         try:
             return DatasetImages(TensorDataset(torch.as_tensor(source[0]), torch.as_tensor(source[1])))
@@ -98,5 +107,10 @@ def as_images(source: Any) -> Images:
     if hasattr(source, "__getitem__") and hasattr(source, "__len__"):
         return DatasetImages(source)
     raise DataError(
-        f"Cannot read images from a {type(source).__name__}. Give a torch Dataset or DataLoader, or (images, labels)."
+        f"Cannot read images from a {type(inner).__name__}. Give a torch Dataset that has a length, a DataLoader of "
+        "one, or (images, labels)."
     )
+
+
+def _by(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape))

@@ -104,11 +104,9 @@ class DatasetImages:
         """(N,) class indices; read once, without loading images where the data set lists its labels."""
         known = _listed_labels(self.dataset)
         if known is None:
-            known = np.asarray([int(self._batch([index])[1].reshape(-1)[0]) for index in range(len(self))])
-        labels = np.asarray(known).reshape(-1).astype(np.int64)
-        if len(labels) != len(self) or (len(labels) and labels.min() < 0):
-            raise DataError(f"The data set has {len(self)} images and {len(labels)} labels. Give one label >= 0 each.")
-        return labels
+            loaded = [self._batch([index])[1].cpu().numpy() for index in range(len(self))]
+            known = np.concatenate([np.atleast_1d(label) for label in loaded]) if loaded else np.zeros(0, np.int64)
+        return class_indices(known, images=len(self))
 
     def take(self, indices: npt.ArrayLike) -> Tensor:
         """Returns (n, C, H, W) float32 images on the CPU."""
@@ -131,7 +129,13 @@ class DatasetImages:
             ) from error
         if not isinstance(batch, list | tuple) or len(batch) < 2 or not isinstance(batch[0], Tensor):
             raise DataError(f"The data set gives {type(batch).__name__} items, not (tensor, label) pairs.")
-        return batch[0], torch.as_tensor(batch[1])
+        try:
+            return batch[0], torch.as_tensor(batch[1])
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise DataError(
+                f"The label of image {positions[0]} is no number: {str(batch[1])[:60]}. Give class indices 0, 1, ... "
+                "as integers."
+            ) from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,6 +206,31 @@ def _resized(images: Tensor, size: tuple[int, int]) -> Tensor:
     images = functional.interpolate(images, size=shape, mode="bilinear", antialias=True, align_corners=False)
     top, left = (shape[0] - size[0]) // 2, (shape[1] - size[1]) // 2
     return images[..., top : top + size[0], left : left + size[1]]
+
+
+def class_indices(labels: npt.NDArray[Any], *, images: int) -> IntArray:
+    """Returns (N,) labels as class indices.
+
+    Args:
+        labels: (N,), or (N, 1), as the data set gives them.
+        images: N.
+
+    Raises:
+        DataError: they are no whole numbers of at least 0, several belong to one image, or their number is not N.
+    """
+    advice = "Give class indices 0, 1, ... as integers, one for each image."
+    if len(labels) != images:
+        raise DataError(f"The data set has {images} images and {len(labels)} labels. {advice}")
+    if labels.size != images:
+        shape = "x".join(map(str, labels.shape[1:]))
+        raise DataError(f"Each label of the data set has {shape} values. {advice} (Of one-hot labels: argmax(1).)")
+    if not (np.issubdtype(labels.dtype, np.integer) or labels.dtype == np.bool_) and images:
+        raise DataError(
+            f"The labels of the data set are of type {labels.dtype}, such as {labels.reshape(-1)[0]}. {advice}"
+        )
+    if images and labels.min() < 0:
+        raise DataError(f"The data set has the label {labels.min()}. {advice}")
+    return labels.reshape(-1).astype(np.int64)
 
 
 def _listed_labels(dataset: Any) -> npt.NDArray[Any] | None:

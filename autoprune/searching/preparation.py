@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -207,13 +208,23 @@ def problem_from(model: nn.Module | str, data: Any, options: SearchOptions, obse
         raise ModelError(f"The model is a {type(model).__name__}. Give an nn.Module or a name such as 'cifar/vgg16'.")
     bundle = load_data(data, root=options.data_root) if isinstance(data, str) else _bundle(data)
     objects = ("model",) if isinstance(data, str) else ("model", "data")
-    return Problem(type(model).__name__, None, None, adapt(model.cpu().eval()), bundle, objects=objects)
+    return Problem(type(model).__name__, None, None, adapt(_own_copy(model)), bundle, objects=objects)
+
+
+def _own_copy(model: nn.Module) -> nn.Module:
+    """Returns a copy in eval mode on the CPU: the caller's network stays where it is, and goes on training."""
+    try:
+        return copy.deepcopy(model).cpu().eval()
+    except Exception as error:  # a user's own attributes may refuse in any way
+        raise ModelError(
+            f"{type(model).__name__} cannot be copied: {one_line(error)}. Give a fresh instance with the weights in it."
+        ) from error
 
 
 def _bundle(data: Any) -> DataBundle:
     if isinstance(data, DataBundle):
         return data
-    if isinstance(data, tuple) and len(data) == 2:
+    if isinstance(data, tuple | list) and len(data) == 2:
         return bundle_from(*data)
     raise DataError(f"The data are a {type(data).__name__}. Give a name or a pair (training set, test set).")
 
@@ -264,7 +275,7 @@ def require_fit(problem: Problem) -> None:
     if logits.shape[1] < len(data.classes):
         raise ModelError(
             f"{problem.name} has {logits.shape[1]} outputs, but {data.name} has {len(data.classes)} classes. "
-            "Build it with as many classes as the data have."
+            "Build it with as many classes as the data have; labels count from 0."
         )
     if not torch.isfinite(logits).all():
         raise ModelError(f"The outputs of {problem.name} are not finite on {data.name}. Its weights are of no use.")

@@ -21,6 +21,7 @@ COMMANDS = [
     for match in re.finditer(r"(?:^|&& )(autoprune .*)$", text, flags=re.MULTILINE)
 ]
 PYTHON = [(text, not needs) for needs, language, text in BLOCKS if language == "python"]
+[OWN_NETWORK] = re.findall(r"## Bring your own network.*?```python\n(.*?)```", README, flags=re.DOTALL)
 TOML = [text for _, language, text in BLOCKS if language == "toml"]
 
 
@@ -57,11 +58,30 @@ def test_every_python_block_compiles(text, runs):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("text", [text for text, runs in PYTHON if runs])
+@pytest.mark.parametrize("text", [text for text, runs in PYTHON if runs and text != OWN_NETWORK])
 def test_python_blocks_run(text, tmp_path, monkeypatch):
     pytest.importorskip("autoprune.searching.api")
     monkeypatch.chdir(tmp_path)
     exec(compile(text, "README.md", "exec"), {})
+
+
+def test_a_network_of_ones_own_is_pruned_in_less_than_twenty_lines(tmp_path, monkeypatch):
+    import torch
+
+    monkeypatch.chdir(tmp_path)
+    assert len([line for line in OWN_NETWORK.splitlines() if line.strip()]) < 20
+    torch.manual_seed(0)
+    names = {}
+    exec(compile(OWN_NETWORK, "README.md", "exec"), names)
+    summary, pruned = names["result"].summary, names["pruned"]
+    assert summary["incumbent"]["flops"] <= 0.5 * summary["dense"]["flops"]
+    assert summary["incumbent"]["accuracy"] > summary["dense"]["accuracy"] - 0.05 > 0.85
+    images = torch.stack([image for image, _ in names["test"].dataset])
+    targets = torch.tensor([label for _, label in names["test"].dataset])
+    assert (pruned(images).argmax(1) == targets).float().mean().item() == pytest.approx(
+        summary["incumbent"]["accuracy"]
+    )
+    assert pruned[0].out_channels < names["network"][0].out_channels == 16
 
 
 @pytest.mark.parametrize("text", TOML)

@@ -120,6 +120,35 @@ def test_a_tensor_data_set_gives_its_images_and_labels() -> None:
     assert images.labels.tolist() == y.tolist()
 
 
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (torch.tensor([0.0, 0.5, 1.0]), "are of type float32, such as 0.0"),
+        (torch.eye(3, dtype=torch.int64), r"Each label of the data set has 3 values\. .* one-hot labels: argmax\(1\)"),
+        (torch.tensor([0, -1, 2]), "has the label -1"),
+    ],
+)
+@pytest.mark.parametrize("listed", [True, False])
+def test_labels_that_are_no_class_indices_are_refused(labels: torch.Tensor, message: str, listed: bool) -> None:
+    dataset = TensorDataset(torch.zeros(3, 1, 2, 2), labels)
+    with pytest.raises(DataError, match=message) as caught:
+        _ = DatasetImages(dataset if listed else [dataset[index] for index in range(3)]).labels
+    assert "Give class indices 0, 1, ... as integers" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("label", ["cat", {"boxes": torch.zeros(1, 4)}])
+def test_a_label_that_is_no_number_is_refused(label: object) -> None:
+    with pytest.raises(DataError, match=r"label of image 0 is no number: .*Give class indices"):
+        _ = DatasetImages([(torch.zeros(1, 2, 2), label)]).labels
+
+
+def test_labels_in_a_column_and_of_two_classes_as_truth_values_are_fine() -> None:
+    images = torch.zeros(3, 1, 2, 2)
+    assert DatasetImages(TensorDataset(images, torch.tensor([[2], [0], [1]]))).labels.tolist() == [2, 0, 1]
+    assert DatasetImages(TensorDataset(images, torch.tensor([True, False, True]))).labels.tolist() == [1, 0, 1]
+
+
 def test_a_loaders_collate_function_is_used() -> None:
     loader = DataLoader(
         Counting(), collate_fn=lambda items: (torch.stack([x for x, _ in items]) * 2, [y for _, y in items])

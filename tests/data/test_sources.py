@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from autoprune.data import ArrayImages, DataBundle, FolderImages, Preprocessing, bundle_from, load_data
 from autoprune.data.preprocessing import RAW
@@ -138,10 +138,20 @@ class Endless(IterableDataset):
         yield torch.zeros(1, 4, 4), 0
 
 
+class Boundless(Dataset):
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        return torch.zeros(1, 4, 4), 0
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [
         (DataLoader(Endless()), "IterableDataset cannot be indexed"),
+        (Endless(), "IterableDataset cannot be indexed"),
+        (
+            DataLoader(Boundless(), sampler=[0]),
+            "Cannot read images from a Boundless. Give a torch Dataset that has a length",
+        ),
         (3, "Cannot read images from a int"),
         (TensorDataset(torch.zeros(0, 1, 4, 4), torch.zeros(0)), "is empty"),
         ((torch.zeros(3, 1, 4, 4), torch.zeros(2)), "as many labels as images"),
@@ -150,6 +160,11 @@ class Endless(IterableDataset):
 def test_sources_that_cannot_be_indexed_are_refused(source: object, message: str) -> None:
     with pytest.raises(DataError, match=message):
         bundle_from(source, source)
+
+
+def test_images_of_two_shapes_are_refused() -> None:
+    with pytest.raises(DataError, match=r"are 1x4x4 and its test images 1x4x5 \(channels x height x width\)"):
+        bundle_from(tensors(), (torch.zeros(3, 1, 4, 5), torch.zeros(3, dtype=torch.int64)))
 
 
 def test_a_label_beyond_the_classes_is_refused() -> None:
