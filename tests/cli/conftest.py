@@ -117,6 +117,20 @@ class FakeSearch:
         self.call("pick", run, choice, registration=registration)
         return {**PICKED, "run": str(run)}
 
+    def check_proxies(self, options, wanted, observer):
+        self.call("check_proxies", options, wanted)
+        finetune = {"epochs": 2.0, "lowest": 0.8, "highest": 0.9, "images": 100, "sampling_error": 0.01}
+        return {
+            "structures": 12,
+            "budget": ["50%flops"],
+            "min_tau": 0.7,
+            "recommended": None,
+            "out": "runs/proxy",
+            "finetune": finetune,
+            "proxies": [],
+            "failures": [],
+        }
+
     def evaluate_saved(self, directory, *, data, data_root, split):
         self.call("evaluate_saved", directory, data=data, data_root=data_root, split=split)
         return self.report
@@ -154,6 +168,7 @@ def fake_search(monkeypatch, tmp_path):
         _module("autoprune.searching.reporting", write_report=fake.report_run, write_comparison=fake.compare_runs),
         _module("autoprune.searching.pruning", MethodOptions=types.SimpleNamespace, prune=fake.prune),
         _module("autoprune.searching.exporting", export_saved=fake.export_saved),
+        _module("autoprune.searching.proxies", ProxyOptions=types.SimpleNamespace, check_proxies=fake.check_proxies),
         _module("autoprune.searching.training", train_network=fake.train),
         _module("autoprune.searching.finetuning", finetune=fake.train),
         _module("autoprune.report.live", LiveProgress=fake.live_progress),

@@ -98,5 +98,5 @@ def test_the_table_of_options_is_complete():
 
 
 def test_the_table_of_commands_is_complete():
-    names = [command.callback.__name__ for command in app.registered_commands]
+    names = [command.name or command.callback.__name__ for command in app.registered_commands]
     assert [name for name in names if f"| `autoprune {name}" not in README] == []
