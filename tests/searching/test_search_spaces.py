@@ -30,6 +30,7 @@ NETWORKS = {
     "imagenet-efficientnet-b0": (("torchvision/efficientnet_b0", 32),),
     "imagenet-convnext-tiny": (("torchvision/convnext_tiny", 32),),
     "imagenet-vit-b16": (("torchvision/vit_b_16", 224),),
+    "ssd300-vgg16": (("torchvision/ssd300_vgg16", 300),),
     "default": (("digits/resnet", 8),),
 }
 PAIRS = [(space, model, side) for space, networks in NETWORKS.items() for model, side in networks]
