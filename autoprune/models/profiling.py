@@ -64,16 +64,18 @@ def profile(
 
 
 def _first(network: TracedNetwork, group: int, side: str) -> tuple[LayerCall | None, Any]:
-    """Returns the first layer whose output (input) holds the group, and the (N,) positions of its channels there."""
+    """Returns the first layer whose output (input) holds the group, and the (N, m) positions of its channels there.
+
+    A channel is one position as a rule; a head is all of its rows of queries, keys and values.
+    """
     for call in network.calls:
         layout = getattr(call, side)
         if layout is not None and group in network.channels[layout].members:
             channels = network.channels[layout]
             positions = np.flatnonzero(channels.group == group)
             ordered = positions[np.argsort(channels.channel[positions], kind="stable")]
-            # A channel that occurs several times (flattened maps, grouped convolutions) is known by its first place.
-            return call, ordered.reshape(network.groups[group].width, -1)[:, 0]
-    return None, np.arange(network.groups[group].width)
+            return call, ordered.reshape(network.groups[group].width, -1)
+    return None, np.arange(network.groups[group].width)[:, None]
 
 
 def _mean_maps(model: nn.Module, calls: Sequence[LayerCall], images: Tensor) -> dict[int, FloatArray]:
@@ -114,8 +116,10 @@ def _correlation(network: TracedNetwork, calibration: Calibration, group: int) -
         channels = network.channels[call.input]
         if group in channels.members:
             positions = np.flatnonzero(channels.group == group)
-            places = positions[np.argsort(channels.channel[positions], kind="stable")].reshape(width, -1)[:, 0]
-            covariance = to_numpy(calibration.covariance(call.call))[np.ix_(places, places)]
+            places = positions[np.argsort(channels.channel[positions], kind="stable")].reshape(width, -1)
+            whole = to_numpy(calibration.covariance(call.call))
+            # A flattened map, or a head, has several: the same one of each channel is compared, and all are averaged.
+            covariance = np.mean([whole[np.ix_(column, column)] for column in places.T], axis=0)
             deviation = np.sqrt(np.clip(np.diag(covariance), 0.0, None))
             alive = deviation > 1e-6 * max(float(deviation.max()), 1e-30)
             scale = np.where(alive, deviation, 1.0)

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import torch
+import torchvision
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -135,6 +136,13 @@ def transformer(attention: Callable[[], nn.Module]) -> nn.Module:
 def encoder(**options: Any) -> nn.Module:
     layer = nn.TransformerEncoderLayer(WIDTH, HEADS, 20, batch_first=True, **options)
     return transformer(lambda: nn.TransformerEncoder(layer, 1, enable_nested_tensor=False))
+
+
+def vision_transformer() -> nn.Module:
+    """Returns torchvision's, as small as it gets, for images of 32 by 32."""
+    return torchvision.models.VisionTransformer(
+        image_size=32, patch_size=16, num_layers=2, num_heads=4, hidden_dim=16, mlp_dim=20, num_classes=5
+    )
 
 
 ATTENTION_NETWORKS: dict[str, Callable[[], nn.Module]] = {

@@ -12,10 +12,14 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from autoprune.core.candidate import Merge
 from autoprune.core.structure import Structure
 from autoprune.models.attention import HeadAttention, adapt
+from autoprune.models.calibration import calibrate
 from autoprune.models.counting import count
+from autoprune.models.merging import cut_and_merge
 from autoprune.models.network import Role, TracedNetwork
+from autoprune.models.selection import keep_best, rank_groups
 from autoprune.models.surgery import cut, random_kept
 from autoprune.models.tracing import trace
 from autoprune.models.verify import random_structure, restricted, verified, verify
@@ -333,3 +337,42 @@ class TestNorms:
         network = trace(self.body(norm), torch.zeros(1, *SHAPE))
         assert [group.name for group in network.groups] == ["3"]
         assert reason in network.frozen["0"]
+
+
+class TestRepair:
+    """What follows a cut: the layers that read what is left of heads and of an MLP are solved by least squares."""
+
+    @pytest.mark.parametrize("name", ["vit", "swin", "maxvit"])
+    def test_closed_forms_bring_a_cut_transformer_back_towards_the_dense_one(self, name):
+        model, shape, heads = family(name)
+        model = adapt(model)
+        x = torch.randn(24, *shape, generator=torch.Generator().manual_seed(2))
+        network = trace(model, torch.zeros(1, *shape))
+        calibration = calibrate(model, network, x, seed=0, batch=8)
+        reads = [call for call in network.calls if call.input is not None and call.call in calibration.targets]
+        consumed = {group for call in reads for group in network.channels[call.input].members}
+        assert {network.index[group] for group in heads} <= consumed
+        structure = Structure(tuple(max(1, group.width // 2) for group in network.groups))
+        kept = keep_best(rank_groups(model, network, calibration), structure.widths)
+        with torch.no_grad():
+            wanted = model(x)
+            errors = {
+                merge: float((cut_and_merge(model, network, kept, merge=merge, calibration=calibration, images=x)(x)
+                              - wanted).square().mean())
+                for merge in (Merge.SLICE, Merge.LEAST_SQUARES, Merge.SEQUENTIAL)
+            }  # fmt: skip
+        assert errors[Merge.SEQUENTIAL] < errors[Merge.LEAST_SQUARES] < errors[Merge.SLICE]
+        assert errors[Merge.SEQUENTIAL] < 0.5 * errors[Merge.SLICE]
+
+    def test_heads_that_say_nothing_are_dropped_without_loss(self):
+        model = toy("torch's attention")
+        network = trace(model, torch.zeros(1, *SHAPE))
+        attention = model.get_submodule("attention.attention")
+        with torch.no_grad():
+            attention.out_proj.weight[:, HEAD_DIM : 2 * HEAD_DIM] = 0.0
+        x = images(8)
+        rankings = rank_groups(model, network, calibrate(model, network, x, seed=0))
+        kept = keep_best(rankings, (HEADS - 1, 20))
+        assert kept.indices[0].tolist() == [0, 2, 3]
+        with torch.no_grad():
+            torch.testing.assert_close(cut(model, network, kept)(x), model(x))

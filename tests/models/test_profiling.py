@@ -41,6 +41,13 @@ def test_every_group_has_finite_statistics_of_its_width(name):
         assert 0 <= item.dead_share <= 1
 
 
+def test_a_head_is_compared_by_all_of_its_rows():
+    model, _, found = profiled("fused heads")
+    item = next(item for item in found.groups if item.name == "attention.qkv")
+    rows = model.attention.qkv.weight.detach().double().reshape(3, 4, -1).movedim(0, 1).flatten(1)
+    np.testing.assert_allclose(item.filter_distances, torch.cdist(rows, rows).square(), atol=1e-5)
+
+
 def test_the_statistics_are_those_of_their_definitions():
     model, network, found = profiled("plain")
     item = found.groups[network.index["layers.2.0"]]

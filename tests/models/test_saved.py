@@ -19,11 +19,13 @@ from tests.models.saved_cut import saved_cut
 from tests.models.toy_networks import toy
 
 ROOT = Path(__file__).parents[2]
+#: A factory that knows nothing of heads that can be cut.
+TRANSFORMER = "tests.models.attention_networks:vision_transformer"
 
 
 @pytest.mark.parametrize("spec", [
     "cifar/resnet20-a", "cifar/resnet20-b", "cifar/vgg16", "cifar/densenet40-nobn", "torchvision/resnet18",
-    "torchvision/mobilenet_v3_small",
+    "torchvision/mobilenet_v3_small", TRANSFORMER,
 ])  # fmt: skip
 def test_a_loaded_model_is_the_saved_one_to_the_last_bit(tmp_path, spec):
     small, shape = saved_cut(tmp_path, spec)
@@ -38,7 +40,7 @@ def test_a_loaded_model_is_the_saved_one_to_the_last_bit(tmp_path, spec):
     again.train()(x).sum().backward()
 
 
-@pytest.mark.parametrize("spec", ["cifar/resnet20-a", "torchvision/resnet18"])
+@pytest.mark.parametrize("spec", ["cifar/resnet20-a", "torchvision/resnet18", TRANSFORMER])
 def test_a_fresh_process_needs_nothing_but_the_folder(tmp_path, spec):
     small, shape = saved_cut(tmp_path, spec)
     x = torch.randn(2, *shape)
