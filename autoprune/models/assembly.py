@@ -71,6 +71,7 @@ def assemble(tracer: LabelTracer, model: nn.Module, input_shape: tuple[int, ...]
         _frozen_layers(tracer, records, roots, place),
         input_shape,
         frozenset(tracer.known.names[norm][0] for norm, times in tracer.norm_uses.items() if times > 1),
+        tracer.picks_by_value,
     )
 
 

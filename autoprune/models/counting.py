@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from autoprune.core.cost import Cost
 from autoprune.models.dispatch import Interpreter
+from autoprune.models.vision import DEFORMABLE
 from autoprune.tasks.detectors import raw_outputs
 
 
@@ -18,8 +21,10 @@ class _Counter(Interpreter):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # likewise
         self.macs = 0
+        #: {parameter: how often each of its weights was multiplied}.
+        self.uses: Counter[str] = Counter()
         # A part of a weight may begin where the whole does: products with parts are no layers, here and in the trace.
-        self._weights = {(parameter.data_ptr(), parameter.numel()) for parameter in model.parameters()}
+        self._weights = {(item.data_ptr(), item.numel()): name for name, item in model.named_parameters()}
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -29,12 +34,20 @@ class _Counter(Interpreter):
         if name == "aten::convolution":
             image, weight, transposed = args[0], args[1], args[6]
             positions = image.shape[2:].numel() if transposed else out.shape[2:].numel()
-            self.macs += positions * out.shape[0] * weight.numel()
+            self._add(weight, positions * out.shape[0])
+        elif name == DEFORMABLE:
+            self._add(args[1], out.shape[2:].numel() * out.shape[0])
         elif name in ("aten::addmm", "aten::mm"):
             rows, matrix = args[-2], args[-1]
             if (matrix.data_ptr(), matrix.numel()) in self._weights:
-                self.macs += rows.shape[0] * matrix.numel()
+                self._add(matrix, rows.shape[0])
         return out
+
+    def _add(self, weight: Tensor, uses: int) -> None:
+        self.macs += uses * weight.numel()
+        name = self._weights.get((weight.data_ptr(), weight.numel()))
+        if name is not None:  # none where it was computed in the forward
+            self.uses[name] += uses
 
 
 def count(model: nn.Module, shape: tuple[int, ...], *, dtype: torch.dtype = torch.float32) -> Cost:
@@ -46,7 +59,17 @@ def count(model: nn.Module, shape: tuple[int, ...], *, dtype: torch.dtype = torc
         dtype: of the image.
     """
     device = next(iter(model.parameters())).device
+    return count_on(model, torch.zeros(shape, dtype=dtype, device=device))[0]
+
+
+def count_on(model: nn.Module, images: Tensor) -> tuple[Cost, Mapping[str, int]]:
+    """Returns MACs of a forward over all these images and parameters, and how often each weight was multiplied.
+
+    Args:
+        model: the network, in eval mode.
+        images: (B, C, H, W).
+    """
     counter = _Counter(model)
     with torch.no_grad(), counter:
-        raw_outputs(model, torch.zeros(shape, dtype=dtype, device=device))
-    return Cost(counter.macs, sum(parameter.numel() for parameter in model.parameters()))
+        raw_outputs(model, images)
+    return Cost(counter.macs, sum(parameter.numel() for parameter in model.parameters())), counter.uses

@@ -89,6 +89,11 @@ def distinct(labels: Tensor) -> Tensor:
 
 def compact(labels: Tensor) -> Tensor:
     """Returns the labels with every dimension of constant labels reduced to size 1."""
+    if labels.numel() == 0:
+        # No box was found, say: an expanded tensor of no rows still knows its channels.
+        repeated = [size == stride == 0 for size, stride in zip(labels.shape, labels.stride(), strict=True)]
+        shape = [1 if again else size for again, size in zip(repeated, labels.shape, strict=True)]
+        labels = labels.as_strided(shape, labels.stride())
     for dim in range(labels.dim()):
         if labels.size(dim) > 1:
             first = labels.narrow(dim, 0, 1)
@@ -105,7 +110,7 @@ def varying_dims(labels: Tensor) -> list[int]:
 def along(labels: Tensor, dim: int) -> Tensor | None:
     """Returns the (n,) labels along `dim` if they are constant along every other dimension, else None."""
     small = compact(labels)
-    if any(size > 1 for other, size in enumerate(small.shape) if other != dim % labels.dim()):
+    if small.numel() == 0 or any(size > 1 for other, size in enumerate(small.shape) if other != dim % labels.dim()):
         return None
     return small.reshape(-1).expand(labels.size(dim)) if small.numel() == 1 else small.reshape(-1)
 

@@ -27,9 +27,8 @@ _PER_CHANNEL = """
 """
 _REDUCTIONS = "mean sum amax amin max min var std"
 _ALONG_DIM = "_softmax _log_softmax _safe_softmax cumsum"
-_PARTS = frozenset(
-    {"aten::split", "aten::split_with_sizes", "aten::slice", "aten::select", "aten::unbind", "aten::index"}
-)
+_PARTS = frozenset({"aten::split", "aten::split_with_sizes", "aten::slice", "aten::select", "aten::unbind"})
+_FIXED_ORDER = frozenset({"aten::index_select", "aten::roll"})
 _RESHAPES = frozenset({"aten::view", "aten::_unsafe_view", "aten::_reshape_alias"})
 _UNLABELLED = "new_zeros new_empty new_ones new_full empty_like zeros_like ones_like"
 
@@ -88,6 +87,8 @@ def _move(tracer: LabelTracer, call: Call) -> None:
     labels = [leaf for leaf in tree_leaves(moved) if isinstance(leaf, Tensor)]
     if call.name in _PARTS:
         _freeze_parts(tracer, call, labels)
+    elif call.name in _FIXED_ORDER:
+        _freeze_reordered(tracer, call, labels[0])
     for result, label in zip(call.results, labels, strict=True):
         tracer.label(result, _rectangular(tracer, call, label))
 
@@ -134,6 +135,13 @@ def _freeze_parts(tracer: LabelTracer, call: Call, labels: list[Tensor]) -> None
         else:
             tracer.atoms.freeze(before, f"{call.plain} takes a part of the channels at fixed positions")
         return
+
+
+def _freeze_reordered(tracer: LabelTracer, call: Call, after: Tensor) -> None:
+    """Freezes channels that an operation puts into an order written in the forward; positions may move."""
+    before = tracer.labels(call.args[0])
+    if before is not None and not torch.equal(compact(before), compact(after)):
+        tracer.atoms.freeze(before, f"{call.plain} takes channels at fixed positions")
 
 
 def _rectangular(tracer: LabelTracer, call: Call, labels: Tensor) -> Tensor:

@@ -151,6 +151,8 @@ class TracedNetwork:
         frozen: {layer: why its output channels are not prunable}.
         input_shape: (C, H, W) of the traced image.
         repeated_norms: the first parameter or buffer of every batch norm that runs more than once.
+        picks_by_value: whether the forward keeps what has a high score, say, so that outputs and costs vary with
+            the image; a layer's cost is then that on the traced one.
     """
 
     groups: tuple[PrunableGroup, ...]
@@ -162,6 +164,7 @@ class TracedNetwork:
     frozen: Mapping[str, str]
     input_shape: tuple[int, ...]
     repeated_norms: frozenset[str] = frozenset()
+    picks_by_value: bool = False
 
     @cached_property
     def dense(self) -> Structure:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from autoprune.models.indexing import INDEX_RULES
 from autoprune.models.labels import FIXED, compact, spread
 from autoprune.models.movement import (
     DATA_RULES,
@@ -27,6 +28,7 @@ from autoprune.models.network import LayerKind, Role
 from autoprune.models.operations import CONVOLUTIONS, LINEAR, NORMS, is_addition
 from autoprune.models.products import PRODUCT_RULES
 from autoprune.models.records import Call, CallRecord
+from autoprune.models.vision import DEFORMABLE, VISION_RULES, deformable_convolution
 
 if TYPE_CHECKING:
     from autoprune.models.tracing import LabelTracer
@@ -61,6 +63,9 @@ def _interpret(tracer: LabelTracer, call: Call) -> CallRecord | None:
     layer_rule = _LAYER_RULES.get(call.name)
     if layer_rule is not None:
         return layer_rule(tracer, call)
+    if call.name == DEFORMABLE:
+        deformable_convolution(tracer, call)
+        return None
     if call.name in _WEIGHT_VIEWS and (viewed := tracer.parameter(call.args[0])) is not None:
         if viewed.dim() == 2:
             tracer.view_of_parameter(call.out, viewed)
@@ -72,7 +77,7 @@ def _interpret(tracer: LabelTracer, call: Call) -> CallRecord | None:
     if call.name in MOVES:
         tracer.views.move(call)
     if any(tracer.labels(leaf) is not None for leaf in call.operands):
-        rule = DATA_RULES.get(call.name) or PRODUCT_RULES.get(call.name)
+        rule = _DATA_RULES.get(call.name)
         if rule is not None:
             rule(tracer, call)
         elif call.name not in UNLABELLED:
@@ -270,3 +275,4 @@ _LAYER_RULES: dict[str, _LayerRule] = {
     **dict.fromkeys(LINEAR, _linear),
     **dict.fromkeys(NORMS, _batch_norm),
 }
+_DATA_RULES = {**DATA_RULES, **PRODUCT_RULES, **INDEX_RULES, **VISION_RULES}

@@ -20,6 +20,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from autoprune.errors import ModelError
 from autoprune.models.assembly import assemble
 from autoprune.models.dispatch import Interpreter
+from autoprune.models.indexing import picks_by_value
 from autoprune.models.labels import FIXED, Atoms, along, distinct, spread
 from autoprune.models.layers import ChannelMap
 from autoprune.models.memory import ActivationLog
@@ -97,6 +98,7 @@ class LabelTracer(Interpreter):
         self._chains = _ByTensor()
         self._derived = _ByTensor()
         self.derived_uses: Counter[int] = Counter()
+        self.picks_by_value = False
         self._opaque = 0
         self.views = ParameterViews(known.__contains__)
         self._heads = heads
@@ -117,6 +119,7 @@ class LabelTracer(Interpreter):
         self.memory.holds(call.results)
         self._step += 1
         if self._opaque == 0:
+            self.picks_by_value |= picks_by_value(call)
             apply_rule(self, call)
             self._remember_sizes(call.results)
         return out
@@ -230,14 +233,15 @@ class LabelTracer(Interpreter):
         return record.labels
 
     def follow(self, tensor: Tensor, dim: int, labels: Tensor) -> bool:
-        """Lets the parameter that a tensor comes from follow the (n,) labels along one of its dimensions.
+        """Lets the parameters that a tensor comes from follow the (n,) labels along one of its dimensions.
 
-        Returns whether it comes from one, and every position along the dimension from one of the parameter's own.
+        Returns whether there are any, and every position along the dimension comes from one of each.
         """
-        found = self.views.axis(tensor, dim)
-        if found is None:
+        found = self.views.axes(tensor, dim)
+        for item in found:
+            self.axis(item.parameter, item.axis, labels[item.order], Role.FOLLOWS)
+        if not found:
             return False
-        self.axis(found.parameter, found.axis, labels[found.order], Role.FOLLOWS)
         self.memory.labelled(tensor, spread(labels, tensor.shape, dim))
         return True
 

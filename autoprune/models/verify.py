@@ -6,7 +6,7 @@ they are read. A group for which it does not hold (a forward with widths written
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 from autoprune.core.cost import Cost
 from autoprune.core.structure import Structure
-from autoprune.models.counting import count
+from autoprune.models.counting import count, count_on
 from autoprune.models.network import TracedNetwork
 from autoprune.models.surgery import Kept, cut, keep_all, named_tensors, random_kept
 from autoprune.tasks.detectors import raw_outputs
@@ -66,22 +66,56 @@ def verify(model: nn.Module, network: TracedNetwork, *, seed: int = 0, kept: Kep
     # A copy in float64, all of it: equality is then a matter of 1e-12, not of how deep the network is.
     wide = cut(model, network, keep_all(network)).double().eval()
     example = torch.from_numpy(rng.standard_normal((2, *network.input_shape)))
-    small = cut(wide, network, kept)
-    with torch.no_grad():
-        expected = outputs(masked(wide, network, kept), example)
-        found = outputs(small, example)
-    if len(expected) != len(found) or any(a.shape != b.shape for a, b in zip(expected, found, strict=True)):
-        return Verification(float("inf"), network.cost_model.cost(kept.structure), Cost(0, 0))
-    scale = max(max(float(item.abs().max()) for item in expected), 1e-30)
-    deviation = max(float((a - b).abs().max()) for a, b in zip(expected, found, strict=True)) / scale
+    reference, small = masked(wide, network, kept), cut(wide, network, kept)
+    deviation = largest_deviation(seen(reference, network, example), seen(small, network, example))
+    if network.picks_by_value:
+        # How much there is to compute depends on the image, so both networks must see the same ones.
+        counted = count_on(small, example)[0]
+        return Verification(deviation, _cost_after(network, kept, count_on(reference, example)[1]), counted)
     counted = count(small, tuple(example[:1].shape), dtype=torch.float64)
     return Verification(deviation, network.cost_model.cost(kept.structure), counted)
+
+
+def largest_deviation(expected: Sequence[Tensor], found: Sequence[Tensor]) -> float:
+    """Returns the largest absolute difference relative to the largest expected value; infinite if shapes differ."""
+    if [item.shape for item in expected] != [item.shape for item in found]:
+        return float("inf")
+    pairs = [(a, b) for a, b in zip(expected, found, strict=True) if a.numel()]
+    scale = max([1e-30, *(float(a.abs().max()) for a, _ in pairs)])
+    return max([0.0, *(float((a - b).abs().max()) for a, b in pairs)]) / scale
+
+
+def seen(model: nn.Module, network: TracedNetwork, images: Tensor) -> list[Tensor]:
+    """Returns what dense and cut network must agree on: the outputs, as a rule.
+
+    Where a forward picks by value (boxes with high scores), little of what was computed may reach the outputs: what
+    every layer without prunable channels computes is compared, too.
+    """
+    found: list[Tensor] = []
+    fixed = {call.layer for call in network.calls if not network.channels[call.output].members}
+    handles = [
+        module.register_forward_hook(lambda _module, _inputs, output: found.append(output.detach().clone()))
+        for name, module in model.named_modules()
+        if network.picks_by_value and name in fixed
+    ]
+    try:
+        with torch.no_grad():
+            return [*outputs(model, images), *found]
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def outputs(model: nn.Module, images: Tensor) -> list[Tensor]:
     """Returns every floating-point tensor that the network puts out."""
     found = tree_leaves(raw_outputs(model, images))
     return [leaf for leaf in found if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+
+
+def _cost_after(network: TracedNetwork, kept: Kept, uses: Mapping[str, int]) -> Cost:
+    """Returns the computed cost when weights are used as often as was counted, instead of as often as was traced."""
+    terms = (replace(term, uses=uses.get(term.name, 0)) for term in network.cost_model.terms)
+    return replace(network.cost_model, terms=tuple(terms)).cost(kept.structure)
 
 
 def masked(model: nn.Module, network: TracedNetwork, kept: Kept) -> nn.Module:

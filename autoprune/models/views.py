@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,6 +37,10 @@ class ParameterAxis:
     order: Tensor
 
 
+#: (parameter, flat position in it of every element, in the tensor's shape) of all that a tensor comes from.
+_Places = tuple[tuple[Tensor, Tensor], ...]
+
+
 class ParameterViews:
     """Follows parameters through moves and elementwise operations.
 
@@ -47,50 +50,44 @@ class ParameterViews:
 
     def __init__(self, known: Callable[[object], bool]) -> None:
         self._known = known
-        #: {tensor: (parameter, flat position in it of every element, in the tensor's shape)}
-        self._places: MutableMapping[Tensor, tuple[Tensor, Tensor]] = WeakIdKeyDictionary()
+        self._places: MutableMapping[Tensor, _Places] = WeakIdKeyDictionary()
 
-    def place(self, tensor: object) -> tuple[Tensor, Tensor] | None:
-        """Returns the parameter that a tensor comes from, and every element's flat position in it."""
+    def places(self, tensor: object) -> _Places:
+        """Returns the parameters that a tensor comes from, and every element's flat position in each."""
         if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
-            return None
+            return ()
         if self._known(tensor):
             if tensor.numel() > _LARGEST or tensor.dim() == 0:
-                return None
-            return tensor, torch.arange(tensor.numel()).reshape(tensor.shape)
-        return self._places.get(tensor)
+                return ()
+            return ((tensor, torch.arange(tensor.numel()).reshape(tensor.shape)),)
+        return self._places.get(tensor, ())
 
     def move(self, call: Call) -> None:
         """Follows an operation that moves the elements of its first argument."""
-        found = self.place(call.args[0]) if call.args else None
-        if found is None:
-            return
-        source = call.args[0]
-        if call.name in ("aten::_to_copy", "aten::clone"):
-            moved: Any = found[1]
-        else:
-            arguments = tree_map(lambda leaf: found[1] if leaf is source else leaf, (call.args, dict(call.kwargs)))
-            moved = call.func(*arguments[0], **arguments[1])
-        results = [moved] if isinstance(moved, Tensor) else list(moved)
-        for result, positions in zip(call.results, results, strict=True):
-            self._places[result] = (found[0], positions)
+        found = self.places(call.args[0]) if call.args else ()
+        moved = [(parameter, _moved(call, positions)) for parameter, positions in found]
+        for number, result in enumerate(call.results if found else ()):
+            self._places[result] = tuple((parameter, results[number]) for parameter, results in moved)
 
     def compute(self, call: Call) -> None:
-        """Follows an elementwise operation on a parameter and constants."""
-        found = [(leaf, place) for leaf in call.operands if (place := self.place(leaf)) is not None]
-        if len(found) == 1:
-            for result in call.results:
-                if result.shape == found[0][0].shape and not self._known(result):
-                    self._places[result] = found[0][1]
+        """Follows an elementwise operation on constants and parameters, such as the buffers of a frozen batch norm."""
+        found = [(leaf, places) for leaf in call.operands if (places := self.places(leaf))]
+        for result in call.results:
+            if found and all(leaf.shape == result.shape for leaf, _ in found) and not self._known(result):
+                self._places[result] = tuple(place for _, places in found for place in places)
 
-    def axis(self, tensor: Tensor, dim: int) -> ParameterAxis | None:
-        """Returns the axis of a parameter whose positions are those of the tensor along `dim`, each once; or None."""
+    def axes(self, tensor: Tensor, dim: int) -> tuple[ParameterAxis, ...]:
+        """Returns the axes of the parameters that a tensor comes from whose positions are those along `dim`, each once.
+
+        None where it comes from no parameter, or from one in any other way.
+        """
         if self._known(tensor):
-            return ParameterAxis(tensor, dim, torch.arange(tensor.shape[dim]))
-        found = self.place(tensor)
-        if found is None:
-            return None
-        parameter, positions = found
+            return (ParameterAxis(tensor, dim, torch.arange(tensor.shape[dim])),)
+        found = [self._axis(parameter, positions, dim) for parameter, positions in self.places(tensor)]
+        fitting = tuple(axis for axis in found if axis is not None)
+        return fitting if len(fitting) == len(found) else ()
+
+    def _axis(self, parameter: Tensor, positions: Tensor, dim: int) -> ParameterAxis | None:
         for axis, extent in enumerate(parameter.shape):
             stride = parameter.shape[axis + 1 :].numel()
             coordinates = compact(positions // stride % extent)
@@ -100,3 +97,13 @@ class ParameterViews:
                 if torch.equal(coordinates.flatten()[order], torch.arange(extent)):
                     return ParameterAxis(parameter, axis, order)
         return None
+
+
+def _moved(call: Call, positions: Tensor) -> list[Tensor]:
+    """Returns what an operation makes of the positions in place of its first argument."""
+    if call.name in ("aten::_to_copy", "aten::clone"):
+        return [positions]
+    source = call.args[0]
+    arguments = tree_map(lambda leaf: positions if leaf is source else leaf, (call.args, dict(call.kwargs)))
+    moved = call.func(*arguments[0], **arguments[1])
+    return [moved] if isinstance(moved, Tensor) else list(moved)
