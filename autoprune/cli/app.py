@@ -165,6 +165,7 @@ def train(
     regulariser_strength: p.RegulariserStrength = None,
     teacher: p.Teacher = None,
     holdout_images: p.ToldImages = None,
+    checkpoint_steps: p.CheckpointSteps = None,
     seed: p.Seed = None,
     device: p.Device = None,
     out: p.Out = None,
@@ -196,6 +197,7 @@ def finetune(
     warmup_epochs: p.WarmupEpochs = None,
     label_smoothing: p.LabelSmoothing = None,
     holdout_images: p.ToldImages = None,
+    checkpoint_steps: p.CheckpointSteps = None,
     seed: p.Seed = None,
     device: p.Device = None,
     out: Annotated[

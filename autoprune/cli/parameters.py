@@ -313,6 +313,12 @@ ToldImages = Annotated[
         help="Training images held out to follow the training. (default: 4000, at most a tenth)",
     ),
 ]
+CheckpointSteps = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N", rich_help_panel=_TRAINING, help="A checkpoint every N steps, too. (default: after each epoch)"
+    ),
+]
 ResumeTraining = Annotated[
     Path | None,
     typer.Option(

@@ -23,6 +23,7 @@ _NUMBERS: Mapping[str, tuple[Callable[[float], bool], str]] = {
     "batch_size": (lambda value: value >= 1, "at least 1"),
     "weight_decay": (lambda value: 0 <= value < math.inf, "at least 0"),
     "warmup_epochs": (lambda value: 0 <= value < math.inf, "at least 0"),
+    "checkpoint_steps": (lambda value: value >= 1, "at least 1"),
     "label_smoothing": (lambda value: 0 <= value < 1, "in [0, 1)"),
     "regulariser_strength": (lambda value: 0 <= value < math.inf, "at least 0"),
 }

@@ -262,7 +262,7 @@ def _trained(task: Task, split: Split, observer: Observer, log: TrainingLog | No
         hooks=(*task.hooks, journal),
         on_epoch=journal.on_epoch,
         on_step=observer.progress,
-        checkpoint=Checkpointing(task.options.out / CHECKPOINTS),
+        checkpoint=Checkpointing(task.options.out / CHECKPOINTS, every_steps=task.options.checkpoint_steps),
     )
     if not journal.rows or journal.rows[-1]["epoch"] != task.recipe.epochs:
         journal.on_epoch(task.recipe.epochs, report.loss)  # a fraction of an epoch at the end

@@ -34,6 +34,7 @@ class RunOptions:
         label_smoothing: in [0, 1).
         holdout_images: of the training images.
         seed: of everything random.
+        checkpoint_steps: a checkpoint after every so many steps as well; None for epochs alone.
         device: where to compute; None for a GPU if there is one.
         tracking_uri: of the MLflow store; None for SQLite beside the folder.
         no_mlflow: whether to do without MLflow.
@@ -50,6 +51,7 @@ class RunOptions:
     label_smoothing: float | None = None
     holdout_images: int | None = None
     seed: int = 0
+    checkpoint_steps: int | None = None
     device: str | None = None
     tracking_uri: str | None = None
     no_mlflow: bool = False

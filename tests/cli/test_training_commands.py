@@ -99,6 +99,7 @@ def test_json_is_the_report_and_nothing_else(fake, capsys):
         (["--epochs", "nan"], "--epochs is nan, but must be above 0"),
         (["--epochs", "2", "--learning-rate", "-1"], "--learning-rate is -1, but must be above 0"),
         (["--epochs", "2", "--batch-size", "0"], "--batch-size is 0, but must be at least 1"),
+        (["--epochs", "2", "--checkpoint-steps", "0"], "--checkpoint-steps is 0, but must be at least 1"),
         (["--epochs", "2", "--label-smoothing", "1"], r"--label-smoothing is 1, but must be in [0, 1)"),
         (["--epochs", "2", "--weights", "nowhere.pt"], "'nowhere.pt' does not exist"),
         (["--epochs", "2", "--teacher", "nowhere.pt"], "'nowhere.pt' does not exist"),

@@ -126,6 +126,16 @@ def test_a_finished_training_is_reported_again_and_not_repeated(folder):
     assert watching.steps == []
 
 
+def test_checkpoints_come_as_often_as_asked(folder):
+    # Seven steps an epoch, killed in the first.
+    with pytest.raises(KeyboardInterrupt):
+        train_network(options(checkpoint_steps=2), Watching(die_at=5))
+    assert [path.name for path in sorted(Path("t/checkpoints").glob("step-*.pt"))] == [
+        "step-00000002.pt",
+        "step-00000004.pt",
+    ]
+
+
 def test_the_checkpoints_of_other_options_are_refused(folder):
     with pytest.raises(KeyboardInterrupt):
         train_network(options(), Watching(die_at=10))
