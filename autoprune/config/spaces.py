@@ -9,6 +9,9 @@
     match = "layer1.*"
     min_width = 4
 
+`min_width = 0` lets a group vanish, and with it the residual branch that it lies in, where that is proved to leave a
+network (`autoprune.models.depth`).
+
 Patterns are shell patterns over the names of prunable groups (`autoprune trace MODEL` lists them). The last rule that
 matches a group and names a key decides that key. A shipped file names the networks that it is for (`models`), which is
 how `auto` finds it.
@@ -44,7 +47,7 @@ class GroupRule:
 
     Attributes:
         match: shell pattern over group names.
-        min_width: fewest channels; a narrower group keeps all of its channels.
+        min_width: fewest channels; a narrower group keeps all of its channels. 0: it may vanish.
         min_retain: smallest share of the dense width, in (0, 1].
         multiple_of: kept widths are multiples of this, or the dense width.
     """
@@ -57,8 +60,9 @@ class GroupRule:
     def __post_init__(self) -> None:
         for name in ("min_width", "multiple_of"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"{name} {value} of the rule {self.match!r} must be at least 1.")
+            least = 0 if name == "min_width" else 1
+            if value is not None and value < least:
+                raise ConfigError(f"{name} {value} of the rule {self.match!r} must be at least {least}.")
         if self.min_retain is not None and not 0 < self.min_retain <= 1:
             raise ConfigError(f"min_retain {self.min_retain:g} of the rule {self.match!r} does not lie in (0, 1].")
 
@@ -144,9 +148,11 @@ def _limited(group: PrunableGroup, rules: SearchSpaceRules) -> PrunableGroup:
         if rule.min_width is not None or rule.min_retain is not None:
             # 1e-9: 0.07 of 100 channels are 7, though the product is 7.000000000000001.
             share = math.ceil(group.width * (rule.min_retain or 0.0) - 1e-9)
-            least = min(group.width, max(rule.min_width or 1, share, 1))
+            fewest = 1 if rule.min_width is None else rule.min_width
+            least = min(group.width, max(fewest, share))
         multiple = rule.multiple_of or multiple
-    return dataclasses.replace(group, min_width=least, multiple_of=multiple)
+    branch = group.name if least == 0 else ""
+    return dataclasses.replace(group, min_width=least, multiple_of=multiple, branch=branch)
 
 
 def _rules(tables: Any, path: Path) -> tuple[GroupRule, ...]:

@@ -19,6 +19,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from autoprune.core.branches import Branches
 from autoprune.core.budget import Budget, Limit
 from autoprune.core.cost import Cost, CostModel, FloatArray, IntArray
 from autoprune.core.structure import PrunableGroup, Structure
@@ -98,7 +99,8 @@ class SearchSpace:
 
     def decode(self, points: npt.ArrayLike) -> list[Structure]:
         """Returns the structures of (P, G) points of the unit cube, each within budget and using it up."""
-        x = np.clip(np.nan_to_num(np.asarray(points, dtype=np.float64), nan=1.0), _SMALLEST_WISH, 1.0)
+        least = _SMALLEST_WISH * self._floor  # a wish of 0 stays one where a group may vanish
+        x = np.clip(np.nan_to_num(np.asarray(points, dtype=np.float64), nan=1.0), least, 1.0)
         return self._structures(self._project(x * self._dense))
 
     def project(self, widths: npt.ArrayLike) -> list[Structure]:
@@ -117,7 +119,10 @@ class SearchSpace:
 
     def sample(self, count: int, rng: np.random.Generator) -> list[Structure]:
         """Returns `count` random structures: uniform points of the cube, projected."""
-        return self.decode(rng.uniform(0.05, 1.0, (count, self.dimension)))
+        points = rng.uniform(0.05, 1.0, (count, self.dimension))
+        if self.branches:
+            points = self.branches.flipped(points * self._dense, rng) / self._dense
+        return self.decode(points)
 
     def exchange(self, structure: Structure, rng: np.random.Generator, *, count: int, reach: float) -> list[Structure]:
         """Returns `count` random neighbours: some groups grow, others shrink, the cost stays.
@@ -135,7 +140,8 @@ class SearchSpace:
         change = np.exp(rng.uniform(-reach, reach, widths.shape)) * widths
         one_step = widths + np.where(rng.random(widths.shape) < 0.5, -1, 1) * self._step
         bigger = np.where(np.abs(change - widths) >= self._step, change, one_step)
-        return self.project(np.clip(np.where(moved, bigger, widths), 1.0, self._dense))
+        wished = np.clip(np.where(moved, bigger, widths), self._floor, self._dense)
+        return self.project(self.branches.flipped(wished, rng))
 
     def one_step_exchanges(self, structure: Structure) -> list[Structure]:
         """Returns every distinct structure that one group a step up and another a step down leads to."""
@@ -145,9 +151,14 @@ class SearchSpace:
         rows = np.arange(len(up))
         moved[rows, up] += self._step[up]
         moved[rows, down] -= self._step[down]
-        found = dict.fromkeys(self.project(np.clip(moved, 1.0, self._dense)))
+        found = dict.fromkeys(self.project(np.clip(moved, self._floor, self._dense)))
         found.pop(structure, None)
         return list(found)
+
+    @cached_property
+    def branches(self) -> Branches:
+        """The branches that may vanish."""
+        return Branches(self.groups)
 
     @cached_property
     def _dense(self) -> FloatArray:
@@ -156,6 +167,11 @@ class SearchSpace:
     @cached_property
     def _first(self) -> FloatArray:
         return np.asarray([group.legal_widths[0] for group in self.groups], dtype=np.float64)
+
+    @cached_property
+    def _floor(self) -> FloatArray:
+        """(G,) 1, or 0 for groups that may vanish."""
+        return np.minimum(1.0, self._first)
 
     @cached_property
     def _step(self) -> FloatArray:
@@ -169,12 +185,13 @@ class SearchSpace:
         """Returns (P, G) nearest legal widths; monotone in every width."""
         steps = np.rint((widths - self._first) / self._step)
         near: FloatArray = np.clip(self._first + steps * self._step, self._first, self._last_multiple)
-        return np.where(widths >= (self._last_multiple + self._dense) / 2, self._dense, near)
+        rounded = np.where(widths >= (self._last_multiple + self._dense) / 2, self._dense, near)
+        return self.branches.closed(rounded) if self.branches else rounded
 
     def _next(self, widths: FloatArray) -> FloatArray:
-        """Returns (P, G) the next larger legal width of each, or the dense width."""
+        """Returns (P, G) the next larger legal width of each, or the dense width; what has vanished stays away."""
         up = widths + self._step
-        return np.where(up > self._last_multiple, self._dense, up)
+        return np.where(widths <= 0, 0.0, np.where(up > self._last_multiple, self._dense, up))
 
     def _within(self, widths: FloatArray) -> npt.NDArray[np.bool_]:
         """Returns (P,) whether every limit holds."""
@@ -198,6 +215,8 @@ class SearchSpace:
 
     def _project(self, wished: FloatArray) -> IntArray:
         rounded = self._round(wished)
+        # Scaling up must not bring back what was wished away.
+        wished = np.where(rounded <= 0, 0.0, wished)
         used_up = self._in_band(rounded) if self.is_band else self._slack(rounded) <= TOLERATED_SLACK
         settled = self._within(rounded) & used_up
         if settled.all():
@@ -206,7 +225,7 @@ class SearchSpace:
         if self.is_band:
             scale = np.where(self._in_band(self._round(wished)) & (scale >= 1), 1.0, scale)
             scale = np.minimum(scale, np.maximum(1.0, self._smallest_scale(wished)))
-        target = np.clip(wished * scale[:, None], 1.0, self._dense)
+        target = np.clip(wished * scale[:, None], self._floor, self._dense)
         rounded_target = self._round(wished * scale[:, None])
         topped = rounded_target if self.is_band else self._top_up(rounded_target, target)
         return np.where(settled[:, None], rounded, topped).astype(np.int64)

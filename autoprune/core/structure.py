@@ -19,9 +19,10 @@ class PrunableGroup:
     Attributes:
         name: the first layer (in forward order) that produces them, for example `layer1.0.conv1`.
         width: channels in the dense network, at least 1.
-        min_width: the fewest channels that may remain, in [1, width].
+        min_width: the fewest channels that may remain, in [0, width]; 0 for a group that may vanish.
         multiple_of: kept widths are multiples of this, or the dense width itself.
         coupled: whether the channels pass through an addition of two streams (a residual connection).
+        branch: shared by the groups that can only vanish together; "" for a group that keeps a channel.
     """
 
     name: str
@@ -29,16 +30,24 @@ class PrunableGroup:
     min_width: int = 1
     multiple_of: int = 1
     coupled: bool = False
+    branch: str = ""
 
     def __post_init__(self) -> None:
         if self.width < 1:
             raise StructureError(f"Group {self.name!r} has width {self.width}. A width is at least 1.")
-        if not 1 <= self.min_width <= self.width:
+        least = 0 if self.branch else 1
+        if not least <= self.min_width <= self.width:
             raise StructureError(
-                f"Group {self.name!r}: min_width {self.min_width} does not lie in [1, {self.width}], its dense width."
+                f"Group {self.name!r}: min_width {self.min_width} does not lie in [{least}, {self.width}], its dense "
+                "width."
             )
         if self.multiple_of < 1:
             raise StructureError(f"Group {self.name!r}: multiple_of {self.multiple_of} must be at least 1.")
+
+    @property
+    def may_vanish(self) -> bool:
+        """Whether no channel at all may remain."""
+        return self.min_width == 0
 
     @property
     def legal_widths(self) -> tuple[int, ...]:
@@ -69,13 +78,20 @@ class Structure:
         return {group.name: width for group, width in zip(groups, self.widths, strict=True)}
 
 
-def structure_from(widths: Sequence[int] | Mapping[str, int], groups: Sequence[PrunableGroup]) -> Structure:
+def structure_from(
+    widths: Sequence[int] | Mapping[str, int], groups: Sequence[PrunableGroup], *, least: int | None = None
+) -> Structure:
     """Returns the structure that a list (in group order) or a mapping by group name describes.
 
     Groups that a mapping leaves out keep their dense width.
 
+    Args:
+        widths: one a group, in [least, dense].
+        groups: of the network.
+        least: 0 or 1; None for 0 where the group may vanish and 1 elsewhere.
+
     Raises:
-        StructureError: a name is unknown, the length differs, or a width lies outside [1, dense].
+        StructureError: a name is unknown, the length differs, or a width lies outside.
     """
     if isinstance(widths, Mapping):
         names = [group.name for group in groups]
@@ -91,6 +107,9 @@ def structure_from(widths: Sequence[int] | Mapping[str, int], groups: Sequence[P
             )
         values = list(widths)
     for group, value in zip(groups, values, strict=True):
-        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= group.width:
-            raise StructureError(f"Width {value!r} of group {group.name!r} is not an integer in [1, {group.width}].")
+        fewest = min(1, group.min_width) if least is None else least
+        if isinstance(value, bool) or not isinstance(value, int) or not fewest <= value <= group.width:
+            raise StructureError(
+                f"Width {value!r} of group {group.name!r} is not an integer in [{fewest}, {group.width}]."
+            )
     return Structure(tuple(values))

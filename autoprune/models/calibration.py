@@ -226,7 +226,7 @@ def _sample_positions(value: Tensor, images: int, *, per_image: int, seed: int) 
 def rows_at(value: Tensor, positions: Tensor) -> Tensor:
     """Returns (B, p, o) the values of a (B, o, *) or (B * rows, o) tensor at (B, p) flat positions."""
     if value.dim() == 2:
-        rows = value.reshape(len(positions), -1, value.shape[1])
+        rows = value.reshape(len(positions), len(value) // len(positions), value.shape[1])
         return rows.gather(1, positions[:, :, None].expand(-1, -1, value.shape[1]))
     flat = value.flatten(2)
     index = positions[:, None, :].expand(-1, flat.shape[1], -1)

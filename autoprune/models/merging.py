@@ -74,7 +74,7 @@ def cut_least_squares(model: nn.Module, network: TracedNetwork, kept: Kept, cali
             continue
         layout = network.channels[call.input]
         rows = layout.kept(masks)
-        if len(rows) in (0, len(layout.group)):
+        if len(rows) == len(layout.group):
             continue
         index = torch.from_numpy(rows).to(calibration.moments[call.call].device)
         weight, bias = tensors[call.weight], None if call.bias is None else tensors[call.bias]

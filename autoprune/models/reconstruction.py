@@ -19,7 +19,7 @@ unchanged: folded away, the network is as good until the first training step rui
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,7 +74,8 @@ def reconstruct(
             disturbed = call.call
         if disturbed is not None and solvable(call) and call.call in calibration.targets:
             rows = torch.from_numpy(network.channels[call.output].kept(masks)).to(images.device)
-            solvers.append(_LayerSolver(call, tensors[call.weight], calibration, rows=rows, ridge=ridge))
+            solver = _solver(call, tensors, calibration, rows=rows, ridge=ridge)
+            solvers.extend([] if solver is None else [solver])
     if disturbed is None:
         return cut_model
     handlers: dict[int, Handler] = {}
@@ -204,6 +205,65 @@ class _LayerSolver(ChainTap):
         return patches_at(
             x, self._positions, kernel=weight.shape[2:], stride=stride, padding=padding, dilation=dilation
         )
+
+
+class _ConstantSolver(_LayerSolver):
+    """Solves a convolution with no input left: it adds a constant, and the best one is the mean of what is missing.
+
+    Such a layer runs no convolution, but marks its place with an operation on nothing (`models.hollow`).
+    """
+
+    def __init__(
+        self,
+        call: LayerCall,
+        weight: Tensor,
+        calibration: Calibration,
+        *,
+        rows: Tensor,
+        ridge: float,
+        bias: Tensor | None,
+    ) -> None:
+        super().__init__(call, weight, calibration, rows=rows, ridge=ridge)
+        self._bias = bias
+
+    def _at_layer(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        bias = self._bias
+        self._operands = LayerOperands(args[0], self._weight, bias)
+        self.layer = Operation(lambda: None if bias is None else bias.reshape(1, -1, 1, 1), (), {})
+        if self.call.target == self.call.call:
+            # The layer reads its bias only after its mark.
+            self.finished = True
+            self._solve(None)
+        return func(*args, **kwargs)
+
+    def _at_norm(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self._last = args[0]
+        self.layer = Operation(lambda: args[0], (), {})
+        return super()._at_norm(func, args, kwargs)
+
+    def _at_join(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if self.norm is None and self.layer is not None:
+            self._last = args[0 if self.call.first_operand else 1]
+        return super()._at_join(func, args, kwargs)
+
+    def _patches(self, layer: Operation, x: Tensor) -> Tensor:
+        del layer
+        return x.new_zeros((*self._positions.shape, 0))
+
+
+def _solver(
+    call: LayerCall, tensors: Mapping[str, Tensor], calibration: Calibration, *, rows: Tensor, ridge: float
+) -> _LayerSolver | None:
+    """Returns what solves a layer of the cut network, None where nothing is left to solve."""
+    weight = tensors[call.weight]
+    if len(rows) == 0:
+        return None
+    if weight.numel() or call.kind is LayerKind.LINEAR:
+        return _LayerSolver(call, weight, calibration, rows=rows, ridge=ridge)
+    bias = None if call.bias is None else tensors[call.bias]
+    if bias is None and call.norm is None:
+        return None
+    return _ConstantSolver(call, weight, calibration, rows=rows, ridge=ridge, bias=bias)
 
 
 @dataclass(frozen=True, eq=False)

@@ -35,6 +35,10 @@ def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
+def _is_widths(value: object) -> bool:
+    return isinstance(value, dict) and all(_is_count(item) or item == 0 for item in value.values())
+
+
 def _is_counts(value: object) -> bool:
     return isinstance(value, dict) and all(_is_count(item) for item in value.values())
 
@@ -58,7 +62,7 @@ _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "input_shape": (_is_shape, "[channels, height, width] of an image"),
     "preprocessing": (lambda value: value is None or isinstance(value, dict), "an object or null"),
-    "widths": (_is_counts, "an object of positive numbers"),
+    "widths": (_is_widths, "an object of numbers, none below zero"),
     "kept": (lambda value: isinstance(value, dict) and all(map(_is_indices, value.values())), "an object of lists"),
     "dense_widths": (_is_counts, "an object of positive numbers"),
     "maps": (lambda value: isinstance(value, dict), "an object"),
@@ -79,7 +83,7 @@ class SavedModel:
         class_names: in the order of the outputs.
         input_shape: (C, H, W).
         preprocessing: `mean`, `std`, `size`, or None.
-        widths: {group: kept width}.
+        widths: {group: kept width}; 0 for one that has vanished.
         kept: {group: ascending kept channels}.
         dense_widths: {group: width in the dense network}.
         maps: {`ChannelMap` module: [source, in_channels]}.

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from autoprune.core.structure import Structure
 from autoprune.errors import StructureError
+from autoprune.models.hollow import hollow_out
 from autoprune.models.layers import ChannelMap
 from autoprune.models.network import IndexArray, Role, TracedNetwork
 
@@ -30,7 +31,7 @@ class Kept:
     """The kept channels of every group.
 
     Attributes:
-        indices: per group the ascending kept channels, at least one.
+        indices: per group the ascending kept channels, at least one unless the group may vanish.
     """
 
     indices: tuple[IndexArray, ...]
@@ -52,13 +53,13 @@ class Kept:
             )
         masks = []
         for group, index in zip(network.groups, self.indices, strict=True):
-            fine = len(index) and index[0] >= 0 and index[-1] < group.width and bool((np.diff(index) > 0).all())
-            if not fine:
+            inside = len(index) and index[0] >= 0 and index[-1] < group.width and bool((np.diff(index) > 0).all())
+            if not inside and (len(index) or not group.may_vanish):
                 raise StructureError(
                     f"Kept channels of group {group.name!r} must be ascending, distinct and in [0, {group.width})."
                 )
             mask = np.zeros(group.width, dtype=bool)
-            mask[index] = True
+            mask[np.asarray(index, dtype=np.int64)] = True
             masks.append(mask)
         return tuple(masks)
 
@@ -264,6 +265,7 @@ def _resize(module: nn.Module) -> None:
         attributes.update(num_channels=weight.shape[0], num_groups=weight.shape[0] // together)
     elif isinstance(module, nn.PReLU) and weight is not None:
         attributes["num_parameters"] = weight.shape[0]
+    hollow_out(module)
 
 
 #: What the projections to queries are called that tell how many heads are left, and what counts heads or their width.

@@ -142,7 +142,7 @@ def verified(model: nn.Module, network: TracedNetwork, *, seed: int = 0) -> Trac
 
     One random cut of all groups settles it as a rule; only if it fails are groups tried one by one.
     """
-    if not network.groups or _failure(model, network, seed) is None:
+    if not network.groups or failure(model, network, seed) is None:
         return network
     broken: dict[str, str] = {}
     for position, group in enumerate(network.groups):
@@ -150,18 +150,19 @@ def verified(model: nn.Module, network: TracedNetwork, *, seed: int = 0) -> Trac
         rng = np.random.default_rng([seed, position])
         width = max(1, group.width // 2 - (1 if group.width > 4 else 0))
         indices[position] = np.sort(rng.choice(group.width, width, replace=False))
-        reason = _failure(model, network, seed, Kept(tuple(indices)))
+        reason = failure(model, network, seed, Kept(tuple(indices)))
         if reason is not None:
             broken[group.name] = reason
     survivors = restricted(network, {group.name for group in network.groups} - set(broken), frozen=broken)
-    reason = _failure(model, survivors, seed) if survivors.groups else None
+    reason = failure(model, survivors, seed) if survivors.groups else None
     if reason is not None:
         everything = {group.name: f"cut together with other groups, {reason}" for group in survivors.groups}
         survivors = restricted(survivors, set(), frozen=everything)
     return survivors
 
 
-def _failure(model: nn.Module, network: TracedNetwork, seed: int, kept: Kept | None = None) -> str | None:
+def failure(model: nn.Module, network: TracedNetwork, seed: int, kept: Kept | None = None) -> str | None:
+    """Returns why a random cut (or `kept`) cannot be proved, None if it can."""
     try:
         result = verify(model, network, seed=seed, kept=kept)
     except Exception as error:

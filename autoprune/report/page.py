@@ -293,7 +293,8 @@ def _widths(numbers: Numbers, count: Counter) -> str:
         f"({most['kept']} of {most['dense']})."
     )
     listed = [
-        [escape(row["group"]), str(row["dense"]), str(row["kept"]), meter(row["kept"] / row["dense"])] for row in widths
+        [escape(row["group"]), str(row["dense"]), str(row["kept"] or "removed"), meter(row["kept"] / row["dense"])]
+        for row in widths
     ]
     details = (
         "<details class=card><summary>As a table</summary>"

@@ -47,23 +47,23 @@ def _bars(triples: Sequence[tuple[str, int, int]], *, plain: bool) -> list[Text]
         line = Text(f"{one_line(name, limit=label):<{label}}  ", no_wrap=True)
         line.append_text(_bar(kept / dense, length=length, plain=plain))
         line.append(" " * (_LONGEST_BAR - length) + f"  {kept:>{digits}} of {dense:>{digits}}")
-        line.append(f"  {100 * kept / dense:3.0f} %", style="dim")
+        line.append(f"  {100 * kept / dense:3.0f} %" if kept else "  removed", style="dim")
         lines.append(line)
     return lines
 
 
 def _bar(share: float, *, length: int, plain: bool) -> Text:
     if plain:
-        full = max(1, round(share * length))
+        full = max(1 if share else 0, round(share * length))
         return Text("#" * full + "." * (length - full))
-    full, eighths = divmod(max(1, round(share * length * 8)), 8)
+    full, eighths = divmod(max(1 if share else 0, round(share * length * 8)), 8)
     filled = "█" * full + (_EIGHTHS[eighths] if eighths else "")
     # On a grey ground a partial block shows where the dense width ends.
     return Text(filled.ljust(length), style="cyan on grey30")
 
 
 def _sparklines(triples: Sequence[tuple[str, int, int]]) -> Iterator[Text]:
-    yield Text("one column a group, its height the share kept", style="dim")
+    yield Text("one column a group, its height the share kept, x where it is removed", style="dim")
     stages = [(stage, list(members)) for stage, members in groupby(triples, key=lambda one: one[0].split(".")[0])]
     label = min(24, max(len(stage) for stage, _ in stages))
     for stage, members in stages:
@@ -80,4 +80,6 @@ def _sparklines(triples: Sequence[tuple[str, int, int]]) -> Iterator[Text]:
 
 
 def _height(share: float) -> str:
+    if not share:
+        return "x"
     return _HEIGHTS[min(len(_HEIGHTS) - 1, int(share * len(_HEIGHTS)))]

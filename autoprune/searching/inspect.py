@@ -22,6 +22,7 @@ from autoprune.data.sources import load_data
 from autoprune.errors import BudgetError, ConfigError, DataError, RunError, StructureError
 from autoprune.models.conventions import CONVENTIONS, require_convention, tally
 from autoprune.models.counting import count
+from autoprune.models.depth import allowed_to_vanish
 from autoprune.models.network import LayerKind, Role, TracedNetwork
 from autoprune.models.saved import load, read_saved
 from autoprune.models.surgery import Kept, cut
@@ -163,7 +164,7 @@ def cost_report(
     if isinstance(content, list) and len(content) != len(network.groups):
         fitting = [part for part in _parts(network) if len(part) == len(content)]
         content = dict(zip(fitting[0], content, strict=True)) if fitting else content
-    structure = structure_from(content, network.groups)
+    structure = structure_from(content, network.groups, least=0)
     cost, dense = network.cost_model.cost(structure), network.cost_model.dense
     report = {
         "model": model,
@@ -197,6 +198,8 @@ def _conventions(
     """Returns the counts of the cut and of the dense network; which channels stay does not matter for them."""
     shape = (1, *network.input_shape)
     kept = Kept(tuple(np.arange(width) for width in structure))
+    gone = [name for name, width in structure.by_group(network.groups).items() if not width]
+    network = allowed_to_vanish(network, gone)
     found = {
         "conventions": tally(cut(model, network, kept), shape).by_convention(),
         "dense_conventions": tally(model, shape).by_convention(),

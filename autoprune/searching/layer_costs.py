@@ -37,7 +37,7 @@ def layer_costs(run: Path, record: RunRecord, uniform: Mapping[str, int] | None)
         raise RunError("the network of that name has another cost than the dense network of the run.")
 
     def macs(widths: Mapping[str, int]) -> dict[str, int]:
-        by_layer = network.cost_model.by_layer(structure_from(dict(widths), network.groups))
+        by_layer = network.cost_model.by_layer(structure_from(dict(widths), network.groups, least=0))
         return {name: cost.macs for name, cost in by_layer.items()}
 
     whole, kept, even = macs({}), macs(record.widths), None if uniform is None else macs(uniform)

@@ -168,7 +168,9 @@ def _require_fit(event: Event, asked: Mapping[int, Candidate], prepared: Prepare
     if kind == "asked":
         widths = event["widths"]
         fits = fits and len(widths) == len(groups)
-        fits = fits and all(1 <= width <= group.width for width, group in zip(widths, groups, strict=True))
+        fits = fits and all(
+            min(1, group.min_width) <= width <= group.width for width, group in zip(widths, groups, strict=True)
+        )
     elif kind == "told":
         fits = fits and event["id"] in asked
     if not fits:

@@ -27,6 +27,7 @@ from autoprune.evaluation.evaluator import fidelity_for, logits_of
 from autoprune.evaluation.subject import SubjectFactory, image_arrays, skeleton, weight_arrays
 from autoprune.models.attention import adapt
 from autoprune.models.calibration import Calibration, calibrate
+from autoprune.models.depth import with_vanishing
 from autoprune.models.network import TracedNetwork
 from autoprune.models.profiling import profile
 from autoprune.models.selection import Ranking, rank_groups
@@ -319,7 +320,11 @@ def traced(problem: Problem, options: SearchOptions, observer: Observer) -> Trac
         # Before the scope takes groups away: a rule for them is no mistake.
         network = replace(network, groups=apply_rules(network.groups, load_search_space(options.search_space)))
     names = {group.name for group in network.groups if options.scope == "coupled" or not group.coupled}
-    return restricted(network, names)
+    network, refused = with_vanishing(problem.model, restricted(network, names))
+    if refused:
+        name, reason = next(iter(refused.items()))
+        observer.warning(f"{len(refused)} groups cannot vanish and keep a channel, such as {name!r}: {reason}.")
+    return network
 
 
 def _require_groups(network: TracedNetwork, problem: Problem, options: SearchOptions) -> None:

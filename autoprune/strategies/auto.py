@@ -186,7 +186,8 @@ def _exchanges(
     change = widths * np.exp(rng.normal(0.0, 0.6 * reach, widths.shape))
     one_step = widths + np.where(change > widths, steps, -steps)
     wished = np.where(np.abs(change - widths) >= steps, change, one_step)
-    return np.clip(np.where(moved, wished, widths), 1.0, dense)
+    least = np.asarray([min(1, group.min_width) for group in space.groups], dtype=np.float64)
+    return space.branches.flipped(np.clip(np.where(moved, wished, widths), least, dense), rng)
 
 
 def _array(structures: Sequence[Structure]) -> FloatArray:

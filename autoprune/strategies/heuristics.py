@@ -157,9 +157,11 @@ def require_match(space: SearchSpace, profile: ModelProfile) -> None:
 def bisected(space: SearchSpace, widths_of: Callable[[float], FloatArray]) -> Structure:
     """Returns the structure of the largest knob in [0, 1] within the budget, topped up to use the budget up."""
     dense = np.asarray(space.dense.widths, dtype=np.float64)
+    # A knob on channels says nothing of whole branches: none vanishes for being narrow.
+    least = np.maximum(SMALLEST_SHARE * dense, [1.0 if group.may_vanish else 0.0 for group in space.groups])
 
     def wished(knob: float) -> FloatArray:
-        return np.maximum(widths_of(knob), SMALLEST_SHARE * dense)
+        return np.maximum(widths_of(knob), least)
 
     return space.project(wished(largest_within(space, wished, low=0.0, high=1.0))[None])[0]
 

@@ -58,7 +58,8 @@ def level_widths(space: SearchSpace, levels: int) -> list[FloatArray]:
     for group in space.groups:
         legal = np.asarray(group.legal_widths, dtype=np.float64)
         if len(legal) > levels:
-            wished = np.geomspace(legal[0], legal[-1], levels)
+            wished = np.geomspace(max(1.0, legal[0]), legal[-1], levels)
+            wished[0] = legal[0]
             legal = legal[np.unique(np.abs(legal[None] - wished[:, None]).argmin(axis=1))]
         chosen.append(legal)
     return chosen

@@ -115,7 +115,7 @@ class Proposer:
     def _require_fit(self, structure: Structure) -> None:
         groups = self._space.groups
         if len(structure) != len(groups) or any(
-            not 1 <= width <= group.width for width, group in zip(structure, groups, strict=True)
+            not min(1, group.min_width) <= width <= group.width for width, group in zip(structure, groups, strict=True)
         ):
             raise StructureError(
                 f"Strategy {self._strategy.name!r} proposed the widths {structure.widths} for groups of dense widths "

@@ -100,7 +100,7 @@ def test_a_pattern_that_matches_nothing_is_an_error(tmp_path, text):
         ("rule = 3", "rule is an integer"),
         ("[[rule]]\nmin_width = 2", "rule 1 needs a match"),
         ('[[rule]]\nmatch = "*"\nwidth = 2', "rule 1: unknown key 'width'"),
-        ('[[rule]]\nmatch = "*"\nmin_width = 0', "rule 1: min_width 0"),
+        ('[[rule]]\nmatch = "*"\nmin_width = -1', "rule 1: min_width -1"),
         ("[rule]\nmin_width = 2", "rule is a table"),
         ("format = 9", "format 9 is not known"),
     ],
@@ -114,3 +114,20 @@ def test_a_wrong_search_space_names_the_file_and_the_key(tmp_path, text, message
 def test_rules_can_be_written_in_python():
     rules = SearchSpaceRules("here", rules=(GroupRule("layer1.*", min_width=5),))
     assert [group.min_width for group in apply_rules(GROUPS, rules)] == [5, 1, 1]
+
+
+def test_min_width_0_lets_a_group_vanish_unless_a_share_must_remain(tmp_path):
+    text = """
+min_retain = 0.1
+[[rule]]
+match = "layer1.*"
+min_width = 0
+[[rule]]
+match = "layer3.*"
+min_width = 0
+min_retain = 0.05
+"""
+    first, second, third = applied(tmp_path, text)
+    assert (first.min_width, first.branch, first.legal_widths[:2]) == (0, "layer1.0.conv1", (0, 1))
+    assert (second.min_width, second.branch) == (4, "")
+    assert (third.min_width, third.branch) == (4, "")

@@ -1,4 +1,5 @@
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -161,3 +162,58 @@ def test_projection_comes_as_near_to_the_best_use_of_the_budget_as_brute_force()
     for structure in space.sample(50, np.random.default_rng(0)):
         assert structure.widths in affordable
         assert_used_up(space, structure)
+
+
+def vanishing_space(budget: str, *, multiple_of: int = 1) -> SearchSpace:
+    """The first two groups vanish together, the last alone."""
+    groups, cost_model = network(multiple_of)
+    branches = {0: "a", 1: "a", 3: "d"}
+    able = [replace(g, min_width=0, branch=branches[i]) if i in branches else g for i, g in enumerate(groups)]
+    return SearchSpace.build(able, cost_model, parse_budgets(budget))
+
+
+@pytest.mark.parametrize("budget", ["50%flops", "30%flops", "97%flops", "20..80%flops"])
+@pytest.mark.parametrize("multiple_of", [1, 8])
+def test_groups_of_a_branch_vanish_together_and_within_budget(budget, multiple_of):
+    space = vanishing_space(budget, multiple_of=multiple_of)
+    rng = np.random.default_rng(0)
+    proposed = [*space.decode(points()), *space.sample(60, rng)]
+    for centre in list(proposed[:5]):
+        proposed += space.exchange(centre, rng, count=20, reach=0.3) + space.one_step_exchanges(centre)
+    for structure in proposed:
+        assert space.is_legal(structure) or space.is_band
+        assert (structure.widths[0] == 0) == (structure.widths[1] == 0)
+        assert structure.widths[2] > 0
+    assert any(structure.widths[0] == 0 for structure in proposed)
+    assert any(structure.widths[3] == 0 for structure in proposed)
+    assert any(min(structure.widths) > 0 for structure in proposed)
+
+
+def test_what_is_wished_away_stays_away_and_the_rest_takes_the_budget():
+    space = vanishing_space("97%flops")
+    [structure] = space.decode([[1.0, 1.0, 1.0, 0.0]])
+    assert structure.widths == (16, 24, 40, 0)
+    [structure] = space.project([[16, 0.4, 40, 64]])
+    assert structure.widths == (0, 0, 40, 64)
+    assert space.decode([space.encode(structure)]) == [structure]
+
+
+def test_half_a_branch_is_not_legal():
+    space = vanishing_space("100%flops")
+    assert not space.is_legal(Structure((0, 24, 40, 64)))
+    assert space.is_legal(Structure((0, 0, 40, 64)))
+
+
+def test_a_wide_group_can_be_wished_away_too():
+    groups = [PrunableGroup("wide", 2048, min_width=0, branch="b"), PrunableGroup("other", 8)]
+    terms = (LayerTerm("a.weight", 1, 1, AxisWidth(0, ((0, 1),))), LayerTerm("b.weight", 1, 1, AxisWidth(0, ((1, 1),))))
+    space = SearchSpace.build(groups, CostModel((2048, 8), terms), parse_budgets("90%flops"))
+    assert space.decode([[0.0, 1.0]]) == [Structure((0, 8))]
+
+
+def test_without_branches_random_proposals_are_those_of_ever():
+    """A search that was recorded before branches could vanish is proposed again."""
+    space = space_of("50%flops")
+    widths = [structure.widths for structure in space.sample(3, np.random.default_rng(5))]
+    points_of_old = np.random.default_rng(5).uniform(0.05, 1.0, (3, 4))
+    assert widths == [structure.widths for structure in space.decode(points_of_old)]

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 
 from autoprune.core.structure import Structure
+from autoprune.models.network import TracedNetwork
 from autoprune.models.saved import SavedModel, describe_maps, kept_by_name, kept_from_names, read_saved, save_model
-from autoprune.models.surgery import cut, random_kept
+from autoprune.models.surgery import Kept, cut, random_kept
 from autoprune.models.tracing import trace
 from autoprune.models.zoo import build_model
 from tests.models.toy_networks import settled, toy
@@ -23,23 +24,28 @@ def saved_cut(
     *,
     name: str = "plain",
     model: torch.nn.Module | None = None,
+    network: TracedNetwork | None = None,
+    kept: Kept | None = None,
     **changes: Any,
 ) -> tuple[torch.nn.Module, tuple[int, ...]]:
-    """Saves a network that keeps half of every group; returns it and the shape of its images.
+    """Saves a network that keeps half of every group, or what it is told to; returns it and the shape of its images.
 
     Args:
         directory: where to.
         spec: name of the network; None for a network object.
         name: the toy network that is this object.
         model: another object, or what the name stands for.
+        network: its trace; None to trace it.
+        kept: the channels to keep; None for random ones.
         changes: fields of the description that differ.
     """
     torch.manual_seed(1)
     shape = (3, 32, 32) if spec is not None and model is None else (3, 12, 12)
     model = model or (toy(name) if spec is None else settled(build_model(spec)))
-    network = trace(model, torch.zeros(1, *shape))
-    structure = Structure(tuple(max(1, group.width // 2) for group in network.groups))
-    kept = random_kept(network, structure, np.random.default_rng(0))
+    network = network or trace(model, torch.zeros(1, *shape))
+    half = Structure(tuple(max(1, group.width // 2) for group in network.groups))
+    kept = kept or random_kept(network, half, np.random.default_rng(0))
+    structure = kept.structure
     small = cut(model, network, kept)
     cost = network.cost_model.cost(structure)
     saved = SavedModel(

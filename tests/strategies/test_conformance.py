@@ -1,7 +1,10 @@
+from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import pytest
 
+from autoprune.core.candidate import Candidate, Evaluation
 from autoprune.core.seams import Strategy
 from autoprune.core.structure import Structure
 from autoprune.strategies import make_strategy, strategy_names
@@ -61,3 +64,21 @@ class _Forgetful(_Repeating):
 def test_the_suite_notices_broken_promises(broken: type[Strategy], message: str) -> None:
     with pytest.raises(AssertionError, match=message):
         check_strategy(broken, candidates=4)
+
+
+@pytest.mark.parametrize("name", [name for name in strategy_names() if name not in ("gp", "sensitivity")])
+def test_every_strategy_proposes_legal_structures_where_branches_may_vanish(name: str) -> None:
+    landscape = resnet_landscape(seed=1, blocks=1, budget="35%flops")
+    groups = tuple(replace(group, min_width=0, branch=group.name) for group in landscape.space.groups)
+    space = replace(landscape.space, groups=groups)
+    strategy = make_strategy(name, space=space, profile=landscape.profile, seed=1, candidates=12)
+    rng = np.random.default_rng(0)
+    for identity in range(12):
+        structure = strategy.ask(identity)
+        if structure is None:
+            return
+        assert space.is_legal(structure)
+        assert all(width in group.legal_widths for group, width in zip(groups, structure.widths, strict=True))
+        fidelity = landscape.ladder.rungs[0]
+        candidate = Candidate(identity, structure, space.cost(structure), fidelity, identity, name)
+        strategy.tell(Evaluation(candidate, score=float(rng.random()), accuracy=0.5))

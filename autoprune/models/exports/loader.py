@@ -1,6 +1,7 @@
 """Loads a pruned network without autoprune: torch and safetensors are all that this file needs.
 
-It is written beside an exported `model.safetensors`. You bring the class of the network:
+It is written beside an exported `model.safetensors`, the layers of removed branches put in. You bring the class of the
+network:
 
     model = load_pruned(make_dense_network(), "model.safetensors")
 """
@@ -13,6 +14,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 from torch import nn
+
+from autoprune.models.hollow import hollow_out
 
 
 def load_pruned(model: nn.Module, weights: str | Path) -> nn.Module:
@@ -44,5 +47,7 @@ def load_pruned(model: nn.Module, weights: str | Path) -> nn.Module:
         if id(old) not in made:  # layers that share a weight go on sharing it
             made[id(old)] = nn.Parameter(tensor, requires_grad=old is not None and old.requires_grad)
         module._parameters[leaf] = made[id(old)]
+    for module in model.modules():
+        hollow_out(module)
     with torch.no_grad():
         return model.eval()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import tempfile
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ from typing import Any
 import safetensors
 from torch import nn
 
+from autoprune.models import hollow
 from autoprune.models.exports import loader
 from autoprune.models.exports.base import Exportable, Forward, tensors_of
 from autoprune.models.layers import ChannelMap
@@ -46,8 +48,10 @@ def modules_of(model: nn.Module) -> dict[str, dict[str, Any]]:
 
 
 def loader_source() -> str:
-    """Returns the text of the loader."""
-    return Path(loader.__file__).read_text(encoding="utf-8")
+    """Returns the text of the loader, with what it imports from here put in."""
+    text, layers = (inspect.getsource(module) for module in (loader, hollow))
+    inside = layers.partition("from __future__ import annotations\n")[2].strip()
+    return text.replace(f"from {hollow.__name__} import hollow_out", inside)
 
 
 def _entry(module: nn.Module) -> dict[str, Any]:
