@@ -373,7 +373,7 @@ def report(
     ] = False,
     as_json: p.PlainJson = False,
 ) -> Work:
-    """Write a report of a run: one page to read or to send, and its pictures as SVG files."""
+    """Write a report of a run: one page to read or to send, and its pictures as SVG and PNG files."""
     return partial(report_commands.report, run, out=out, latency=latency, as_json=as_json)
 
 

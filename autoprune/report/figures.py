@@ -339,6 +339,7 @@ def _labels(axes: Axes, marks: Marks, dense: Mapping[str, Any] | None, budgets: 
             drawing.add("rect", class_="mark", x=x - 5.5, y=y - 5.5, width=11, height=11)
         said = f"{mark['name']} {formats.accuracy(mark['accuracy'])}"
         ends = x + 6 + _LETTER * len(said) > right
+        ends = ends or any(x + 10 < line < x + 2 + _LETTER * len(said) for line in _budget_places(axes, budgets))
         start = x + 6 - _LETTER * len(said) if ends else x - 6
         at = y - 14 if y - 14 > top + 4 else y + 24
         while any(abs(other - at) < 15 and start < b and start + _LETTER * len(said) > a for other, a, b in taken):

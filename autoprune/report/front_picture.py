@@ -215,7 +215,7 @@ function mark(m, placed) {
   if (m.row) ring(m, 9.5, 'var(--ink)');
   else draw('rect', {class: 'mark', x: x - 5.5, y: y - 5.5, width: 11, height: 11});
   const text = `${m.name} ${percent(m.accuracy)}`, width = 7.2 * text.length;
-  const left = x + 6 + width > box.r;
+  const left = x + 6 + width > box.r || budgetLines().some(v => v > x + 10 && v < x + 2 + width);
   // Above its point, off the front's line; two labels that would lie on one another are set apart.
   let at = y - 13 < box.t + 4 ? y + 22 : y - 13;
   const from = left ? x + 6 - width : x - 6;

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 from autoprune.config.options import LEDGER_NAME
 from autoprune.errors import AutopruneError, ConfigError, RunError
 from autoprune.report.compare_page import comparison, comparison_page
-from autoprune.report.files import atomic_write_text
+from autoprune.report.files import atomic_write_bytes, atomic_write_text
 from autoprune.report.numbers import numbers_of
 from autoprune.report.observer import Observer
 from autoprune.report.page import drawings, report_page
+from autoprune.report.png import png
 from autoprune.report.record import PRUNE, SEARCH, RunRecord, evaluations_of, rows_of
+from autoprune.report.svg import Drawing
 from autoprune.searching.training_options import RECORD, read_record
 from autoprune.study.ledger import read_ledger
 
@@ -85,11 +87,11 @@ def write_report(run: Path, observer: Observer, *, out: Path | None = None, late
     with _fitting(run):
         numbers, rows = _shown(record)
         markup = report_page(record, numbers, rows)
-        pictures = {name: drawing.file() for name, drawing in drawings(record, numbers, rows).items()}
+        pictures = _pictures(drawings(record, numbers, rows))
     folder = page.with_suffix("")
     _make(folder if pictures else page.parent)
     for name, picture in pictures.items():
-        atomic_write_text(folder / name, picture)
+        atomic_write_bytes(folder / name, picture)
     atomic_write_text(page, markup)
     return {**numbers, "page": str(page), "pictures": [str(folder / name) for name in pictures]}
 
@@ -120,6 +122,14 @@ def write_comparison(runs: Sequence[Path], *, out: Path | None = None) -> dict[s
         row["front"] = [{key: one[key] for key in kept} for one in rows if one["front"]]
         row["progress"] = numbers["progress"]
     return {"runs": found, "page": str(page)}
+
+
+def _pictures(found: Mapping[str, Drawing]) -> dict[str, bytes]:
+    """Returns {file name: content}: every picture as SVG and, where matplotlib is there to draw it, as PNG."""
+    files = {name: drawing.file().encode() for name, drawing in found.items()}
+    with suppress(ImportError):
+        files |= {str(Path(name).with_suffix(".png")): png(drawing) for name, drawing in found.items()}
+    return files
 
 
 def _shown(record: RunRecord) -> Shown:

@@ -54,7 +54,8 @@ def _spread(names: Sequence[str]) -> list[str]:
 def _state(run_id: str, ratios: Sequence[str]) -> dict[str, Any]:
     return {
         "searchFilter": f"tags.\"autoprune.role\" = 'candidate' AND tags.\"mlflow.parentRunId\" = '{run_id}'",
-        "orderByKey": "metrics.`accuracy`",
+        # The page loads a hundred runs: the front must be among them, and after it the newest.
+        "orderByKey": "tags.`front`",
         "orderByAsc": False,
         "startTime": "ALL",
         "lifecycleFilter": "Active",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import socket
 import subprocess
 import sys
@@ -16,6 +18,7 @@ import pytest
 import torch
 
 import autoprune
+from autoprune.cli.edge import run
 from autoprune.errors import BackendError, ConfigError
 from autoprune.report.observer import NullObserver
 from autoprune.searching.picking import Choice, pick
@@ -30,12 +33,6 @@ images = torch.tensor(json.load(open(sys.argv[2]))["inputs"])
 print(json.dumps(network(images.repeat(3, 1, 1, 1)).tolist()))
 print(json.dumps([name for name in ("autoprune", "toy_problem") if name in sys.modules]))
 """
-
-
-@pytest.fixture
-def tracked(toy, store):
-    """Returns the folder of a search that MLflow knows."""
-    return toy(no_mlflow=False, tracking_uri=store).out
 
 
 def picked(run, number, **registration):
@@ -55,9 +52,9 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def answered(url, body, *, server, seconds=240):
-    """Returns the answer to a request as soon as the server gives one."""
-    request = urllib.request.Request(url, data=body, headers={"Content-Type": "application/json"})
+def answered(command, *, server, seconds=240):
+    """Returns the answer to a printed curl command as soon as the server gives one."""
+    request = asked(command)
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and server.poll() is None:
         try:
@@ -71,29 +68,60 @@ def answered(url, body, *, server, seconds=240):
     return None
 
 
-def test_a_registered_network_is_loaded_and_served_by_processes_that_know_nothing_of_autoprune(
-    tracked, store, tmp_path_factory
-):
+def asked(command):
+    """Returns the request that a curl command makes: not every machine has curl."""
+    program, _, header, _, body, address = shlex.split(command)
+    assert program == "curl"
+    name, _, value = header.partition(": ")
+    return urllib.request.Request(
+        address, data=Path(body.removeprefix("@")).read_bytes(), headers={name: value}, method="POST"
+    )
+
+
+def steps(shown):
+    """Returns the commands that stand below `Next:`."""
+    lines = shown.partition("Next:\n")[2].splitlines()
+    return [line[2:].partition("   ")[0].strip() for line in lines if line.startswith("  ") and line[2] != " "]
+
+
+def one(commands, start):
+    """Returns the command that begins so."""
+    (found,) = [command for command in commands if command.startswith(start)]
+    return found
+
+
+def test_whoever_follows_what_is_printed_gets_from_a_search_to_a_served_model(folder, store, capsys):
     from mlflow import MlflowClient
 
-    first, second = picked(tracked, 1, register="toy"), picked(tracked, 2, register="toy")
-    assert (first["mlflow"]["version"], second["mlflow"]["version"]) == ("1", "2")
-    model, client = second["mlflow"]["model_uri"], MlflowClient(store)
-    assert model == "models:/toy@champion"
-    assert client.get_model_version_by_alias("toy", "champion").version == 2
-    run = client.get_run(second["mlflow"]["run_id"])
-    assert (
-        run.data.tags["mlflow.parentRunId"] == json.loads((tracked / "summary.json").read_text())["tracking"]["run_id"]
-    )
-    assert run.data.metrics["test_accuracy"] == pytest.approx(second["accuracy"])
-    assert run.info.status == "FINISHED"
+    network = ["--model", "toy_problem:network", "--data", "toy_problem:sets", "--backend", "serial"]
+    assert run(["search", *network, "--candidates", "4", "--finetune-epochs", "0", "--out", "run"]) == 0
+    picking = shlex.split(one(steps(capsys.readouterr().out), "autoprune pick").replace("NAME", "toy"))
+    assert run(picking[1:]) == 0
+    first = capsys.readouterr().out
+    assert "version 1 of toy" in first
+    assert run([*picking[1:], "--json"]) == 0
+    entry = json.loads(capsys.readouterr().out)
+    assert entry["mlflow"]["version"] == "2"
 
-    elsewhere, port = tmp_path_factory.mktemp("elsewhere"), free_port()
-    body = Path(second["request"]).read_bytes()
-    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", model, "--env-manager", "local"]
+    next_steps = steps(first)
+    variable, _, address = shlex.split(one(next_steps, "export"))[1].partition("=")
+    assert (variable, address) == ("MLFLOW_TRACKING_URI", store)
+    client = MlflowClient(store)
+    assert client.get_model_version_by_alias("toy", "champion").version == 2
+    written = client.get_run(entry["mlflow"]["run_id"])
+    assert (
+        written.data.tags["mlflow.parentRunId"]
+        == json.loads(Path("run/summary.json").read_text())["tracking"]["run_id"]
+    )
+    assert written.data.metrics["test_accuracy"] == pytest.approx(entry["accuracy"])
+
+    port = str(free_port())
+    serve, ask = (one(next_steps, start).replace("5001", port) for start in ("mlflow models serve", "curl"))
+    model = re.search(r'"(.*)"', one(next_steps, "mlflow.pytorch.load_model"))[1]
+    (folder / "elsewhere").mkdir()
     with subprocess.Popen(
-        [*command, "--port", str(port)],
-        cwd=elsewhere,
+        shlex.split(serve),
+        cwd="elsewhere",
         env={**stranger(store), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -102,20 +130,21 @@ def test_a_registered_network_is_loaded_and_served_by_processes_that_know_nothin
     ) as server:
         try:
             loaded = subprocess.run(
-                [sys.executable, "-c", LOAD, model, str(Path(second["request"]).resolve())],
-                cwd=elsewhere,
+                [sys.executable, "-c", LOAD, model, str(Path(entry["request"]).resolve())],
+                cwd="elsewhere",
                 env=stranger(store),
                 capture_output=True,
                 text=True,
                 check=True,
                 timeout=300,
             )
-            served = answered(f"http://127.0.0.1:{port}/invocations", body, server=server)["predictions"]
+            served = answered(ask, server=server)["predictions"]
         finally:
             os.killpg(server.pid, 15)
 
+    images = torch.tensor(json.loads(Path(entry["request"]).read_text())["inputs"])
     with torch.no_grad():
-        expected = autoprune.load(second["directory"])(torch.tensor(json.loads(body)["inputs"]))
+        expected = autoprune.load(entry["directory"])(images)
     outputs, modules = (json.loads(line) for line in loaded.stdout.splitlines())
     assert modules == []
     torch.testing.assert_close(torch.tensor(outputs), expected.repeat(3, 1), atol=1e-4, rtol=1e-4)
@@ -123,10 +152,10 @@ def test_a_registered_network_is_loaded_and_served_by_processes_that_know_nothin
 
 
 def test_a_search_without_mlflow_is_picked_from_but_cannot_be_registered(toy):
-    run = toy(candidates=2).out
-    assert picked(run, 1)["mlflow"] is None
+    untracked = toy(candidates=2).out
+    assert picked(untracked, 1)["mlflow"] is None
     with pytest.raises(ConfigError, match=r"not tracked in MLflow.*--tracking-uri"):
-        picked(run, 1, register="toy")
+        picked(untracked, 1, register="toy")
 
 
 def test_a_store_that_refuses_costs_a_warning_or_the_registration_but_never_the_network(toy, monkeypatch):
@@ -134,13 +163,13 @@ def test_a_store_that_refuses_costs_a_warning_or_the_registration_but_never_the_
         raise BackendError("MLflow did not take the network: the disk is on fire.")
 
     monkeypatch.setattr("autoprune.tracking.registry.log_network", refuse)
-    run = toy(candidates=2).out
+    found = toy(candidates=2).out
     uri = "sqlite:///anything.db"
-    assert picked(run, 1, tracking_uri=uri)["mlflow"] is None
-    assert autoprune.load(run / "picked-1")
+    assert picked(found, 1, tracking_uri=uri)["mlflow"] is None
+    assert autoprune.load(found / "picked-1")
     with pytest.raises(BackendError, match=r"on fire.*is saved in 'run/picked-0'"):
-        picked(run, 0, tracking_uri=uri, register="toy")
-    assert autoprune.load(run / "picked-0")
+        picked(found, 0, tracking_uri=uri, register="toy")
+    assert autoprune.load(found / "picked-0")
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "a:b", "a@b", "'; drop", ".", "x" * 201])
