@@ -17,7 +17,7 @@ Budgets = Annotated[
         metavar="LIMIT",
         rich_help_panel=_GOAL,
         help="What may remain of the dense network: 50%flops, 1.2Gflops, 1.5Mparams, 20MB (weights), "
-        "'peak 300MB' (activations). "
+        "'peak 300MB' (activations), 5ms (latency on this device), or a share of each: 50%ms. "
         "Repeat it for several limits; all must hold. (default: 50%flops)",
     ),
 ]
@@ -207,6 +207,21 @@ RayAddress = Annotated[
 Device = Annotated[
     str | None,
     typer.Option(metavar="NAME", rich_help_panel=_WORKERS, help="cpu, cuda or cuda:N. (default: the best at hand)"),
+]
+
+LatencyBatch = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        rich_help_panel=_GOAL,
+        help="Images at a time that budgets such as 5ms and 'peak 300MB' speak of. (default: 1)",
+    ),
+]
+LatencyThreads = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N", rich_help_panel=_GOAL, help="Threads that 5ms is meant for on a CPU. (default: as torch has)"
+    ),
 ]
 
 Out = Annotated[

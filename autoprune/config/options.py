@@ -159,6 +159,8 @@ OPTIONS: Mapping[str, Option] = {
         _option("calibration_images", _integer(1)),
         _option("holdout_images", _integer(1)),
         _option("device", _device),
+        _option("latency_batch", _integer(1)),
+        _option("latency_threads", _integer(1)),
         _option("search_space", _text),
         _option("tracking_uri", _text),
         _option("no_mlflow", _flag),

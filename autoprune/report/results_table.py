@@ -52,6 +52,8 @@ def _search_table(contents: Sequence[Mapping[str, Any]]) -> str:
         minutes = statistics.mean(item["search_seconds"] for item in runs) / 60
         # A search whose candidates were all evaluated before it was resumed has taken no time.
         searched = f"{first['candidates']} candidates" + (f", {minutes:.1f} min" if minutes > 0 else "")
+        errors = [item["latency"]["error"] for item in runs if item.get("latency")]
+        searched += f", latency predicted within {100 * statistics.mean(errors):.1f} %" if errors else ""
         name = f"[{first['model']}](experiments/{content['experiment']}), {first['data']}, {' '.join(first['budget'])}"
         for index, (label, key) in enumerate(stages):
             cells = [

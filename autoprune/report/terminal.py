@@ -116,7 +116,33 @@ def _budgets(summary: Summary, *, plain: bool) -> list[RenderableType]:
         cells = ["-" if amount is None else resource.shown(amount) for amount in amounts]
         met = {True: "yes", False: "NO", None: "-"}[limit["met"]]
         table.add_row(formats.one_line(str(limit["budget"])), *cells, met)
-    return [Text(), table]
+    return [Text(), table, *_latency(summary)]
+
+
+def _latency(summary: Summary) -> list[RenderableType]:
+    """Says where latency is meant, and how wrong its predictions are."""
+    latency = summary.get("latency")
+    if not latency:
+        return []
+    threads = f", {latency['threads']} thread{'s' if latency['threads'] != 1 else ''}"
+    where = f"{latency['device']}, batch {latency['batch']}{threads if latency['device'] == 'cpu' else ''}"
+    error = (
+        f"predictions were off by {formats.share(latency['error'])} in the median of {len(latency['checks'])} networks"
+    )
+    text = f"Latency of a forward pass ({where}): {error}."
+    networks, shown = latency["networks"], RESOURCES["latency"].shown
+    dense, found = networks.get("dense"), networks.get("incumbent")
+    if dense and found:
+        name = "pruned" if summary.get("method") else "incumbent"
+        # The machine may run at another speed by now: the share of dense says what the cut has gained.
+        shares = [formats.share(found[key] / dense[key]) for key in ("predicted", "measured")]
+        text += (
+            f" Measured at the end: dense {shown(dense['measured'])} (predicted {shown(dense['predicted'])}), {name} "
+            f"{shown(found['measured'])} (predicted {shown(found['predicted'])}); {name} against dense {shares[1]} "
+            f"(predicted {shares[0]})."
+        )
+    noisy = [] if latency["steady"] else [_note("The machine was busy while latency was measured: mind the errors.")]
+    return [Text(text, style="dim"), *noisy]
 
 
 def _kept(value: int | None, dense: int | None) -> str:

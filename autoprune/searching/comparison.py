@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from autoprune.config.experiment import Comparison
-from autoprune.core.budget import parse_budgets
+from autoprune.core.budget import Budget, parse_budgets
 from autoprune.core.space import SearchSpace
 from autoprune.errors import AutopruneError, ConfigError
 from autoprune.methods.base import Pruned
@@ -21,9 +21,10 @@ from autoprune.models.selection import keep_best
 from autoprune.report.observer import Observer
 from autoprune.searching.finish import Finisher, cost_entry
 from autoprune.searching.options import SearchOptions
-from autoprune.searching.preparation import Prepared, load_problem, prepare, torch_threads, usable_cores
+from autoprune.searching.preparation import Prepared, load_problem, prepare, usable_cores
 from autoprune.searching.pruning import Decision, decide, evaluation_of, subject_of
 from autoprune.searching.running import searched
+from autoprune.searching.timing import torch_threads
 
 #: The row of a whole search among the methods.
 SEARCH = "search"
@@ -47,7 +48,9 @@ class Contest:
             if method is not None and method.as_published:
                 raise ConfigError(f"{name!r} as published takes no budget and cannot be compared within one.")
         self._observer = observer
-        options = replace(options, budgets=compared.budgets[:1])
+        # They are met one at a time, but latency is known only if it was asked for at first.
+        timed = tuple(budget for budget in compared.budgets if Budget.parse(budget).resource == "latency")
+        options = replace(options, budgets=(timed or compared.budgets)[:1])
         self._prepared = prepare(load_problem(options, observer), options, observer)
         network = self._prepared.network
         # All of them now: a budget out of reach is found before the first method has run for minutes.

@@ -32,6 +32,8 @@ class SearchOptions:
         calibration_images: that reconstructions are fitted on; None for the default.
         holdout_images: that score candidates; None for the default.
         device: where candidates are evaluated; None for a GPU if there is one.
+        latency_batch: images at a time that budgets on latency and on the peak of the activations speak of.
+        latency_threads: that latency on a CPU is measured with; None for as many as torch has.
         search_space: file or name of a search space.
         tracking_uri: of the MLflow store; None for SQLite beside the run folder.
         no_mlflow: whether to do without MLflow.
@@ -57,6 +59,8 @@ class SearchOptions:
     calibration_images: int | None = None
     holdout_images: int | None = None
     device: str | None = None
+    latency_batch: int = 1
+    latency_threads: int | None = None
     search_space: str | None = None
     tracking_uri: str | None = None
     no_mlflow: bool = False

@@ -15,9 +15,10 @@ from autoprune.core.structure import Structure
 from autoprune.errors import ConfigError, RunError
 from autoprune.report.observer import Observer
 from autoprune.searching.finish import Finisher, describe, save_finished
-from autoprune.searching.preparation import Prepared, load_problem, prepare, torch_threads, usable_cores
+from autoprune.searching.preparation import Prepared, load_problem, prepare, usable_cores
 from autoprune.searching.recorded import recorded_options
 from autoprune.searching.registering import Registration, log_finished, write_request
+from autoprune.searching.timing import torch_threads
 from autoprune.study.ledger import Event, decode_told, read_ledger, run_of
 
 
@@ -111,7 +112,8 @@ def pick(
     header = run_of(events)
     options = recorded_options(header, run, registration.changes)
     tracked = registration.wanted(options)
-    prepared = prepare(load_problem(options, observer), options, observer)
+    problem = load_problem(options, observer)
+    prepared = prepare(problem, options, observer, recorded_latency=header.get("latency"))
     if prepared.fingerprint != header.get("weights"):
         raise RunError(f"The dense network of {str(run)!r} had other weights. Put the weights of the search back.")
     chosen = choice.of(recorded(events, prepared), prepared)

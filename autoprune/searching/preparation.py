@@ -15,6 +15,7 @@ from torch import nn
 from autoprune.config.spaces import apply_rules, load_search_space
 from autoprune.core.budget import parse_budgets
 from autoprune.core.candidate import Ladder, Merge
+from autoprune.core.forms import LargestForm
 from autoprune.core.profile import ModelProfile
 from autoprune.core.seeds import derive_seed
 from autoprune.core.space import SearchSpace
@@ -37,7 +38,10 @@ from autoprune.models.weights import state_fingerprint
 from autoprune.models.zoo import build_model, model_info
 from autoprune.plugins import one_line
 from autoprune.report.observer import Observer
+from autoprune.searching.latency_budget import LatencyRecord, Setting
+from autoprune.searching.latency_use import with_latency
 from autoprune.searching.options import SearchOptions
+from autoprune.searching.timing import torch_threads
 from autoprune.tracking.uris import mask_secrets
 from autoprune.training.default import DEFAULT_DATA, DEFAULT_MODEL, default_model
 from autoprune.training.measure import as_logits
@@ -89,6 +93,7 @@ class Prepared:
         ladder: fidelities.
         device: where candidates are evaluated.
         options: as asked.
+        latency: what was measured; None where no budget speaks of it.
     """
 
     problem: Problem
@@ -100,6 +105,7 @@ class Prepared:
     ladder: Ladder
     device: str
     options: SearchOptions
+    latency: LatencyRecord | None = None
 
     @cached_property
     def fingerprint(self) -> str:
@@ -158,6 +164,7 @@ class Prepared:
             "split": [len(split.calibration), len(split.holdout), len(split.training)],
             "groups": {group.name: [group.width, group.min_width, group.multiple_of] for group in self.network.groups},
             "ladder": [asdict(rung) for rung in self.ladder.rungs],
+            **({} if self.latency is None else {"latency": self.latency.to_json()}),
         }
 
 
@@ -230,8 +237,14 @@ def _bundle(data: Any) -> DataBundle:
     raise DataError(f"The data are a {type(data).__name__}. Give a name or a pair (training set, test set).")
 
 
-def prepare(problem: Problem, options: SearchOptions, observer: Observer) -> Prepared:
+def prepare(problem: Problem, options: SearchOptions, observer: Observer, *, recorded_latency: Any = None) -> Prepared:
     """Returns the search, ready to run.
+
+    Args:
+        problem: network and images.
+        options: as asked.
+        observer: hears of the stages.
+        recorded_latency: what the ledger of the same search says of latency, which is then not measured again.
 
     Raises:
         BudgetError: the budget cannot be reached.
@@ -241,18 +254,30 @@ def prepare(problem: Problem, options: SearchOptions, observer: Observer) -> Pre
         ConfigError: the device is not there.
     """
     device = usable_device(options.device)
+    threads = options.latency_threads or torch.get_num_threads()
+    record: LatencyRecord | None = None
     with torch_threads(usable_cores()):
         require_fit(problem)
         network = traced(problem, options, observer)
         _require_groups(network, problem, options)
-        space = SearchSpace.build(network.groups, network.cost_model, parse_budgets(options.goals))
+        budgets = parse_budgets(options.goals)
+        if recorded_latency is not None or any(budget.resource == "latency" for budget in budgets):
+            network, record = with_latency(
+                problem.model,
+                network,
+                options,
+                setting=Setting.here(device, threads=threads, batch=options.latency_batch),
+                recorded=recorded_latency,
+                observer=observer,
+            )
+        space = SearchSpace.build(network.groups, network.cost_model, budgets)
         split = _split(problem.data, options)
         observer.stage(f"Reading the dense network on {len(split.calibration)} images")
         images = problem.data.train.take(split.calibration)
         calibration = calibrate(problem.model, network, images, seed=derive_seed(options.seed, "calibration"))
         rankings = rank_groups(problem.model, network, calibration)
     ladder = default_ladder(len(split.calibration), len(split.holdout))
-    return Prepared(problem, network, space, split, calibration, rankings, ladder, device, options)
+    return Prepared(problem, network, space, split, calibration, rankings, ladder, device, options, record)
 
 
 def require_fit(problem: Problem) -> None:
@@ -324,7 +349,15 @@ def traced(problem: Problem, options: SearchOptions, observer: Observer) -> Trac
     if refused:
         name, reason = next(iter(refused.items()))
         observer.warning(f"{len(refused)} groups cannot vanish and keep a channel, such as {name!r}: {reason}.")
-    return network
+    return _for_batch(network, options.latency_batch)
+
+
+def _for_batch(network: TracedNetwork, batch: int) -> TracedNetwork:
+    """Returns the network with the peak of its activations for so many images at a time."""
+    peak = network.cost_model.others.get("peak")
+    if batch == 1 or not isinstance(peak, LargestForm):
+        return network
+    return replace(network, cost_model=network.cost_model.with_form("peak", peak.times(batch)))
 
 
 def _require_groups(network: TracedNetwork, problem: Problem, options: SearchOptions) -> None:
@@ -347,19 +380,3 @@ def _split(data: DataBundle, options: SearchOptions) -> Split:
 def usable_cores() -> int:
     """Returns the number of cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-class torch_threads:  # noqa: N801 - reads as a verb in a with statement
-    """Sets torch's threads for a while: evaluations use one each, preparation and finetuning all cores."""
-
-    def __init__(self, count: int) -> None:
-        self._count = count
-
-    def __enter__(self) -> None:
-        """Sets them."""
-        self._before = torch.get_num_threads()
-        torch.set_num_threads(self._count)
-
-    def __exit__(self, *_: object) -> None:
-        """Sets them back."""
-        torch.set_num_threads(self._before)

@@ -15,6 +15,7 @@ from torch import nn
 from autoprune.core.candidate import Candidate, Evaluation, Fidelity, Merge
 from autoprune.core.cost import Cost
 from autoprune.core.seeds import derive_seed
+from autoprune.core.structure import structure_from
 from autoprune.errors import ConfigError, RunError
 from autoprune.methods.base import Method, Pruned, Subject
 from autoprune.methods.reduction import Reduction, default_reduction, reduced
@@ -23,10 +24,12 @@ from autoprune.models.surgery import Kept
 from autoprune.report.files import atomic_write_text
 from autoprune.report.observer import Observer
 from autoprune.searching.finish import Finisher, cost_entry, describe, limits_of, save_finished
+from autoprune.searching.latency_use import latency_entry
 from autoprune.searching.options import SearchOptions
-from autoprune.searching.preparation import Prepared, load_problem, prepare, torch_threads, usable_cores
+from autoprune.searching.preparation import Prepared, load_problem, prepare, usable_cores
 from autoprune.searching.results import INCUMBENT, SUMMARY, SUMMARY_FORMAT, command_line, package_versions
 from autoprune.searching.running import placed
+from autoprune.searching.timing import torch_threads
 from autoprune.training.measure import measure
 
 #: What an as-published run needs of a search space: one in which everything fits.
@@ -215,6 +218,9 @@ def _summary(prepared: Prepared, entry: dict[str, Any], dense: float, options: S
         "dense": {"accuracy": dense, **cost_entry(network.cost_model.dense)},
         "incumbent": entry,
         "limits": [] if options.budgets == _NO_BUDGET else limits_of(prepared.space, Cost.recorded(entry)),
+        "latency": latency_entry(
+            prepared, {"dense": prepared.space.dense, "incumbent": structure_from(entry["widths"], network.groups)}
+        ),
         "groups": [{"name": g.name, "width": g.width, "coupled": g.coupled} for g in network.groups],
         "frozen": dict(network.frozen),
         "finetune_epochs": options.finetune_epochs or 0.0,

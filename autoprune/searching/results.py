@@ -17,6 +17,7 @@ from autoprune.report.files import atomic_write_text, write_front_csv
 from autoprune.report.front_html import marks_of, write_front_html
 from autoprune.report.rows import candidate_rows, front_rows
 from autoprune.searching.finish import cost_entry, describe_candidate, limits_of
+from autoprune.searching.latency_use import latency_entry
 from autoprune.searching.preparation import Prepared
 from autoprune.study.study import Study
 from autoprune.tracking.uris import mask_secrets
@@ -47,6 +48,7 @@ def summarise(prepared: Prepared, study: Study, report: BackendReport, *, interr
         "uniform": None if uniform is None else describe_candidate(uniform, prepared),
         "incumbent": None if incumbent is None else describe_candidate(incumbent, prepared),
         "limits": limits_of(prepared.space, None if incumbent is None else incumbent.candidate.cost),
+        "latency": latency_entry(prepared, {}),
         "groups": [{"name": g.name, "width": g.width, "coupled": g.coupled} for g in network.groups],
         "frozen": dict(network.frozen),
         "candidates": study.proposed,

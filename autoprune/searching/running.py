@@ -21,8 +21,9 @@ from autoprune.core.seams import Backend, BackendReport, Tracker
 from autoprune.errors import ConfigError, RunError
 from autoprune.report.observer import Observer
 from autoprune.searching.finish import Finisher, describe, save_finished
+from autoprune.searching.latency_use import latency_entry
 from autoprune.searching.options import SearchOptions
-from autoprune.searching.preparation import Prepared, Problem, prepare, torch_threads, usable_cores
+from autoprune.searching.preparation import Prepared, Problem, prepare, usable_cores
 from autoprune.searching.recorded import TRACKING_VARIABLE
 from autoprune.searching.results import (
     FRONT_CSV,
@@ -33,6 +34,7 @@ from autoprune.searching.results import (
     uniform_of,
     write_results,
 )
+from autoprune.searching.timing import torch_threads
 from autoprune.strategies.registry import make_strategy
 from autoprune.study.ledger import Ledger, read_ledger, run_of
 from autoprune.study.lock import FolderLock
@@ -97,7 +99,8 @@ def run(problem: Problem, options: SearchOptions, observer: Observer) -> Conclud
     _require_cores(options)
     # Taken before the preparation, which may take minutes: a second driver is refused at once.
     with FolderLock(out):
-        return _run(prepare(problem, options, observer), observer, out=out, started=started)
+        prepared = prepare(problem, options, observer, recorded_latency=_recorded_latency(out))
+        return _run(prepared, observer, out=out, started=started)
 
 
 def _run(prepared: Prepared, observer: Observer, *, out: Path, started: float) -> Concluded:
@@ -115,6 +118,13 @@ def _run(prepared: Prepared, observer: Observer, *, out: Path, started: float) -
         if mlflow is not None:
             _close_mlflow(mlflow, concluded, observer)
         return concluded
+
+
+def _recorded_latency(out: Path) -> Any:
+    """Returns what a search in the folder measured, None where there is none: what is wrong with it is said later."""
+    with suppress(RunError):
+        return run_of(read_ledger(out / LEDGER_NAME)).get("latency")
+    return None
 
 
 class _Past:
@@ -288,6 +298,10 @@ def _finish(
     if uniform is not None and uniform.candidate.id == incumbent.candidate.id:
         summary["uniform"] = summary["incumbent"]
         summary["notes"].append("No candidate beat uniform widths on the hold-out.")
+    networks = {"dense": prepared.space.dense, "incumbent": incumbent.candidate.structure}
+    if uniform is not None:
+        networks["uniform"] = uniform.candidate.structure
+    summary["latency"] = latency_entry(prepared, networks, observer)
     assert options.out is not None
     info = {key: summary["incumbent"][key] for key in ("accuracy", "holdout_accuracy", "proposed_by", "id")}
     info.update({"budget": list(options.goals), "seed": options.seed, "finetune_epochs": summary["finetune_epochs"]})

@@ -34,12 +34,12 @@ from autoprune.searching.preparation import (
     HOLDOUT_IMAGES,
     Problem,
     require_fit,
-    torch_threads,
     usable_cores,
     usable_device,
 )
 from autoprune.searching.recorded import TRACKING_VARIABLE
 from autoprune.searching.results import INCUMBENT, SUMMARY, command_line, package_versions
+from autoprune.searching.timing import torch_threads
 from autoprune.searching.training_options import FORMAT, RECORD, RunOptions, TrainOptions, read_record
 from autoprune.study.lock import FolderLock
 from autoprune.tracking.uris import default_store, mask_secrets, mask_uri

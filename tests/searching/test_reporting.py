@@ -74,7 +74,9 @@ def test_the_pictures_lie_beside_the_page(searched, folder):
 
 
 def test_latency_of_a_dense_network_that_is_not_found_leaves_its_column_out(searched, monkeypatch):
-    monkeypatch.setattr("autoprune.searching.latency.SECONDS", 0.0)
+    from autoprune.searching.timing import Effort
+
+    monkeypatch.setattr("autoprune.searching.latency.EFFORT", Effort(1, 2, 2))
     numbers = reported(searched, latency=True)
     assert [row["batch"] for row in numbers["latency"]["rows"] if row["device"] == "cpu"] == [1, 32]
     assert {row["dense"] for row in numbers["latency"]["rows"]} == {None}
@@ -84,12 +86,12 @@ def test_latency_of_a_dense_network_that_is_not_found_leaves_its_column_out(sear
     assert "<th>dense</th>" not in (searched / "report.html").read_text().split("Measured latency")[1]
 
 
-def test_dense_and_pruned_take_turns(monkeypatch):
+def test_dense_and_pruned_take_turns():
     import torch
 
     from autoprune.searching.latency import measure_latency
+    from autoprune.searching.timing import Effort
 
-    monkeypatch.setattr("autoprune.searching.latency.SECONDS", 0.0)
     turns = []
 
     class Network(torch.nn.Module):
@@ -102,9 +104,11 @@ def test_dense_and_pruned_take_turns(monkeypatch):
             return x
 
     networks = {name: Network(name) for name in ("pruned", "dense")}
-    found = measure_latency(networks, (1, 2, 2), batches=(1, 3), repeats=4, warm_up=1)
+    found = measure_latency(networks, (1, 2, 2), batches=(1, 3), effort=Effort(1, 4, 4))
     on_cpu = [row for row in found["rows"] if row["device"] == "cpu"]
-    assert turns[:20] == [(name, (batch, 1, 2, 2)) for batch in (1, 3) for _ in range(5) for name in networks]
+    for batch, start in ((1, 0), (3, 10)):
+        for first in range(start, start + 10, 2):
+            assert sorted(turns[first : first + 2]) == [(name, (batch, 1, 2, 2)) for name in ("dense", "pruned")]
     assert [row["repeats"] for row in on_cpu] == [4, 4]
     assert all(row["speedup"] == row["dense"] / row["pruned"] for row in on_cpu)
 
