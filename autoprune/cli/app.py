@@ -204,6 +204,8 @@ def finetune(
     checkpoint_steps: p.CheckpointSteps = None,
     seed: p.Seed = None,
     device: p.Device = None,
+    workers: p.TrainingWorkers = None,
+    ray_address: p.TrainingRayAddress = None,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", show_default=False, help="Where to. (default: NAME-finetuned beside)")
     ] = None,

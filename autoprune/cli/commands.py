@@ -231,7 +231,7 @@ def _recorded_candidates(out: Path) -> int:
     try:
         with (out / _LEDGER).open(encoding="utf-8") as lines:
             count = json.loads(next(lines))["run"]["candidates"]
-    except (OSError, ValueError, LookupError, TypeError, StopIteration):
+    except (OSError, ValueError, LookupError, TypeError, StopIteration, RecursionError):
         return 0  # whether the ledger is sound is for the resumed search to say
     return count if isinstance(count, int) else 0
 
@@ -269,7 +269,7 @@ def _version(name: str) -> str | None:
 def _tracking(run: Path) -> Mapping[str, Any]:
     try:
         tracking = json.loads((run / _SUMMARY).read_text(encoding="utf-8")).get("tracking")
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         return {}
     return tracking if isinstance(tracking, dict) else {}
 

@@ -204,6 +204,20 @@ RayAddress = Annotated[
         help="A running Ray cluster: auto or HOST:PORT. (default: start one here)",
     ),
 ]
+TrainingWorkers = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N", rich_help_panel=_WORKERS, help="Processes that share every batch, on Ray Train. (default: 1)"
+    ),
+]
+TrainingRayAddress = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        rich_help_panel=_WORKERS,
+        help="Where --workers run: auto or HOST:PORT of a Ray cluster. (default: this machine)",
+    ),
+]
 Device = Annotated[
     str | None,
     typer.Option(metavar="NAME", rich_help_panel=_WORKERS, help="cpu, cuda or cuda:N. (default: the best at hand)"),

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from autoprune.report.observer import Observer
 
 #: What a resumed training may be told anew: who works for it, where things lie, where it is written down.
-_RESUMABLE = ("device", "data_root", "tracking_uri", "no_mlflow")
+_RESUMABLE = ("device", "data_root", "tracking_uri", "no_mlflow", "workers", "ray_address")
 #: {option of a training alone: whether a value may be, what it must be}.
 _NUMBERS: Mapping[str, tuple[Callable[[float], bool], str]] = {
     "epochs": (lambda value: 0 < value < math.inf, "above 0"),
@@ -113,6 +113,8 @@ def _checked(command: str, given: Mapping[str, Any]) -> dict[str, Any]:
             raise ConfigError(f"--{name.replace('_', '-')} is {value:g}, but must be {wanted}.")
     shared = {name: value for name, value in given.items() if name in OPTIONS}
     own = {name: value for name, value in given.items() if name not in OPTIONS}
+    if given.get("ray_address") is not None and given.get("workers", 1) < 2:
+        raise ConfigError("--ray-address says where workers run. Give their number with --workers.")
     return {**check_options(shared, strategies=()), **own}
 
 

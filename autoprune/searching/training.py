@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -19,17 +18,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from autoprune.core.files import require_inside
 from autoprune.core.seeds import derive_seed
 from autoprune.data.bundle import DataBundle
-from autoprune.data.images import IntArray
 from autoprune.data.sources import load_data
 from autoprune.data.splits import Split, split_train
 from autoprune.errors import ConfigError, DivergenceError, RunError
 from autoprune.models.saved import STRUCTURE, load
 from autoprune.models.zoo import build_model, model_info
-from autoprune.report import formats
 from autoprune.report.files import atomic_write_text
 from autoprune.report.observer import Observer
+from autoprune.searching.journal import Journal, OnRow
 from autoprune.searching.preparation import (
     HOLDOUT_IMAGES,
     Problem,
@@ -39,6 +38,7 @@ from autoprune.searching.preparation import (
 )
 from autoprune.searching.recorded import TRACKING_VARIABLE
 from autoprune.searching.results import INCUMBENT, SUMMARY, command_line, package_versions
+from autoprune.searching.teamwork import trained_by_team
 from autoprune.searching.timing import torch_threads
 from autoprune.searching.training_options import FORMAT, RECORD, RunOptions, TrainOptions, read_record
 from autoprune.study.lock import FolderLock
@@ -47,6 +47,7 @@ from autoprune.training.checkpoints import Checkpointing, newest_checkpoint, rem
 from autoprune.training.hooks import Hook
 from autoprune.training.measure import measure
 from autoprune.training.recipe import Recipe
+from autoprune.training.team import Team
 from autoprune.training.trainer import train
 
 if TYPE_CHECKING:
@@ -154,6 +155,7 @@ def carry_out(task: Task, observer: Observer) -> dict[str, Any]:
     device = usable_device(task.options.device)
     split = _split(task.data, task.options)
     with FolderLock(task.options.out):
+        require_inside(task.options.out / CHECKPOINTS, task.options.out)
         return _carry_out(task, observer, device=device, split=split)
 
 
@@ -171,7 +173,9 @@ def _carry_out(task: Task, observer: Observer, *, device: str, split: Split) -> 
                 observer.stage(f"Testing {task.name} before the training")
                 record["accuracy_before"] = measure(task.model, task.data.test, device=device).accuracy
                 _write(record, out)
-            record = {**record, **_trained(task, split, observer, log, device)}
+            carried = trained if task.options.workers == 1 else trained_by_team
+            on_row = None if log is None else log.epoch
+            record = {**record, **carried(task, split, observer, device, checkpoints=out / CHECKPOINTS, on_row=on_row)}
         task.save(task.model.cpu(), record)
         record["finished"] = True
         _write(record, out)
@@ -205,50 +209,31 @@ def save_weights(model: nn.Module, path: Path, report: Mapping[str, Any]) -> Non
     atomic_write_bytes(path, save(state, metadata=notes))
 
 
-class Journal(Hook):
-    """What every epoch reached; a checkpoint carries it along, so that a resumed training has all of it."""
+def trained(
+    task: Task,
+    split: Split,
+    observer: Observer,
+    device: str,
+    *,
+    checkpoints: Path,
+    on_row: OnRow | None = None,
+    team: Team | None = None,
+) -> dict[str, Any]:
+    """Trains `task.model` and tests it.
 
-    def __init__(self, task: Task, holdout: IntArray, observer: Observer, log: TrainingLog | None, count: int) -> None:
-        """Tells `observer` and `log` of every epoch of a training on `count` images."""
-        self.rows: list[dict[str, float]] = []
-        self._task, self._holdout, self._count = task, holdout, count
-        self._observer, self._log = observer, log
-        self._started, self._before = time.perf_counter(), 0.0
-        self._device = usable_device(task.options.device)
+    Args:
+        task: what to train, and how.
+        split: of the training images.
+        observer: hears of stages, epochs and steps.
+        device: where to compute.
+        checkpoints: folder of the checkpoints.
+        on_row: hears what every epoch reached.
+        team: the processes that train together; None for this one alone.
 
-    @property
-    def seconds(self) -> float:
-        """Wall time of the training so far, that of its earlier parts up to their last checkpoints included."""
-        return self._before + time.perf_counter() - self._started
-
-    def on_epoch(self, epoch: float, loss: float) -> None:
-        """Measures the hold-out and tells of it; called before the checkpoint of the epoch is written."""
-        task = self._task
-        accuracy = measure(task.model, task.data.train, self._holdout, device=self._device).accuracy
-        step = max(0, replace(task.recipe, epochs=epoch).steps(self._count) - 1)
-        rate = task.recipe.rate(step, images=self._count)
-        row = {"epoch": epoch, "train_loss": loss, "holdout_accuracy": accuracy, "learning_rate": rate}
-        self.rows.append({**row, "seconds": self.seconds})
-        self._observer.stage(
-            f"Epoch {epoch:g} of {task.recipe.epochs:g}: loss {loss:.4f}, hold-out {formats.accuracy(accuracy)}"
-        )
-        if self._log is not None:
-            self._log.epoch(epoch, {name: value for name, value in row.items() if name != "epoch"})
-
-    def state_dict(self) -> dict[str, Any]:
-        """Returns the rows and the time they took."""
-        return {"rows": [dict(row) for row in self.rows], "seconds": self.seconds}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Takes the rows of the earlier parts."""
-        self.rows = [dict(row) for row in state["rows"]]
-        self._before = state["seconds"]
-        self._observer.stage(f"Resuming {self._task.name} after {len(self.rows)} epochs")
-
-
-def _trained(task: Task, split: Split, observer: Observer, log: TrainingLog | None, device: str) -> dict[str, Any]:
-    """Trains and tests; returns what is known then."""
-    journal = Journal(task, split.holdout, observer, log, len(split.training))
+    Returns:
+        What `training.json` says of the result; nothing in a process that does not lead its team.
+    """
+    journal = Journal(task, split.holdout, observer, on_row, len(split.training))
     observer.stage(f"Training {task.name} on {len(split.training)} images ({device})")
     report = train(
         task.model,
@@ -262,8 +247,11 @@ def _trained(task: Task, split: Split, observer: Observer, log: TrainingLog | No
         hooks=(*task.hooks, journal),
         on_epoch=journal.on_epoch,
         on_step=observer.progress,
-        checkpoint=Checkpointing(task.options.out / CHECKPOINTS, every_steps=task.options.checkpoint_steps),
+        checkpoint=Checkpointing(checkpoints, every_steps=task.options.checkpoint_steps),
+        team=team,
     )
+    if team is not None and not team.leads:
+        return {}
     if not journal.rows or journal.rows[-1]["epoch"] != task.recipe.epochs:
         journal.on_epoch(task.recipe.epochs, report.loss)  # a fraction of an epoch at the end
     observer.stage(f"Testing {task.name}")

@@ -38,6 +38,8 @@ class RunOptions:
         device: where to compute; None for a GPU if there is one.
         tracking_uri: of the MLflow store; None for SQLite beside the folder.
         no_mlflow: whether to do without MLflow.
+        workers: processes that share every batch.
+        ray_address: of the cluster where they run; None for this machine.
     """
 
     epochs: float
@@ -55,6 +57,8 @@ class RunOptions:
     device: str | None = None
     tracking_uri: str | None = None
     no_mlflow: bool = False
+    workers: int = 1
+    ray_address: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Returns the options as JSON values; paths are absolute, for a training may be resumed from elsewhere."""

@@ -34,6 +34,7 @@ from autoprune.training.feed import make_feed
 from autoprune.training.hooks import Hook, TrainingState
 from autoprune.training.measure import as_logits
 from autoprune.training.recipe import Recipe
+from autoprune.training.team import Team
 
 #: Steps between looks at the loss on a GPU: every look waits for the device.
 _LOOK_EVERY = 50
@@ -75,6 +76,7 @@ def train(
     on_epoch: OnEpoch | None = None,
     on_step: OnStep | None = None,
     checkpoint: Checkpointing | None = None,
+    team: Team | None = None,
 ) -> TrainingReport:
     """Trains a model in place on the images at `indices`; leaves it in eval mode on the device.
 
@@ -96,6 +98,7 @@ def train(
         on_step: called after every step with its number (from 1) and the total.
         checkpoint: where checkpoints are left, and whence the training goes on if there is one; the weights that the
             model comes with do not matter then.
+        team: the processes that call this together, all with the same arguments; None for this one alone.
 
     Raises:
         DataError: there is no image to train on.
@@ -105,27 +108,29 @@ def train(
     chosen = np.asarray(indices, dtype=np.int64).reshape(-1)
     if len(chosen) == 0:
         raise DataError("There is no image to train on.")
-    chance = torch.Generator().manual_seed(derive_seed(seed, "augmentation"))
+    chance = torch.Generator().manual_seed(derive_seed(seed, "augmentation", *([team.rank] if team else [])))
+    leads = team is None or team.leads
     run = _Run(model, teacher, recipe, hooks, count=len(chosen), device=torch.device(device), chance=chance)
     folder: CheckpointFolder | None = None
-    if checkpoint is not None:
+    if checkpoint is not None and leads:
         identity = _identity(model, images, chosen, recipe, seed=seed, teacher=teacher, hooks=hooks)
         folder = CheckpointFolder(checkpoint.directory, {**identity, "augmentation": repr(augmentation)})
     started = time.perf_counter()
     try:
-        if folder is not None:
-            run.resume(folder.newest())
-        run.begin()
-        orders = islice(_orders(len(chosen), recipe, seed=seed), run.done, None)
+        found = None if folder is None else folder.newest()
+        run.resume(found if team is None else team.of_the_leader(found))
+        run.begin(team)
+        whole = islice(_orders(len(chosen), recipe, seed=seed), run.done, None)
+        orders = whole if team is None else map(team.share, whole)
         feed = make_feed(images, chosen, run.device)
         for inputs, labels in feed.batches(orders, lambda batch: augment(batch, augmentation, chance)):
             run.step(inputs, labels)
-            if on_step is not None:
+            if on_step is not None and leads:
                 on_step(run.done, run.total)
             epoch = run.ended_epoch
             if epoch is not None:
                 run.end_epoch(epoch)
-                if on_epoch is not None:
+                if on_epoch is not None and leads:
                     on_epoch(epoch, run.mean_loss())
             if folder is not None and checkpoint is not None and run.is_due(checkpoint.every_steps):
                 run.require_finite_weights()
@@ -157,7 +162,7 @@ class _Run:
         self.total = recipe.steps(count)
         self._per_epoch = count / min(recipe.batch_size, count)
         self._chance = chance
-        self._model = model.to(device)
+        self._model = self._forward = model.to(device)
         self._teacher = None if teacher is None or recipe.distillation == 0 else teacher.to(device).eval()
         self._recipe = recipe
         self._count = count
@@ -179,9 +184,11 @@ class _Run:
         self._hooks = tuple(hooks)
         self._losses: deque[Tensor] = deque(maxlen=max(1, round(self._per_epoch)))
 
-    def begin(self) -> None:
-        """Puts the model into training mode and lets the hooks attach what they need."""
+    def begin(self, team: Team | None) -> None:
+        """Puts the model into training mode, joins it with those of a team, lets the hooks attach what they need."""
         self._model.train()
+        if team is not None:
+            self._forward = team.joined(self._model, self.device)
         state = TrainingState(self._model, self._optimiser, self._recipe.epochs, self.device)
         for hook in self._hooks:
             hook.begin(state)
@@ -290,7 +297,7 @@ class _Run:
             if self._teacher is not None:
                 with torch.no_grad():
                     wanted = as_logits(self._teacher(inputs), labels).float()
-            logits = as_logits(self._model(inputs), labels).float()
+            logits = as_logits(self._forward(inputs), labels).float()
         share = 0.0 if wanted is None else recipe.distillation
         loss = torch.zeros((), device=self.device)
         if share < 1:

@@ -84,6 +84,7 @@ def test_the_test_set_is_read_once_after_the_last_epoch_and_the_holdout_is_never
         measured.append((len(images), None if indices is None else set(indices.tolist())))
         return real_measure(model, images, indices, **keywords)
 
+    import autoprune.searching.journal as journal
     import autoprune.searching.training as module
 
     real_train = module.train
@@ -93,6 +94,7 @@ def test_the_test_set_is_read_once_after_the_last_epoch_and_the_holdout_is_never
         return real_train(model, images, indices, *arguments, **keywords)
 
     monkeypatch.setattr(module, "measure", watch)
+    monkeypatch.setattr(journal, "measure", watch)
     monkeypatch.setattr(module, "train", watch_training)
     train_network(options(epochs=2), Watching())
     assert [count for count, _ in measured] == [120, 120, 40]
@@ -325,3 +327,21 @@ def test_a_training_and_its_resumption_are_one_mlflow_run_with_a_curve_a_metric(
         points = {point.step: point.value for point in client.get_metric_history(run.info.run_id, name)}
         assert points == {row["epoch"]: row[name] for row in report["history"]}
     assert [file.path for file in client.list_artifacts(run.info.run_id)] == ["training.json"]
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_two_workers_finetune_like_one_with_the_same_batch_and_their_driver_tells_everything(saved):
+    watching = Watching()
+    one, two = finetune(tuning("one"), Watching()), finetune(tuning("two", workers=2), watching)
+    assert two["steps"] == one["steps"]
+    assert [row["epoch"] for row in two["history"]] == [row["epoch"] for row in one["history"]]
+    # Batch norms see half a batch each, so that it is not the same to the last bit.
+    assert abs(two["accuracy"] - one["accuracy"]) <= 0.1
+    assert two["history"][-1]["train_loss"] == pytest.approx(one["history"][-1]["train_loss"], rel=0.15)
+    first, second = load(Path("one")).state_dict(), load(Path("two")).state_dict()
+    for name, value in first.items():
+        if value.is_floating_point() and value.ndim > 1:
+            assert torch.nn.functional.cosine_similarity(value.flatten(), second[name].flatten(), dim=0) > 0.99
+    assert not (Path("two") / "checkpoints").exists()
+    assert any("Epoch 2 of 2" in text for text in watching.stages)

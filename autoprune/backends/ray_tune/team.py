@@ -1,0 +1,157 @@
+"""Ray Train: the same work in several processes that `torch.distributed` joins, on this machine or on a cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+import threading
+import uuid
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import ray
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from autoprune.backends.ray_tune import nodes
+from autoprune.backends.ray_tune.actors import root_cause
+from autoprune.backends.ray_tune.cluster import cluster, import_path, quiet, settings
+from autoprune.errors import BackendError
+
+Tell = Callable[[Any], None]
+
+
+class Work(Protocol):
+    """What every process does; pickled, arrays and all."""
+
+    def __call__(self, rank: int, size: int, tell: Tell) -> None:
+        """Does it, as process `rank` of `size`; what it tells is heard by the caller, in order."""
+        ...
+
+
+class Mailbox:
+    """What the processes tell and the caller has not heard yet, and the work for them."""
+
+    def __init__(self, work: Sequence[Any]) -> None:
+        self._work = work
+        self._items: list[Any] = []
+        self._news = asyncio.Event()
+
+    async def work(self) -> Sequence[Any]:
+        """Returns a reference to the work."""
+        return self._work
+
+    async def tell(self, item: Any) -> None:
+        """Takes an item."""
+        self._items.append(item)
+        self._news.set()
+
+    async def take(self) -> list[Any]:
+        """Returns all items since the last call, waiting for one, but not for long."""
+        try:
+            await asyncio.wait_for(self._news.wait(), timeout=1.0)
+        except TimeoutError:
+            return []
+        self._news.clear()
+        taken, self._items = self._items, []
+        return taken
+
+
+def run_team(work: Work, *, workers: int, gpus: float, address: str | None, hear: Callable[[Any], None]) -> None:
+    """Runs the work in `workers` processes, each with a CPU and a share of the GPUs.
+
+    Args:
+        work: what they do.
+        workers: how many.
+        gpus: of each; without any they talk through gloo, else through NCCL.
+        address: of a running cluster, None to start Ray on this machine.
+        hear: called in another thread with what they tell.
+
+    Raises:
+        BackendError: Ray cannot be reached, has no room, or a process failed; its reason is in one line.
+    """
+    from ray.train import RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    storage = tempfile.mkdtemp(prefix="autoprune-train-")
+    with settings(), quiet(), cluster(address, workers + 1, 0):
+        room = nodes.room(nodes.living().values(), cpus=1, gpus=gpus)
+        if room < workers:
+            raise BackendError(f"The nodes have room for {room} workers, not for {workers}. Lower --workers.")
+        name = f"autoprune-team-{uuid.uuid4().hex[:12]}"
+        beside = NodeAffinitySchedulingStrategy(nodes.here(), soft=False)
+        reference = ray.put(work)
+        box = ray.remote(Mailbox).options(name=name, num_cpus=0, scheduling_strategy=beside).remote([reference])
+        trainer = TorchTrainer(
+            _member,
+            train_loop_config={"mailbox": name, "namespace": ray.get_runtime_context().namespace},
+            torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
+            scaling_config=ScalingConfig(
+                num_workers=workers,
+                use_gpu=gpus > 0,
+                resources_per_worker={"CPU": 1, **({"GPU": gpus} if gpus else {})},
+            ),
+            run_config=RunConfig(
+                name="finetune", storage_path=storage, worker_runtime_env={"env_vars": dict(import_path())}
+            ),
+        )
+        try:
+            with _Ear(box, hear):
+                trainer.fit()
+        except (RayError, RuntimeError) as error:
+            raise BackendError(f"A training process failed: {_reason(error)}.") from error
+        finally:
+            ray.kill(box)
+            shutil.rmtree(storage, ignore_errors=True)
+
+
+def _member(config: dict[str, Any]) -> None:
+    """The loop that Ray Train runs in every process."""
+    from ray import train
+
+    box = ray.get_actor(config["mailbox"], namespace=config["namespace"])
+    (reference,) = ray.get(box.work.remote())
+    context = train.get_context()
+    work: Work = ray.get(reference)
+    work(context.get_world_rank(), context.get_world_size(), lambda item: ray.get(box.tell.remote(item)))
+
+
+class _Ear:
+    """Hears what is told while it is entered, and all that is left at its end."""
+
+    def __init__(self, box: Any, hear: Callable[[Any], None]) -> None:
+        self._box, self._hear = box, hear
+        self._over = threading.Event()
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._listen, name="autoprune-team", daemon=True)
+
+    def __enter__(self) -> _Ear:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
+        self._over.set()
+        self._thread.join(30.0)
+        if self._error is not None and error is None:
+            raise self._error
+
+    def _listen(self) -> None:
+        try:
+            while True:
+                last = self._over.is_set()
+                items = ray.get(self._box.take.remote())
+                for item in items:
+                    self._hear(item)
+                if last and not items:
+                    return
+        except Exception as error:  # raised where the team is run
+            self._error = error
+
+
+def _reason(error: BaseException) -> str:
+    """Returns what went wrong in the first process that failed, in one line."""
+    failures = getattr(error, "worker_failures", None)
+    first = next(iter(failures.values()), error) if isinstance(failures, dict) else error
+    text = root_cause(first)
+    return text.rstrip(".")

@@ -1,0 +1,62 @@
+"""What every epoch of a training reached, told to whoever watches and kept with the checkpoints."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from autoprune.data.images import IntArray
+from autoprune.report import formats
+from autoprune.report.observer import Observer
+from autoprune.searching.preparation import usable_device
+from autoprune.training.hooks import Hook
+from autoprune.training.measure import measure
+
+if TYPE_CHECKING:
+    from autoprune.searching.training import Task
+
+#: Hears an epoch and its figures.
+OnRow = Callable[[float, Mapping[str, float]], object]
+
+
+class Journal(Hook):
+    """What every epoch reached; a checkpoint carries it along, so that a resumed training has all of it."""
+
+    def __init__(self, task: Task, holdout: IntArray, observer: Observer, on_row: OnRow | None, count: int) -> None:
+        """Tells `observer` and `on_row` of every epoch of a training on `count` images."""
+        self.rows: list[dict[str, float]] = []
+        self._task, self._holdout, self._count = task, holdout, count
+        self._observer, self._on_row = observer, on_row
+        self._started, self._before = time.perf_counter(), 0.0
+        self._device = usable_device(task.options.device)
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of the training so far, that of its earlier parts up to their last checkpoints included."""
+        return self._before + time.perf_counter() - self._started
+
+    def on_epoch(self, epoch: float, loss: float) -> None:
+        """Measures the hold-out and tells of it; called before the checkpoint of the epoch is written."""
+        task = self._task
+        accuracy = measure(task.model, task.data.train, self._holdout, device=self._device).accuracy
+        step = max(0, replace(task.recipe, epochs=epoch).steps(self._count) - 1)
+        rate = task.recipe.rate(step, images=self._count)
+        row = {"epoch": epoch, "train_loss": loss, "holdout_accuracy": accuracy, "learning_rate": rate}
+        self.rows.append({**row, "seconds": self.seconds})
+        self._observer.stage(
+            f"Epoch {epoch:g} of {task.recipe.epochs:g}: loss {loss:.4f}, hold-out {formats.accuracy(accuracy)}"
+        )
+        if self._on_row is not None:
+            self._on_row(epoch, {name: value for name, value in row.items() if name != "epoch"})
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the rows and the time they took."""
+        return {"rows": [dict(row) for row in self.rows], "seconds": self.seconds}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes the rows of the earlier parts."""
+        self.rows = [dict(row) for row in state["rows"]]
+        self._before = state["seconds"]
+        self._observer.stage(f"Resuming {self._task.name} after {len(self.rows)} epochs")

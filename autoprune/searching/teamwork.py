@@ -1,0 +1,161 @@
+"""Trainings on several workers: the task travels to Ray Train, and what its leader tells comes back here."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from autoprune.core.files import write_whole
+from autoprune.core.seeds import derive_seed
+from autoprune.data.splits import Split
+from autoprune.errors import DivergenceError
+from autoprune.report.observer import NullObserver, Observer
+from autoprune.training.checkpoints import newest_checkpoint
+from autoprune.training.team import Team
+
+if TYPE_CHECKING:
+    from autoprune.searching.journal import OnRow
+    from autoprune.searching.training import Task
+
+Tell = Callable[[tuple[Any, ...]], None]
+
+
+@dataclass(frozen=True, eq=False)
+class TeamTraining:
+    """A training as every process of a team carries it out.
+
+    Attributes:
+        task: without the function that saves, which stays with the driver.
+        split: of the training images.
+        device: where each process computes.
+        checkpoint: name and bytes of the checkpoint to go on from, None to begin.
+    """
+
+    task: Task
+    split: Split
+    device: str
+    checkpoint: tuple[str, bytes] | None
+
+    def __call__(self, rank: int, size: int, tell: Tell) -> None:
+        """Trains as process `rank` of `size`; the leader tells stages, epochs, checkpoints and the result."""
+        from autoprune.searching.training import trained
+
+        torch.set_num_threads(1)
+        torch.manual_seed(derive_seed(self.task.options.seed, "dropout", rank))
+        team = Team(rank, size)
+        with tempfile.TemporaryDirectory(prefix="autoprune-") as folder:
+            place = Path(folder)
+            if self.checkpoint is not None and team.leads:
+                (place / self.checkpoint[0]).write_bytes(self.checkpoint[1])
+            teller = _Teller(tell, place) if team.leads else NullObserver()
+            try:
+                found = trained(
+                    self.task, self.split, teller, self.device, checkpoints=place, on_row=_rows(teller), team=team
+                )
+            except DivergenceError as error:
+                tell(("diverged", str(error)))
+                raise
+        if team.leads:
+            state = {name: value.cpu() for name, value in self.task.model.state_dict().items()}
+            tell(("done", found, state))
+
+
+class _Teller(NullObserver):
+    """An observer in another process: it passes on what it hears, and new checkpoints with it."""
+
+    def __init__(self, tell: Tell, folder: Path) -> None:
+        self._tell, self._folder = tell, folder
+        self._sent: Path | None = newest_checkpoint(folder)
+
+    def stage(self, text: str) -> None:
+        """Passes on."""
+        self._tell(("stage", text))
+
+    def progress(self, done: float, total: float) -> None:
+        """Passes on now and then; sends the newest checkpoint once it is whole."""
+        newest = newest_checkpoint(self._folder)
+        if newest is not None and newest != self._sent:
+            self._sent = newest
+            self._tell(("checkpoint", newest.name, newest.read_bytes()))
+        if done % max(1, int(total) // 100) == 0:
+            self._tell(("progress", done, total))
+
+    def row(self, epoch: float, row: Mapping[str, float]) -> None:
+        """Passes on what an epoch reached."""
+        self._tell(("row", epoch, dict(row)))
+
+
+def _rows(observer: Observer) -> OnRow | None:
+    return observer.row if isinstance(observer, _Teller) else None
+
+
+def trained_by_team(
+    task: Task, split: Split, observer: Observer, device: str, *, checkpoints: Path, on_row: OnRow | None = None
+) -> dict[str, Any]:
+    """Trains on as many workers as the task's options say; returns what `trained` returns, and trains `task.model`.
+
+    Raises:
+        BackendError: Ray cannot be reached, or a process died; the checkpoints are sound.
+        DivergenceError: the loss or a weight is not finite.
+    """
+    from autoprune.backends.ray_tune.team import run_team
+
+    options = task.options
+    workers, address = options.workers, options.ray_address
+    newest = newest_checkpoint(checkpoints)
+    work = TeamTraining(
+        replace(task, save=_stays_here),
+        split,
+        "cuda" if device.startswith("cuda") else device,
+        None if newest is None else (newest.name, newest.read_bytes()),
+    )
+    hearing = _Hearing(observer, on_row, checkpoints)
+    observer.stage(f"Starting {workers} workers")
+    try:
+        run_team(work, workers=workers, gpus=float(device.startswith("cuda")), address=address, hear=hearing)
+    except Exception as error:
+        if hearing.diverged is not None:
+            raise DivergenceError(hearing.diverged) from error
+        raise
+    assert hearing.result is not None
+    found, state = hearing.result
+    task.model.load_state_dict(state)
+    return found
+
+
+class _Hearing:
+    """Does here what the leader of a team tells."""
+
+    def __init__(self, observer: Observer, on_row: OnRow | None, checkpoints: Path) -> None:
+        self.result: tuple[dict[str, Any], dict[str, Tensor]] | None = None
+        self.diverged: str | None = None
+        self._observer, self._on_row, self._checkpoints = observer, on_row, checkpoints
+
+    def __call__(self, item: tuple[Any, ...]) -> None:
+        """Takes one item."""
+        what, *values = item
+        if what == "stage":
+            self._observer.stage(*values)
+        elif what == "progress":
+            self._observer.progress(*values)
+        elif what == "row" and self._on_row is not None:
+            self._on_row(*values)
+        elif what == "checkpoint":
+            name, content = values
+            self._checkpoints.mkdir(parents=True, exist_ok=True)
+            write_whole(self._checkpoints / name, lambda place: place.write_bytes(content))
+        elif what == "diverged":
+            (self.diverged,) = values
+        elif what == "done":
+            found, state = values
+            self.result = found, state
+
+
+def _stays_here(*_: Any) -> None:
+    raise AssertionError("A network is saved by the driver.")

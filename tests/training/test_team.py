@@ -1,0 +1,62 @@
+"""Invariants: a team takes the steps of one process on whole batches, and every process ends with the same weights."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import multiprocessing, nn
+
+from autoprune.data.images import ArrayImages
+from autoprune.data.preprocessing import Preprocessing
+from autoprune.training.recipe import Recipe
+from autoprune.training.team import Team
+from autoprune.training.trainer import train
+
+COUNT, SIZE = 48, 2
+RECIPE = Recipe(epochs=2, batch_size=12, learning_rate=0.05, warmup_epochs=0.5)
+
+
+def images():
+    rng = np.random.default_rng(0)
+    labels = np.arange(COUNT) % 4
+    pixels = rng.integers(0, 90, (COUNT, 1, 8, 8)) + 40 * labels[:, None, None, None]
+    return ArrayImages(pixels.astype(np.uint8), labels.astype(np.int64), Preprocessing((0.5,), (0.25,)))
+
+
+def network(seed=0):
+    """Returns a network without batch norm, whose statistics would be those of a share."""
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(216, 4))
+
+
+def member(rank, folder):
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=SIZE)
+    model = network(seed=rank)  # only the leader's weights count
+    told = []
+    train(model, images(), range(COUNT), RECIPE, seed=3, team=Team(rank, SIZE), on_step=lambda *step: told.append(step))
+    torch.save((model.state_dict(), len(told)), f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_end_where_one_does_and_the_leader_alone_tells(tmp_path):
+    # Forked: fresh interpreters would take seconds to import torch.
+    multiprocessing.start_processes(member, args=(str(tmp_path),), nprocs=SIZE, start_method="fork")
+    one = network()
+    train(one, images(), range(COUNT), RECIPE, seed=3)
+    (first, steps), (second, silent) = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(SIZE))
+    assert (steps, silent) == (8, 0)
+    for name, value in one.state_dict().items():
+        assert torch.equal(first[name], second[name])
+        torch.testing.assert_close(first[name], value, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("count", [2, 3, 12])
+def test_shares_are_all_of_a_batch_and_nothing_twice(count):
+    shares = [Team(rank, 2).share(np.arange(count)) for rank in range(2)]
+    assert sorted(np.concatenate(shares)) == list(range(count))
+
+
+def test_nobody_is_left_without_an_image():
+    assert all(len(Team(rank, 4).share(np.arange(2))) for rank in range(4))
