@@ -5,12 +5,37 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from autoprune.tracking.uris import default_store
+from tests.faults.table import Tally
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Adds the option that writes the table of faults."""
+    parser.addoption("--faults-table", metavar="FOLDER", help="write faults.json and faults.md there if all pass")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Begins to count the faults that tests inject."""
+    config.stash[Tally.KEY] = Tally()
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Writes the table of faults where that is asked for."""
+    folder = session.config.getoption("--faults-table")
+    if folder and exitstatus == 0:
+        session.config.stash[Tally.KEY].write(Path(folder))
+
+
+@pytest.fixture
+def tally(request: pytest.FixtureRequest) -> Callable[..., Any]:
+    """Returns a function that notes a fault which was injected, and what came of it, for the table of faults."""
+    return request.config.stash[Tally.KEY].add
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from autoprune.core.candidate import Candidate, Evaluation, Failure, Outcome
-from autoprune.core.seams import Evaluator
+from autoprune.core.seams import BackendReport, Evaluator
 
 _LONGEST_REASON = 300
 
@@ -22,13 +23,14 @@ class Timed:
 
 def evaluate(evaluator: Evaluator, candidate: Candidate, *, worker: str) -> Timed:
     """Returns the outcome of one evaluation; an exception, or a result that is none, is a `Failure`."""
-    started = time.time()
+    # The end is counted from the start: the clock of the day may be set meanwhile.
+    started, ticks = time.time(), time.perf_counter()
     try:
         outcome: object = evaluator.evaluate(candidate)
         reason = None if isinstance(outcome, Evaluation | Failure) else f"the evaluator returned {outcome!r}"
     except (Exception, SystemExit) as error:  # the seam: a plugin or torch may raise anything; it costs one candidate
         outcome, reason = None, one_line(error)
-    ended = time.time()
+    ended = started + time.perf_counter() - ticks
     if isinstance(outcome, Evaluation | Failure) and outcome.candidate != candidate:
         reason = f"the evaluator answered for candidate {outcome.candidate.id} at another rung or structure"
     if reason is None and isinstance(outcome, Evaluation | Failure):
@@ -43,9 +45,31 @@ def one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {first}" if first else type(error).__name__
 
 
-def busy_span(timings: list[tuple[float, float]]) -> tuple[float, float]:
-    """Returns (seconds from the first start to the last end, seconds summed) of (start, end) pairs."""
-    if not timings:
-        return 0.0, 0.0
-    span = max(end for _, end in timings) - min(start for start, _ in timings)
-    return max(0.0, span), sum(end - start for start, end in timings)
+@dataclass(frozen=True, slots=True)
+class Span:
+    """One evaluation on one worker; `started` and `ended` are seconds since the epoch."""
+
+    worker: str
+    started: float
+    ended: float
+
+
+def report_of(spans: Sequence[Span], *, workers: int, interrupted: bool) -> BackendReport:
+    """Returns what a backend did.
+
+    A worker counts from its first evaluation on: what it took to start is no idle time.
+    """
+    if not spans:
+        return BackendReport(workers, seconds=0.0, busy_seconds=0.0, interrupted=interrupted)
+    end = max(span.ended for span in spans)
+    firsts: dict[str, float] = {}
+    for span in spans:
+        firsts[span.worker] = min(span.started, firsts.get(span.worker, span.started))
+    return BackendReport(
+        workers,
+        seconds=max(0.0, end - min(firsts.values())),
+        busy_seconds=sum(span.ended - span.started for span in spans),
+        interrupted=interrupted,
+        capacity_seconds=sum(max(0.0, end - first) for first in firsts.values()),
+        evaluations=len(spans),
+    )

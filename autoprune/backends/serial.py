@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from autoprune.backends.evaluating import Timed, busy_span, evaluate
+from autoprune.backends.evaluating import Span, Timed, evaluate, report_of
 from autoprune.backends.interrupts import Interrupts
 from autoprune.core.candidate import Candidate
 from autoprune.core.seams import BackendReport, Evaluator, EvaluatorFactory, PassiveStudy, frozen_arrays
@@ -21,7 +21,7 @@ class SerialBackend:
 
         An evaluation that Ctrl-C cuts short is not told; its candidate stays pending.
         """
-        timings: list[tuple[float, float]] = []
+        spans: list[Span] = []
         with Interrupts() as interrupts:
             try:
                 with interrupts.at_once():
@@ -32,15 +32,14 @@ class SerialBackend:
                     if candidate is None:
                         break
                     timed = _evaluate(evaluator, candidate, interrupts)
-                    timings.append((timed.started, timed.ended))
+                    spans.append(Span(_WORKER, timed.started, timed.ended))
                     rung = study.tell(timed.outcome)
                     candidate = None if rung is None else replace(candidate, fidelity=rung)
             except KeyboardInterrupt:
                 # The first Ctrl-C lands between two tells; a second one may not, and the ledger survives that as well.
                 if not interrupts.requested:
                     raise
-        seconds, busy = busy_span(timings)
-        return BackendReport(workers=1, seconds=seconds, busy_seconds=busy, interrupted=not study.done)
+        return report_of(spans, workers=1, interrupted=not study.done)
 
 
 def _evaluate(evaluator: Evaluator, candidate: Candidate, interrupts: Interrupts) -> Timed:

@@ -28,6 +28,8 @@ def read_toml(path: Path) -> dict[str, Any]:
     except tomllib.TOMLDecodeError as error:
         # Its message ends in `(at line 3, column 7)` or `(at end of document)`.
         raise ConfigError(f"{path} is not valid TOML: {error}.") from error
+    except ValueError as error:  # Python refuses integers of thousands of digits
+        raise ConfigError(f"{path} holds a number that is too long to be read.") from error
     except RecursionError as error:
         raise ConfigError(f"{path} is nested too deeply to be read. Flatten it.") from error
 

@@ -60,6 +60,27 @@ def write_together(files: Mapping[Path, Writer]) -> None:
     sync_folder(last.parent)
 
 
+def open_in_place(path: Path, flags: int) -> int:
+    """Returns the descriptor of a file that is written where it lies, made if it is missing.
+
+    A link is refused: a run folder that came from others could make us write over any file of ours.
+
+    Raises:
+        OSError: it cannot be opened, or is a link.
+    """
+    return os.open(path, flags | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0), 0o644)
+
+
+def require_inside(path: Path, folder: Path) -> None:
+    """Checks that what is to be written into a folder lies there, and not where a link points.
+
+    Raises:
+        RunError: it lies elsewhere.
+    """
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise RunError(f"{path} is a link to a place outside {str(folder)!r}. Remove it, or name another folder.")
+
+
 def remove_leftovers(folder: Path) -> None:
     """Removes what writers that were killed have left in a folder that nobody else writes to."""
     with contextlib.suppress(OSError):

@@ -84,18 +84,31 @@ class BackendReport:
         seconds: wall time from the first evaluation's start to the last one's end.
         busy_seconds: evaluation time summed over workers.
         interrupted: whether it stopped before the study was done (a time limit or Ctrl-C).
+        capacity_seconds: time that workers were there, each from its first evaluation's start, summed over workers;
+            None for `workers` times `seconds`.
+        evaluations: how many there were, every rung of a candidate counted.
     """
 
     workers: int
     seconds: float
     busy_seconds: float
     interrupted: bool
+    capacity_seconds: float | None = None
+    evaluations: int = 0
 
     @property
     def utilisation(self) -> float:
         """Share of worker time spent evaluating, in [0, 1]."""
-        capacity = self.workers * self.seconds
-        return min(1.0, self.busy_seconds / capacity) if capacity > 0 else 0.0
+        return min(1.0, self.busy_seconds / self._capacity) if self._capacity > 0 else 0.0
+
+    @property
+    def overhead(self) -> float:
+        """Seconds that a worker waits before an evaluation, on average."""
+        return max(0.0, self._capacity - self.busy_seconds) / self.evaluations if self.evaluations else 0.0
+
+    @property
+    def _capacity(self) -> float:
+        return self.workers * self.seconds if self.capacity_seconds is None else self.capacity_seconds
 
 
 class Backend(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +18,7 @@ from autoprune.models.calibration import Calibration
 from autoprune.models.merging import cut_and_merge
 from autoprune.models.selection import keep_best
 from autoprune.models.surgery import Kept
-from autoprune.training.recipe import finetune_recipe
+from autoprune.training.recipe import Recipe, finetune_recipe
 from autoprune.training.trainer import train
 
 #: What the score may be. Kendall's tau with accuracy on 4,000 test images over 20 structures of ResNet-20-B at half the
@@ -42,11 +43,20 @@ class CandidateEvaluator:
         self._labels = torch.from_numpy(np.array(subject.holdout.labels)).to(self._device)
 
     def evaluate(self, candidate: Candidate) -> Outcome:
-        """Returns the evaluation; running out of memory, diverging, a forward that raises: all are a `Failure`."""
+        """Returns the evaluation; diverging, a forward that raises: all are a `Failure`.
+
+        So is running out of memory, if half the batch does not help.
+        """
         started = time.perf_counter()
         try:
-            model, _ = self.build(candidate.structure, candidate.fidelity, seed=candidate.seed)
-            metrics = self._measure(model, candidate.fidelity.holdout_images)
+            try:
+                metrics = self._scored(candidate, parts=1)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                metrics = None
+            # Out of the handler, whose error holds the tensors that filled the memory.
+            metrics = self._scored(candidate, parts=2) if metrics is None else metrics
         except (Exception, SystemExit) as error:  # the forward is the user's code and may raise anything once cut
             if self._device.type == "cuda":
                 torch.cuda.empty_cache()
@@ -65,8 +75,22 @@ class CandidateEvaluator:
             worker=self._worker,
         )
 
-    def build(self, structure: Structure, fidelity: Fidelity, *, seed: int) -> tuple[nn.Module, Kept]:
-        """Returns the cut network of a structure at a fidelity, and the channels it keeps."""
+    def _scored(self, candidate: Candidate, *, parts: int) -> dict[str, float]:
+        """Returns the metrics of a candidate, its batches cut into `parts`."""
+        if parts > 1 and self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        model, _ = self.build(candidate.structure, candidate.fidelity, seed=candidate.seed, parts=parts)
+        return self._measure(model, candidate.fidelity.holdout_images, parts=parts)
+
+    def build(self, structure: Structure, fidelity: Fidelity, *, seed: int, parts: int = 1) -> tuple[nn.Module, Kept]:
+        """Returns the cut network of a structure at a fidelity, and the channels it keeps.
+
+        Args:
+            structure: the widths.
+            fidelity: how it is cut, and trained if at all.
+            seed: of the training.
+            parts: what training batches are divided by, where memory is short.
+        """
         subject = self._subject
         kept = keep_best(subject.rankings, structure.widths)
         count = fidelity.calibration_images
@@ -83,7 +107,7 @@ class CandidateEvaluator:
                 model,
                 subject.training,
                 np.arange(len(subject.training)) if subject.training_indices is None else subject.training_indices,
-                finetune_recipe(fidelity.epochs),
+                _in_parts(finetune_recipe(fidelity.epochs), parts),
                 seed=seed,
                 teacher=subject.model,
                 augmentation=subject.augmentation,
@@ -91,10 +115,10 @@ class CandidateEvaluator:
             )
         return model, kept
 
-    def _measure(self, model: nn.Module, images: int) -> dict[str, float]:
+    def _measure(self, model: nn.Module, images: int, *, parts: int = 1) -> dict[str, float]:
         """Returns accuracy, loss, mean probability of the true label, and agreement exp(-KL) with the dense network."""
         indices = np.arange(min(images, len(self._subject.holdout)))
-        logits = logits_of(model, self._subject.holdout, indices, self._device)
+        logits = logits_of(model, self._subject.holdout, indices, self._device, parts=parts)
         labels, dense = self._labels[: len(logits)], self._subject.dense_logits[: len(logits)]
         log_probabilities = torch.log_softmax(logits.double(), dim=1)
         wanted = torch.log_softmax(dense.double(), dim=1)
@@ -117,11 +141,28 @@ def first_images(calibration: Calibration, count: int) -> Calibration:
 
 
 @torch.no_grad()
-def logits_of(model: nn.Module, images: Images, indices: npt.NDArray[np.int64], device: torch.device) -> Tensor:
-    """Returns (n, classes) outputs on the images at `indices`."""
-    batch = max(1, min(500, _BATCH_FLOATS // max(1, images.take(indices[:1]).numel())))
+def logits_of(
+    model: nn.Module, images: Images, indices: npt.NDArray[np.int64], device: torch.device, *, parts: int = 1
+) -> Tensor:
+    """Returns (n, classes) outputs on the images at `indices`; `parts` divides the batches."""
+    whole = min(500, len(indices), max(1, _BATCH_FLOATS // max(1, images.take(indices[:1]).numel())))
+    batch = max(1, -(-whole // parts))
     blocks = [indices[start : start + batch] for start in range(0, len(indices), batch)]
     return torch.cat([model(images.take(block).to(device)) for block in blocks])
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Returns whether memory ran out, on a GPU or in the machine: torch's CPU allocator raises a plain RuntimeError."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and any(
+        sign in text for sign in ("out of memory", "can't allocate memory", "not enough memory")
+    )
+
+
+def _in_parts(recipe: Recipe, parts: int) -> Recipe:
+    return replace(recipe, batch_size=max(1, recipe.batch_size // parts))
 
 
 def fidelity_for(merge: Merge, *, level: int, calibration: int, holdout: int, epochs: float = 0.0) -> Fidelity:

@@ -6,6 +6,7 @@ network itself travels as a skeleton whose tensors take no room.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,8 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.core.seams import Evaluator
-from autoprune.data.images import ArrayImages, Images
+from autoprune.data.images import ArrayImages, FolderImages, Images
 from autoprune.data.preprocessing import Augmentation, Preprocessing
+from autoprune.errors import ConfigError, DataError
 from autoprune.models.calibration import Calibration, shared_tensor
 from autoprune.models.network import TracedNetwork
 from autoprune.models.selection import Ranking
@@ -90,9 +92,15 @@ class SubjectFactory:
         return replace(self, arrays={})
 
     def build(self, arrays: Arrays, *, worker: str) -> Evaluator:
-        """Returns an evaluator over the arrays."""
+        """Returns an evaluator over the arrays.
+
+        Raises:
+            DataError: images that are read from the disk are not on this machine.
+            ConfigError: the device is not on this machine.
+        """
         from autoprune.evaluation.evaluator import CandidateEvaluator
 
+        self._require_here()
         if self.device == "cpu":
             torch.set_num_threads(self.threads)
         return CandidateEvaluator(self.subject(arrays), score=self.score, device=self.device, worker=worker)
@@ -112,6 +120,17 @@ class SubjectFactory:
             training_indices=self.lazy_indices,
             augmentation=self.augmentation,
         )
+
+    def _require_here(self) -> None:
+        if isinstance(self.lazy_training, FolderImages):
+            missing = next((path for path in self.lazy_training.paths if not path.is_file()), None)
+            if missing is not None:
+                raise DataError(
+                    f"The image {str(missing)!r} is not on the machine {socket.gethostname()}. "
+                    "Put the image folder at the same path on every node"
+                )
+        if self.device.startswith("cuda") and not torch.cuda.is_available():
+            raise ConfigError(f"torch finds no GPU on the machine {socket.gethostname()}")
 
     def _images(self, arrays: Arrays, part: str) -> Images:
         pixels, labels = arrays[f"{part}/pixels"], arrays[f"{part}/labels"]

@@ -25,6 +25,8 @@ def results_table(folder: Path) -> str:
     for path in sorted(folder.glob("*.json")):
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
+            if content.get("kind") == "faults":
+                continue  # the table of faults is no experiment
             (comparisons if content.get("kind") == "comparison" else searches).append(content)
         except (OSError, ValueError, AttributeError) as error:
             raise ConfigError(

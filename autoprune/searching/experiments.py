@@ -112,7 +112,7 @@ def _unfinished(target: Path, contest: Contest) -> dict[str, Any] | None:
     """Returns the rows so far of the same comparison that was stopped, None where there is none."""
     try:
         content = json.loads(target.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     if not isinstance(content, dict) or content.get("complete", True) or content.get("weights") != contest.fingerprint:
         return None

@@ -118,8 +118,8 @@ class Prepared:
         images = self.problem.data.train.take(self.split.calibration[:_MAP_IMAGES])
         return profile(self.problem.model, self.network, self.calibration, self.rankings, images)
 
-    def factory(self) -> SubjectFactory:
-        """Returns the factory of evaluators."""
+    def factory(self, device: str | None = None) -> SubjectFactory:
+        """Returns the factory of evaluators that compute on a device, by default the one of the search."""
         data, split, model = self.problem.data, self.split, self.problem.model
         holdout = image_arrays(data.train, split.holdout, "holdout")
         trains = any(rung.epochs > 0 for rung in self.ladder.rungs)
@@ -143,7 +143,7 @@ class Prepared:
             lazy_indices=split.training if trains and not in_memory else None,
             augmentation=data.augmentation,
             score="probability",
-            device=self.device,
+            device=device or self.device,
         )
 
     def header(self) -> dict[str, Any]:

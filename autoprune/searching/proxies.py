@@ -31,7 +31,7 @@ from autoprune.report.progress import kendall_tau
 from autoprune.searching.options import SearchOptions
 from autoprune.searching.preparation import FIRST_RUNG, Prepared, load_problem, prepare
 from autoprune.searching.results import command_line, package_versions
-from autoprune.searching.running import backend_of, placed
+from autoprune.searching.running import backend_of, placed, worker_device
 from autoprune.strategies.heuristics import heuristic_structures
 from autoprune.study.lock import FolderLock
 
@@ -216,7 +216,12 @@ class PairStudy:
 
 
 def _drive(prepared: Prepared, study: PairStudy) -> None:
-    if not study.done and backend_of(prepared).run(study, prepared.factory(), should_stop=lambda: False).interrupted:
+    if (
+        not study.done
+        and backend_of(prepared)
+        .run(study, prepared.factory(worker_device(prepared)), should_stop=lambda: False)
+        .interrupted
+    ):
         raise KeyboardInterrupt
 
 

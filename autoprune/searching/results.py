@@ -56,6 +56,7 @@ def summarise(prepared: Prepared, study: Study, report: BackendReport, *, interr
         "seconds": 0.0,
         "search_seconds": report.seconds,
         "utilisation": report.utilisation,
+        "overhead_seconds": report.overhead,
         "workers": report.workers,
         "hypervolume": study.front.hypervolume(dense.macs, REFERENCE_POINT),
         "reference_point": list(REFERENCE_POINT),

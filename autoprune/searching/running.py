@@ -17,6 +17,7 @@ from torch import nn
 
 from autoprune.config.options import LEDGER_NAME, default_run_folder, holds_search
 from autoprune.core.candidate import Candidate, Evaluation, Outcome
+from autoprune.core.files import require_inside
 from autoprune.core.seams import Backend, BackendReport, Tracker
 from autoprune.errors import ConfigError, RunError
 from autoprune.report.observer import Observer
@@ -99,6 +100,7 @@ def run(problem: Problem, options: SearchOptions, observer: Observer) -> Conclud
     _require_cores(options)
     # Taken before the preparation, which may take minutes: a second driver is refused at once.
     with FolderLock(out):
+        require_inside(out / INCUMBENT, out)
         prepared = prepare(problem, options, observer, recorded_latency=_recorded_latency(out))
         return _run(prepared, observer, out=out, started=started)
 
@@ -211,7 +213,7 @@ def _evaluate(prepared: Prepared, study: Study, observer: Observer) -> tuple[Bac
         timed_out = deadline is not None and time.monotonic() > deadline and not empty
         return timed_out
 
-    report = backend_of(prepared).run(study, prepared.factory(), should_stop=late)
+    report = backend_of(prepared).run(study, prepared.factory(worker_device(prepared)), should_stop=late)
     return report, report.interrupted and not timed_out
 
 
@@ -237,16 +239,40 @@ def backend_of(prepared: Prepared) -> Backend:
         from autoprune.backends import SerialBackend
 
         return SerialBackend()
-    import torch
-
     # Ray takes seconds to import: whatever is wrong with the model or the data has been said by now.
     from autoprune.backends import RayBackend
 
+    share = _gpu_share(prepared)
+    if options.ray_address is not None:
+        # As many as the cluster has room for: this machine's cores say nothing of it.
+        return RayBackend(options.workers, gpus_per_worker=share, address=options.ray_address)
+    return RayBackend(_local_workers(prepared), gpus_per_worker=share)
+
+
+def _local_workers(prepared: Prepared) -> int:
+    import torch
+
     on_gpu = prepared.device.startswith("cuda")
-    gpus = max(1, torch.cuda.device_count()) if on_gpu else 0
-    workers = options.workers or (2 * gpus if on_gpu else usable_cores())
-    share = options.gpus_per_worker or (gpus / workers if on_gpu else 0.0)
-    return RayBackend(workers, gpus_per_worker=share, address=options.ray_address)
+    return prepared.options.workers or (2 * max(1, torch.cuda.device_count()) if on_gpu else usable_cores())
+
+
+def _gpu_share(prepared: Prepared) -> float:
+    """Returns the GPUs of each worker: what was asked for, else two workers share one where there are any."""
+    import torch
+
+    options, on_gpu = prepared.options, prepared.device.startswith("cuda")
+    if options.gpus_per_worker is not None or not on_gpu:
+        return options.gpus_per_worker or 0.0
+    if options.ray_address is not None:
+        return 0.5
+    return max(1, torch.cuda.device_count()) / _local_workers(prepared)
+
+
+def worker_device(prepared: Prepared) -> str:
+    """Returns where evaluators compute: Ray shows each worker its own GPUs only, numbered from 0."""
+    if prepared.options.backend == "serial" or prepared.device == "mps":
+        return prepared.device
+    return "cuda" if _gpu_share(prepared) > 0 else "cpu"
 
 
 def _conclude(

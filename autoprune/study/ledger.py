@@ -27,7 +27,7 @@ from types import TracebackType
 from typing import Any
 
 from autoprune.core.candidate import Candidate, Evaluation, Failure, Outcome
-from autoprune.core.files import WRITER, require_format, sync_folder, this_version
+from autoprune.core.files import WRITER, open_in_place, require_format, sync_folder, this_version
 from autoprune.errors import RunError
 from autoprune.study.events import is_event
 from autoprune.study.lock import flocked
@@ -85,7 +85,7 @@ class Ledger:
         self.path = path
         self._broken = False
         try:
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+            self._file = open_in_place(path, os.O_RDWR | os.O_APPEND)
         except OSError as error:
             raise RunError(f"Cannot open the ledger {path}: {error.strerror}. Choose a folder to write to.") from error
         try:

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from autoprune.core.files import remove_leftovers, sync_folder
+from autoprune.core.files import open_in_place, remove_leftovers, sync_folder
 from autoprune.errors import RunError
 
 #: The file in the folder; it goes with the driver unless that is killed, and then it means nothing.
@@ -86,7 +86,7 @@ class FolderLock:
 
     def _take(self) -> int:
         while True:
-            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            descriptor = open_in_place(self._path, os.O_RDWR)
             try:
                 if not flocked(descriptor):
                     if _holder(self._path) != _myself():

@@ -1,16 +1,19 @@
 """A search in simulated time: several workers, a ladder, successive halving, no process and no clock.
 
-Smaller than the real study and independent of it, so that a strategy can be tried in milliseconds.
+`simulate` is smaller than the real study and independent of it, so that a strategy can be tried in milliseconds;
+`drive` runs the real one.
 """
 
 from __future__ import annotations
 
 import heapq
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
 
 from autoprune.core.candidate import Candidate, Evaluation
 from autoprune.core.seams import Strategy
 from autoprune.core.seeds import derive_seed, generator
+from autoprune.study.study import Study
 from autoprune.testing.landscape import Landscape
 
 
@@ -68,6 +71,39 @@ def simulate(
     incumbent = max(legal, key=lambda one: (one.merit, -one.candidate.id), default=None)
     accuracy = landscape.accuracy(incumbent.candidate.structure) if incumbent else 0.0
     return Simulation(tuple(told), incumbent, accuracy, idle)
+
+
+def drive(study: Study, landscape: Landscape, *, workers: int, seed: int = 0) -> float:
+    """Runs a study to its end in simulated time, its workers' evaluations each of a random length.
+
+    Returns:
+        The seconds of real time spent in the study: asking and telling, with its strategy and its trackers.
+    """
+    running: list[tuple[float, int, Candidate]] = []
+    now = spent = 0.0
+
+    def start(candidate: Candidate) -> None:
+        level = candidate.fidelity.level
+        seconds = (1.0 + 2.0 * level) * generator(seed, "time", candidate.id, level).uniform(0.2, 1.8)
+        heapq.heappush(running, (now + float(seconds), candidate.id, candidate))
+
+    while True:
+        while len(running) < workers:
+            began = time.perf_counter()
+            candidate = study.ask()
+            spent += time.perf_counter() - began
+            if candidate is None:
+                break
+            start(candidate)
+        if not running:
+            return spent
+        now, _, candidate = heapq.heappop(running)
+        evaluation = landscape.evaluate(candidate)
+        began = time.perf_counter()
+        rung = study.tell(evaluation)
+        spent += time.perf_counter() - began
+        if rung is not None:
+            start(replace(candidate, fidelity=rung))
 
 
 class _Clock:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import queue
 import threading
-import time
 from collections.abc import Callable, Sequence
 
 Job = Callable[[], None]
+
+#: Tries again of a job after one that the store refused to the last.
+_IMPATIENT = 2
 
 
 class BackgroundWriter:
@@ -22,7 +24,7 @@ class BackgroundWriter:
         *,
         name: str,
         capacity: int = 2000,
-        pauses: Sequence[float] = (0.3, 2.0),
+        pauses: Sequence[float] = (0.3, 2.0, 8.0, 20.0, 40.0),
         longest_pause: float = 30.0,
     ) -> None:
         """Starts the thread.
@@ -31,7 +33,8 @@ class BackgroundWriter:
             prepare: runs first, and again (ever more rarely) until it succeeds or the writer is finished.
             name: of the thread.
             capacity: jobs that may wait; further ones are dropped.
-            pauses: seconds to wait before each further try of a failed job.
+            pauses: seconds to wait before each further try of a failed job; a store may be away for a minute. Once
+                a job has used them up, those after it get two, until one succeeds.
             longest_pause: seconds between tries of `prepare`, at most.
         """
         self._prepare = prepare
@@ -43,6 +46,7 @@ class BackgroundWriter:
         self._dropped = 0
         self._failed = 0
         self._error: str | None = None
+        self._gone = False
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
@@ -134,12 +138,14 @@ class BackgroundWriter:
             pause = min(2 * pause, self._longest_pause)
 
     def _write(self, job: Job) -> None:
-        for pause in (*self._pauses, None):
+        pauses = self._pauses[:_IMPATIENT] if self._gone else self._pauses
+        for pause in (*pauses, None):
             if self._try(job):
+                self._gone = False
                 return
-            if pause is None or self._abandoned.is_set():
+            if pause is None or self._abandoned.wait(pause):
                 break
-            time.sleep(pause)
+        self._gone = True
         self._failed += 1
 
     def _try(self, job: Job) -> bool:

@@ -141,6 +141,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 def _write_whole(path: Path, content: Mapping[str, Any]) -> None:
     """Writes a file that exists under its name only once all of it is on the disk."""
     part = path.with_name(_PART)
+    # Not written through, should it be a link.
+    part.unlink(missing_ok=True)
     try:
         with part.open("wb") as file:
             torch.save(dict(content), file)

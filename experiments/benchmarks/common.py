@@ -34,8 +34,15 @@ def milliseconds(runs: Mapping[str, Callable[[], object]], *, repeats: int) -> d
 
 def write(name: str, figures: dict[str, Any], *, packages: tuple[str, ...]) -> None:
     """Prints the figures with their circumstances and writes them to results/NAME.json."""
-    record = {
-        "benchmark": name,
+    text = json.dumps({"benchmark": name, **circumstances(packages), "figures": figures}, indent=1)
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+    sys.stdout.write(text + "\n")
+
+
+def circumstances(packages: tuple[str, ...]) -> dict[str, Any]:
+    """Returns date, commit, hardware, load and versions."""
+    return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _git("rev-parse", "HEAD") + ("+changes" if _git("status", "--porcelain", "-uno") else ""),
         "hardware": {
@@ -48,12 +55,7 @@ def write(name: str, figures: dict[str, Any], *, packages: tuple[str, ...]) -> N
             "python": platform.python_version(),
             **{package: metadata.version(package) for package in packages},
         },
-        "figures": figures,
     }
-    text = json.dumps(record, indent=1)
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(text + "\n", encoding="utf-8")
-    sys.stdout.write(text + "\n")
 
 
 def _git(*arguments: str) -> str:

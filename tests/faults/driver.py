@@ -16,6 +16,7 @@ import random
 import resource
 import signal
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,9 +33,21 @@ from autoprune.searching.preparation import load_problem, prepare
 
 CALLS = ("write", "fsync", "replace")
 #: kill: before, within or after the call. full: no room from the call on. limit: no file may grow beyond some bytes.
-HARMS = ("kill before", "kill within", "kill after", "full", "limit")
-UNLIKE = ("workers", "seconds", "search_seconds", "utilisation", "folder", "command", "check", "worker")
-REFUSED = 3
+#: ctrl-c: once or twice at the call. clock: from the call on, the clock of the day is a day behind, then one ahead.
+HARMS = ("kill before", "kill within", "kill after", "full", "limit", "ctrl-c", "ctrl-c twice", "clock")
+UNLIKE = (
+    "workers",
+    "seconds",
+    "search_seconds",
+    "utilisation",
+    "overhead_seconds",
+    "folder",
+    "command",
+    "check",
+    "worker",
+)
+REFUSED, STOPPED = 3, 130
+DAY = 86_400.0
 
 
 def options(out):
@@ -58,9 +71,18 @@ def harm(kind, number):
 
 
 def _watched(call, kind, number, made):
+    clock = time.time
+
     def watched(*arguments):
         made.append(call.__name__)
-        if kind is None or len(made) < number or (kind != "full" and len(made) > number):
+        if kind is None or len(made) < number or (kind not in ("full", "clock") and len(made) > number):
+            return call(*arguments)
+        if kind == "clock":
+            time.time = lambda: clock() + (DAY if len(made) % 2 else -DAY)
+            return call(*arguments)
+        if kind.startswith("ctrl-c"):
+            for _ in kind.split():
+                os.kill(os.getpid(), signal.SIGINT)
             return call(*arguments)
         if kind == "full":
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -85,6 +107,8 @@ def in_a_process(work):
         except AutopruneError as error:
             print(f"    {error}", file=sys.stderr)
             code = REFUSED
+        except KeyboardInterrupt:
+            code = STOPPED
         finally:
             sys.stderr.flush()
             os._exit(code)

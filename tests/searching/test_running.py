@@ -44,7 +44,7 @@ def summary_of(out):
 
 
 def without_times(summary):
-    unlike = ("seconds", "search_seconds", "utilisation", "folder", "command", "workers")
+    unlike = ("seconds", "search_seconds", "utilisation", "overhead_seconds", "folder", "command", "workers")
     return {key: value for key, value in summary.items() if key not in unlike}
 
 

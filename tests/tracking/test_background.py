@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 
@@ -90,6 +91,23 @@ def test_a_store_that_opens_late_loses_nothing() -> None:
     subject.submit(lambda: seen.append(1))
     assert subject.finish(seconds=10)
     assert seen == [1]
+
+
+@pytest.mark.parametrize("away", [0.4, float("inf")], ids=["for a while", "for good"])
+def test_a_store_that_goes_away_and_comes_back_gets_everything(away: float) -> None:
+    seen: list[int] = []
+    back = time.monotonic() + away
+
+    def write(number: int) -> None:
+        if time.monotonic() < back:
+            raise ConnectionError("refused")
+        seen.append(number)
+
+    subject = BackgroundWriter(lambda: None, name="test", pauses=(0.01, 0.05, 0.2, 0.8))
+    for number in range(8):
+        subject.submit(lambda number=number: write(number))
+    whole = subject.finish(seconds=10)
+    assert (whole, seen, subject.lost) == ((True, list(range(8)), 0) if away < 1 else (False, [], 8))
 
 
 def test_a_store_that_hangs_is_given_up_after_the_time() -> None:

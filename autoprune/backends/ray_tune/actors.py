@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-import uuid
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,15 +13,12 @@ from ray import tune
 from ray.exceptions import GetTimeoutError, RayError
 
 from autoprune.backends.evaluating import Timed, evaluate, one_line
-from autoprune.backends.ray_tune.cluster import import_path
+from autoprune.backends.ray_tune import nodes
 from autoprune.core.candidate import Candidate, Failure, Fidelity
-from autoprune.core.seams import Evaluator, EvaluatorFactory
-from autoprune.errors import BackendError
+from autoprune.core.seams import Evaluator
 
 #: How often a candidate whose worker died is evaluated again before it counts as failed.
 RETRIES = 3
-#: What each evaluator leaves of its CPUs, for the trials, on a cluster that is otherwise full.
-RESERVED_CPUS = 0.01
 
 
 def root_cause(error: BaseException) -> str:
@@ -36,13 +31,16 @@ def root_cause(error: BaseException) -> str:
 class Worker:
     """The body of an evaluator actor."""
 
-    def __init__(self, board: str, namespace: str, name: str) -> None:
+    def __init__(self, board: str, namespace: str, name: str, versions: Mapping[str, str]) -> None:
         self._name = name
         self._evaluator: Evaluator | None = None
-        self._broken: str | None = None
+        self._broken = nodes.difference(versions, nodes.versions(), where=nodes.address())
+        if self._broken is not None:
+            return
         try:
             # Fetched rather than passed: Ray does not promise to restart an actor with large arguments.
-            factory, arrays = ray.get(list(ray.get(ray.get_actor(board, namespace=namespace).shared.remote())))
+            shared = ray.get_actor(board, namespace=namespace).shared.remote(name, nodes.here())
+            factory, arrays = ray.get(list(ray.get(shared)))
             self._evaluator = factory.build(arrays, worker=name)
         except Exception as error:  # Kept as a value: an actor that dies while it is built says so in tracebacks only.
             self._broken = root_cause(error)
@@ -60,10 +58,15 @@ class Worker:
 
 
 class Board:
-    """What the driver lets workers know: the shared objects, and the rung that each climbing candidate is at."""
+    """What the driver and its workers let each other know.
+
+    From the driver: the shared objects, and the rung that each climbing candidate is at. From the workers: where they
+    are, for Ray may start them anew on another node.
+    """
 
     def __init__(self) -> None:
         self._rungs: dict[int, Fidelity] = {}
+        self._places: dict[str, str] = {}
         self._references: Sequence[Any] = ()
         self._given = asyncio.Event()
 
@@ -72,10 +75,15 @@ class Board:
         self._references = references
         self._given.set()
 
-    async def shared(self) -> Sequence[Any]:
-        """Returns references to the factory and its arrays, as soon as they are known."""
+    async def shared(self, worker: str, node: str) -> Sequence[Any]:
+        """Notes the node of a worker; returns references to the factory and its arrays, as soon as they are known."""
+        self._places[worker] = node
         await self._given.wait()
         return self._references
+
+    async def places(self) -> Mapping[str, str]:
+        """Returns {worker: id of the node that it was last started on}."""
+        return self._places
 
     async def post(self, candidate_id: int, rung: Fidelity) -> None:
         """Notes the rung that a candidate climbs to."""
@@ -84,74 +92,6 @@ class Board:
     async def read(self, candidate_id: int) -> Fidelity:
         """Returns the rung of a candidate."""
         return self._rungs[candidate_id]
-
-
-class Pool:
-    """The evaluators and the board of one search."""
-
-    def __init__(
-        self, factory: EvaluatorFactory, *, workers: int, cpus: int, gpus: float, start_timeout: float
-    ) -> None:
-        self._namespace = ray.get_runtime_context().namespace
-        self._tag = f"autoprune-{uuid.uuid4().hex[:12]}"
-        self._killed = False
-        self._deadline = time.monotonic() + start_timeout
-        self._start_timeout = start_timeout
-        self.board = ray.remote(Board).options(name=f"{self._tag}-board", num_cpus=0).remote()
-        # Held as long as the actors: a restarted one reads them again.
-        self._shared = (ray.put(factory.without_arrays()), ray.put(dict(factory.arrays)))
-        self.board.share.remote(self._shared)
-        threads = {name: str(cpus) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
-        actor = ray.remote(Worker)
-        self.evaluators = [
-            actor.options(
-                name=f"{self._tag}-{index}",
-                num_cpus=cpus - RESERVED_CPUS,
-                num_gpus=gpus,
-                max_restarts=-1,
-                max_task_retries=RETRIES,
-                runtime_env={"env_vars": {**threads, **import_path()}},
-            ).remote(f"{self._tag}-board", self._namespace, f"worker-{index}")
-            for index in range(workers)
-        ]
-        self._starting = [evaluator.ready.remote() for evaluator in self.evaluators]
-
-    def names(self, index: int) -> dict[str, str]:
-        """Returns what a trial needs to find an evaluator and the board."""
-        evaluator, board = f"{self._tag}-{index}", f"{self._tag}-board"
-        return {"evaluator": evaluator, "board": board, "namespace": self._namespace, "worker": f"worker-{index}"}
-
-    def check(self) -> None:
-        """Looks, without waiting, whether the evaluators start as they should.
-
-        Raises:
-            BackendError: one cannot be built, or they do not start in time.
-        """
-        if not self._starting:
-            return
-        ready, self._starting = ray.wait(self._starting, num_returns=len(self._starting), timeout=0)
-        try:
-            for problem in ray.get(ready):
-                if problem is not None:
-                    raise BackendError(f"A worker cannot build its evaluator: {problem}.")
-        except RayError as error:
-            raise BackendError(
-                f"A worker died while it was started ({type(error).__name__}). Memory may be short: lower --workers."
-            ) from error
-        if self._starting and time.monotonic() > self._deadline:
-            raise BackendError(
-                f"{len(self._starting)} of {len(self.evaluators)} workers did not start within "
-                f"{self._start_timeout:g} s. Free resources or lower --workers."
-            )
-
-    def kill(self) -> None:
-        """Ends all actors, whatever they are doing."""
-        if self._killed:
-            return
-        self._killed = True
-        for actor in [*self.evaluators, self.board]:
-            with suppress(Exception):
-                ray.kill(actor, no_restart=True)
 
 
 class CandidateTrial(tune.Trainable):  # type: ignore[misc]
@@ -177,19 +117,22 @@ class CandidateTrial(tune.Trainable):  # type: ignore[misc]
         self._begun = True
         return {"timed": self._evaluate(candidate, timeout=self._config["timeout"])}
 
-    def _evaluate(self, candidate: Candidate, *, timeout: float | None) -> Timed:
+    def _evaluate(self, candidate: Candidate, *, timeout: float | None) -> Timed | None:
+        """Returns the timed outcome, None where the worker died: the driver decides who tries again."""
         started = time.time()
         try:
-            # The time limit is for the evaluation, not for a worker that is still starting.
+            # The time limit is for the evaluation, not for a worker that is still starting, or starting again.
             ray.get(self._evaluator.ready.remote())
-            timed: Timed = ray.get(self._evaluator.evaluate.remote(candidate), timeout=timeout)
+            evaluation = self._evaluator.evaluate.options(max_task_retries=0).remote(candidate)
+            timed: Timed = ray.get(evaluation, timeout=timeout)
             return timed
         except GetTimeoutError:
             # Nothing else stops a computation that hangs. Ray restarts the evaluator.
             ray.kill(self._evaluator, no_restart=False)
-            reason = f"took longer than {timeout:g} s"
-        except RayError as error:
-            reason = f"its worker died {RETRIES + 1} times ({type(error).__name__})"
-        ended = time.time()
-        worker = str(self._config["worker"])
-        return Timed(Failure(candidate, reason, seconds=ended - started, worker=worker), started, ended)
+            ended = time.time()
+            failure = Failure(
+                candidate, f"took longer than {timeout:g} s", ended - started, str(self._config["worker"])
+            )
+            return Timed(failure, started, ended)
+        except RayError:
+            return None

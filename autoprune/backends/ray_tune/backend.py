@@ -9,10 +9,12 @@ from collections.abc import Callable
 import ray
 from ray import tune
 
-from autoprune.backends.evaluating import busy_span
+from autoprune.backends.evaluating import report_of
 from autoprune.backends.interrupts import Interrupts
-from autoprune.backends.ray_tune.actors import CandidateTrial, Pool
+from autoprune.backends.ray_tune import nodes
+from autoprune.backends.ray_tune.actors import CandidateTrial
 from autoprune.backends.ray_tune.cluster import cluster, quiet, settings
+from autoprune.backends.ray_tune.pool import Pool
 from autoprune.backends.ray_tune.seams import Driver, LadderScheduler, StopWhen, StudySearcher
 from autoprune.core.seams import BackendReport, EvaluatorFactory, PassiveStudy
 from autoprune.errors import BackendError
@@ -26,7 +28,7 @@ class RayBackend:
 
     def __init__(
         self,
-        workers: int,
+        workers: int | None,
         *,
         cpus_per_worker: int = 1,
         gpus_per_worker: float = 0.0,
@@ -37,7 +39,7 @@ class RayBackend:
         """Describes the workers; nothing starts before `run`.
 
         Args:
-            workers: evaluators at a time.
+            workers: evaluators at a time; None for as many as the cluster has room for, which needs an `address`.
             cpus_per_worker: CPUs and computing threads of each.
             gpus_per_worker: GPUs of each; a fraction lets several share one, 0 hides them.
             address: of a running cluster, `auto` or HOST:PORT; None starts Ray on this machine, or uses what runs in
@@ -48,10 +50,16 @@ class RayBackend:
         Raises:
             BackendError: a number makes no sense.
         """
-        if workers < 1 or cpus_per_worker < 1 or gpus_per_worker < 0:
+        count = 1 if workers is None and address is not None else workers or 0
+        if count < 1 or cpus_per_worker < 1 or gpus_per_worker < 0:
             raise BackendError(
                 f"{workers} workers with {cpus_per_worker} CPUs and {gpus_per_worker:g} GPUs each cannot work. Give at "
                 "least 1 worker and 1 CPU, and no negative number of GPUs."
+            )
+        if gpus_per_worker > 1 and gpus_per_worker % 1:
+            raise BackendError(
+                f"{gpus_per_worker:g} GPUs per worker cannot be had. Give a share of one GPU or a whole number with "
+                "--gpus-per-worker."
             )
         self._workers = workers
         self._cpus = cpus_per_worker
@@ -73,12 +81,12 @@ class RayBackend:
             Interrupts() as interrupts,
             settings(),
             quiet(),
-            cluster(self._address, self._workers * self._cpus, store),
+            cluster(self._address, (self._workers or 1) * self._cpus, store),
         ):
-            self._require_resources()
+            workers = self._room()
             pool = Pool(
                 factory,
-                workers=self._workers,
+                workers=workers,
                 cpus=self._cpus,
                 gpus=self._gpus,
                 start_timeout=self._start_timeout,
@@ -90,15 +98,14 @@ class RayBackend:
                 should_stop=lambda: interrupts.requested or should_stop(),
             )
             try:
-                self._drive(driver)
+                self._drive(driver, workers)
             finally:
                 pool.kill()
         if driver.error is not None:
             raise driver.error
-        seconds, busy = busy_span(driver.timings)
-        return BackendReport(self._workers, seconds=seconds, busy_seconds=busy, interrupted=not study.done)
+        return report_of(driver.timings, workers=workers, interrupted=not study.done)
 
-    def _drive(self, driver: Driver) -> None:
+    def _drive(self, driver: Driver, workers: int) -> None:
         storage = tempfile.mkdtemp(prefix="autoprune-tune-")
         try:
             tune.run(
@@ -106,10 +113,10 @@ class RayBackend:
                 name="search",
                 num_samples=-1,
                 search_alg=StudySearcher(driver),
-                scheduler=LadderScheduler(driver, keep_idle=self._workers),
+                scheduler=LadderScheduler(driver, keep_idle=workers),
                 stop=StopWhen(driver.stop_all),
                 resources_per_trial={"cpu": _TRIAL_CPUS},
-                max_concurrent_trials=self._workers,
+                max_concurrent_trials=workers,
                 reuse_actors=True,
                 storage_path=storage,
                 trial_name_creator=lambda trial: trial.trial_id,
@@ -125,12 +132,26 @@ class RayBackend:
         finally:
             shutil.rmtree(storage, ignore_errors=True)
 
-    def _require_resources(self) -> None:
+    def _room(self) -> int:
+        """Returns how many evaluators to start.
+
+        Raises:
+            BackendError: there is no room for them.
+        """
+        living = nodes.living().values()
+        room = nodes.room(living, cpus=self._cpus, gpus=self._gpus)
+        workers = self._workers or max(1, room)
         resources = ray.cluster_resources()
         for resource, each in (("CPU", float(self._cpus)), ("GPU", self._gpus)):
             have = resources.get(resource, 0.0)
-            if self._workers * each > have:
+            if workers * each > have:
                 raise BackendError(
-                    f"{self._workers} workers need {self._workers * each:g} {resource}s, Ray has {have:g}. Lower "
+                    f"{workers} workers need {workers * each:g} {resource}s, Ray has {have:g}. Lower "
                     f"--workers{' or --gpus-per-worker' if resource == 'GPU' else ''}."
                 )
+        if workers > room:
+            raise BackendError(
+                f"{workers} workers with {self._cpus} CPUs and {self._gpus:g} GPUs each do not fit: the {len(living)} "
+                f"nodes have room for {room}, for none stretches over two nodes or GPUs. Lower --workers."
+            )
+        return workers

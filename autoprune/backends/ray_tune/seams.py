@@ -13,8 +13,9 @@ from ray import tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from autoprune.backends.evaluating import Timed
-from autoprune.backends.ray_tune.actors import RETRIES, Pool
+from autoprune.backends.evaluating import Span, Timed
+from autoprune.backends.ray_tune.actors import RETRIES
+from autoprune.backends.ray_tune.pool import Pool
 from autoprune.core.candidate import Candidate, Failure
 from autoprune.core.seams import PassiveStudy
 
@@ -30,17 +31,23 @@ class Driver:
         timeout: float | None,
         should_stop: Callable[[], bool],
     ) -> None:
-        self.timings: list[tuple[float, float]] = []
+        self.timings: list[Span] = []
         self.error: BaseException | None = None
         self.stopped = False
         self._study = study
         self._pool = pool
         self._timeout = timeout
         self._should_stop = should_stop
-        self._free = list(reversed(range(len(pool.evaluators))))
-        self._running: dict[str, tuple[Candidate, int]] = {}
+        self._free = list(reversed(range(pool.size)))
+        #: {trial: (its candidate, None once that is finished; its evaluator)}.
+        self._running: dict[str, tuple[Candidate | None, int]] = {}
         self._again: deque[Candidate] = deque()
         self._lost: Counter[int] = Counter()
+        #: Trials whose worker died, and trials whose evaluator went with its node and has a successor.
+        self._died: set[str] = set()
+        self._orphans: set[str] = set()
+        #: Evaluators that have not started again yet.
+        self._absent: set[int] = set()
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
         # Tune pickles its seams every few seconds. A search resumes from its ledger, so nothing of it is wanted there,
@@ -61,44 +68,63 @@ class Driver:
             return {**self._pool.names(index), "candidate": candidate, "timeout": self._timeout}
         return finished
 
-    def result(self, trial_id: str, timed: Timed) -> bool:
-        """Tells the study what a rung said; returns whether the trial goes on."""
+    def result(self, trial_id: str, timed: Timed | None) -> bool:
+        """Tells the study what a rung said; returns whether the trial goes on. None says that its worker died."""
         if self.stopped:
+            return False
+        if timed is None:
+            self._died.add(trial_id)
             return False
         with self._guard():
             candidate, index = self._running[trial_id]
-            self.timings.append((timed.started, timed.ended))
+            if candidate is None:
+                return False
+            self.timings.append(Span(timed.outcome.worker, timed.started, timed.ended))
             rung = self._study.tell(timed.outcome)
             if rung is not None:
                 self._running[trial_id] = replace(candidate, fidelity=rung), index
                 ray.get(self._pool.board.post.remote(candidate.id, rung))
                 return True
+            self._running[trial_id] = None, index
         return False
 
     def ended(self, trial_id: str, *, lost: bool) -> None:
-        """Frees the evaluator of a trial; a candidate whose trial was lost is tried again."""
+        """Frees the evaluator of a trial; a candidate whose trial or worker was lost is tried again."""
         candidate, index = self._running.pop(trial_id, (None, -1))
-        if candidate is None:
-            return
-        self._free.append(index)
-        if not lost or self.stopped:
+        lost = lost or trial_id in self._died
+        if index >= 0 and trial_id not in self._orphans:
+            self._free.append(index)
+        self._died.discard(trial_id)
+        self._orphans.discard(trial_id)
+        if candidate is None or not lost or self.stopped:
             return
         self._lost[candidate.id] += 1
         if self._lost[candidate.id] <= RETRIES:
             self._again.append(candidate)
             return
         with self._guard():
-            self._study.tell(Failure(candidate, f"its Tune trial was lost {RETRIES + 1} times"))
+            self._study.tell(Failure(candidate, f"its worker died {RETRIES + 1} times"))
 
     def stop_all(self) -> bool:
         """Returns whether the search is to end now; ends the evaluations under way if so."""
         if not self.stopped:
             with self._guard():
                 self._pool.check()
+                self._tend()
                 self.stopped = self._should_stop()
         if self.stopped:
             self._pool.kill()
         return self.stopped
+
+    def _tend(self) -> None:
+        """Takes evaluators whose node has gone out of work, and their successors into it."""
+        for index in self._pool.lost():
+            self._absent.add(index)
+            self._orphans.update(trial for trial, (_, holder) in self._running.items() if holder == index)
+        self._free = [index for index in self._free if index not in self._absent]
+        for index in self._pool.back():
+            self._absent.discard(index)
+            self._free.append(index)
 
     @contextmanager
     def _guard(self) -> Iterator[None]:
