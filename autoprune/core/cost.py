@@ -69,8 +69,15 @@ class Cost:
         """
         known = self.known
         if resource not in known:
-            raise BudgetError(f"What the network takes of {RESOURCES[resource].noun} is not known here.")
+            raise BudgetError(_unknown(resource))
         return known[resource]
+
+
+def _unknown(resource: str) -> str:
+    return (
+        f"The network's {RESOURCES[resource].noun} is not known here: it is found out by a search that has a budget on "
+        "it. Search with one, or ask for another."
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +173,7 @@ class CostModel:
             BudgetError: the resource is not known of this network.
         """
         if resource not in self.forms:
-            raise BudgetError(f"What the network takes of {RESOURCES[resource].noun} is not known here.")
+            raise BudgetError(_unknown(resource))
         # Rounded up, a cost holds a whole limit exactly when the real number does.
         return np.ceil(self.forms[resource].relaxed(widths)).astype(np.int64)
 

@@ -55,7 +55,7 @@ def _search_table(contents: Sequence[Mapping[str, Any]]) -> str:
         # A search whose candidates were all evaluated before it was resumed has taken no time.
         searched = f"{first['candidates']} candidates" + (f", {minutes:.1f} min" if minutes > 0 else "")
         errors = [item["latency"]["error"] for item in runs if item.get("latency")]
-        searched += f", latency predicted within {100 * statistics.mean(errors):.1f} %" if errors else ""
+        searched += f", latency off by {100 * statistics.mean(errors):.1f} % in the median" if errors else ""
         name = f"[{first['model']}](experiments/{content['experiment']}), {first['data']}, {' '.join(first['budget'])}"
         for index, (label, key) in enumerate(stages):
             cells = [
