@@ -7,6 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from autoprune.tracking.ui import RunLocation
+from autoprune.tracking.uris import is_server, server_base
+
 #: (what to type or open, what it does) pairs.
 Steps = Sequence[tuple[str, str]]
 
@@ -23,18 +26,24 @@ def after_search(summary: Mapping[str, Any], folder: Path) -> list[tuple[str, st
     """
     run = shlex.quote(str(folder))
     number = (summary.get("incumbent") or {}).get("id")
-    tracked = bool(summary.get("tracking"))
+    tracking = summary.get("tracking") or {}
     chosen = "N" if number is None else str(number)
     steps = [(f"autoprune report {run}", "the whole search on one page")]
-    steps += [(f"autoprune ui {run}", "all candidates in MLflow")] if tracked else []
+    steps += [(_charts(tracking) or f"autoprune ui {run}", "all candidates in MLflow")] if tracking else []
     if number is not None:
-        register = " --register NAME" if tracked else ""
+        register = " --register NAME" if tracking else ""
         steps += [(f"autoprune pick {run} --id {chosen}{register}", "any candidate as a network to serve")]
     steps += [(str(folder / "front.html"), "all candidates in a browser; a click copies the pick command")]
     if number is not None and not summary.get("interrupted"):
         steps += [(f"autoprune export {run} --format onnx", "the incumbent for other runtimes")]
         steps += [(f'autoprune.load("{folder / "incumbent"}")', "the incumbent, in Python")]
     return steps
+
+
+def _charts(tracking: Mapping[str, Any]) -> str | None:
+    """Returns the address of the charts on a server; None where `autoprune ui` has to serve them first."""
+    uri, experiment, run = (str(tracking.get(key)) for key in ("uri", "experiment_id", "run_id"))
+    return RunLocation(experiment, run, tracking.get("view_id")).view_link(server_base(uri)) if is_server(uri) else None
 
 
 def after_prune(folder: Path) -> list[tuple[str, str]]:

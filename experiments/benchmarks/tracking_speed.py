@@ -39,8 +39,7 @@ def outcomes(landscape: Landscape, count: int) -> list[Evaluation]:
     """Returns evaluations of random structures of a ResNet-56: 27 groups."""
     rng = np.random.default_rng(0)
     found = []
-    for number in range(count):
-        structure = landscape.space.sample(rng)
+    for number, structure in enumerate(landscape.space.sample(count, rng)):
         cost = landscape.space.cost(structure)
         found.append(landscape.evaluate(Candidate(number, structure, cost, landscape.ladder.top, number, "random")))
     return found

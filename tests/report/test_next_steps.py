@@ -54,3 +54,10 @@ def test_what_is_typed_stays_on_one_line_however_long_it_is() -> None:
     long = "autoprune " + "x" * 200
     assert step_lines([(long, "purpose"), ("short", "other")])[1] == f"  {long}"
     assert step_lines([]) == []
+
+
+def test_charts_on_a_server_are_named_by_their_address() -> None:
+    tracking = {"uri": "https://***@host:8/x", "experiment_id": "3", "run_id": "abc", "view_id": "v"}
+    shown = commands(after_search({**SUMMARY, "tracking": tracking}, Path("runs/a")))
+    assert "https://host:8/x/#/experiments/3/runs?viewStateShareKey=v&compareRunsMode=CHART" in shown
+    assert not any(command.startswith("autoprune ui") for command in shown)

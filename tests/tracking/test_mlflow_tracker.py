@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -119,3 +122,34 @@ def test_an_unusable_store_costs_a_warning_and_no_more(tmp_path: Path, capfd: py
     assert subject.location() is None
     assert subject.link() is None
     assert capfd.readouterr().out == ""
+
+
+def test_a_server_that_takes_its_time_costs_the_search_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    asked = threading.Event()
+
+    class Slow(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.set()
+            time.sleep(2.0)
+            self.send_error(503)
+
+        do_POST = do_GET  # noqa: N815 - the name that the base class looks for
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Slow) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        subject = tracker(f"http://127.0.0.1:{server.server_address[1]}")
+        assert asked.wait(60)
+        # The first request is still under way: whatever waited for it would not come this far before it ends.
+        for number in range(500):
+            subject.told(evaluation(number), finished=True)
+        assert not subject._writer.ready
+        complaint = subject.close(seconds=0.5)
+        server.shutdown()
+    assert complaint is not None
+    assert "could not be written to MLflow" in complaint
+    assert "The run folder has all of them" in complaint
