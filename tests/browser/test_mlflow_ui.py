@@ -85,7 +85,8 @@ def test_a_search_is_seen_in_mlflow_without_any_setting_up(tmp_path, empty_store
         assert shown == Path("runs/toy/front.html").read_text()
         page.picture(tmp_path / "artifact.png")
 
-        page.open(f"{location.run_link(base)}/model-metrics", width=1600, height=1000)
+        # High enough for every curve: those out of sight are not drawn, and have no name.
+        page.open(f"{location.run_link(base)}/model-metrics", width=1600, height=5000)
         for name in ("hypervolume", "incumbent.holdout_accuracy"):
             page.wait(f"document.body.innerText.includes('{name}')")
         page.wait("document.querySelectorAll('.js-plotly-plot .scatterlayer path').length > 0")
