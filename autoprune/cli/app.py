@@ -14,6 +14,7 @@ import typer
 
 from autoprune.cli import (
     commands,
+    coverage_commands,
     export_commands,
     proxy_commands,
     pruning_commands,
@@ -221,8 +222,10 @@ def finetune(
 
 @app.command()
 def trace(
-    model: p.ModelArgument,
+    model: p.OptionalModelArgument = None,
     *,
+    families: p.AllOf = None,
+    out: p.CoverageFolder = None,
     budgets: p.Budgets = None,
     weights: p.Weights = None,
     data: p.Data = None,
@@ -239,7 +242,11 @@ def trace(
     as_json: p.PlainJson = False,
 ) -> Work:
     """Show what can be cut: groups, layers, their costs, and what each heuristic would keep."""
-    given = _given(locals(), besides=("verify", "write", "multiple_of", "overwrite", "as_json"))
+    given = _given(locals(), besides=("families", "out", "verify", "write", "multiple_of", "overwrite", "as_json"))
+    if families or out is not None:
+        others = {"verify": verify or None, "write": write, "multiple_of": multiple_of, "overwrite": overwrite or None}
+        given |= {name: value for name, value in others.items() if value is not None}
+        return partial(coverage_commands.cover, families or (), given, out=out, as_json=as_json)
     target = commands.SpaceTarget(write, multiple_of=multiple_of, overwrite=overwrite)
     return partial(commands.trace, given, verify=verify, target=target, as_json=as_json)
 

@@ -112,6 +112,8 @@ class SpaceTarget:
 
 def trace(given: Mapping[str, Any], *, verify: bool, target: SpaceTarget, as_json: bool) -> int:
     """Shows what can be cut; returns 1 where `verify` finds the tracing wrong."""
+    if "model" not in given:
+        raise ConfigError("Which network? Name one, such as cifar/resnet20-b, or a whole family with --all.")
     target.check(given)
     settings = _checked(given)
     from autoprune.cli.render import show_trace

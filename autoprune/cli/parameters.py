@@ -125,6 +125,19 @@ SearchSpace = Annotated[
         help="Limits per group: a TOML file, a shipped name, or auto: the shipped one for the network. (default: none)",
     ),
 ]
+AllOf = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--all",
+        metavar="FAMILY",
+        show_default=False,
+        help="Instead of a network: check all of torchvision, segmentation, detection or timm; repeatable.",
+    ),
+]
+CoverageFolder = Annotated[
+    Path | None,
+    typer.Option("--out", metavar="DIR", show_default=False, help="With --all: write the results and a table there."),
+]
 WriteSpace = Annotated[
     Path | None,
     typer.Option(metavar="FILE", show_default=False, help="Write a search-space file for the network, to be edited."),
@@ -358,6 +371,10 @@ ResumeTraining = Annotated[
     ),
 ]
 
+OptionalModelArgument = Annotated[
+    str | None,
+    typer.Argument(metavar="[MODEL]", show_default=False, help="Such as cifar/resnet20-b or package.module:factory."),
+]
 ModelArgument = Annotated[
     str, typer.Argument(metavar="MODEL", show_default=False, help="Such as cifar/resnet20-b or package.module:factory.")
 ]

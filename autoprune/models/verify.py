@@ -71,7 +71,7 @@ def verify(model: nn.Module, network: TracedNetwork, *, seed: int = 0, kept: Kep
     if network.picks_by_value:
         # How much there is to compute depends on the image, so both networks must see the same ones.
         counted = count_on(small, example)[0]
-        return Verification(deviation, _cost_after(network, kept, count_on(reference, example)[1]), counted)
+        return Verification(deviation, cost_after(network, kept, count_on(reference, example)[1]), counted)
     counted = count(small, tuple(example[:1].shape), dtype=torch.float64)
     return Verification(deviation, network.cost_model.cost(kept.structure), counted)
 
@@ -112,7 +112,7 @@ def outputs(model: nn.Module, images: Tensor) -> list[Tensor]:
     return [leaf for leaf in found if isinstance(leaf, Tensor) and leaf.is_floating_point()]
 
 
-def _cost_after(network: TracedNetwork, kept: Kept, uses: Mapping[str, int]) -> Cost:
+def cost_after(network: TracedNetwork, kept: Kept, uses: Mapping[str, int]) -> Cost:
     """Returns the computed cost when weights are used as often as was counted, instead of as often as was traced."""
     terms = (replace(term, uses=uses.get(term.name, 0)) for term in network.cost_model.terms)
     return replace(network.cost_model, terms=tuple(terms)).cost(kept.structure)
@@ -125,8 +125,14 @@ def masked(model: nn.Module, network: TracedNetwork, kept: Kept) -> nn.Module:
     channels alone would not stay so behind a sigmoid.
     """
     copy = cut(model, network, keep_all(network))
+    mask(copy, network, kept)
+    return copy
+
+
+def mask(model: nn.Module, network: TracedNetwork, kept: Kept) -> None:
+    """Zeroes the removed channels of a dense network in place: see `masked`."""
     masks = kept.masks(network)
-    tensors = named_tensors(copy)
+    tensors = named_tensors(model)
     with torch.no_grad():
         for axis in network.axes:
             tensor = tensors[axis.names[0]]
@@ -134,7 +140,6 @@ def masked(model: nn.Module, network: TracedNetwork, kept: Kept) -> nn.Module:
                 keep = torch.zeros(tensor.shape[axis.axis], dtype=tensor.dtype, device=tensor.device)
                 keep[torch.from_numpy(network.channels[axis.channels].kept(masks)).to(tensor.device)] = 1
                 tensor.mul_(keep.reshape([-1 if dim == axis.axis else 1 for dim in range(tensor.dim())]))
-    return copy
 
 
 def verified(model: nn.Module, network: TracedNetwork, *, seed: int = 0) -> TracedNetwork:

@@ -23,10 +23,11 @@ from autoprune.models.families.ssd import SIDE, ssd_vgg_small
 from autoprune.models.weights import load_weights
 from autoprune.plugins import call_factory, is_plugin, one_line
 
-_TORCHVISION = "torchvision/"
+_TORCHVISION, _TIMM = "torchvision/", "timm/"
 #: Side of the images that a torchvision detector is meant for, by the beginning of its name.
 _DETECTOR_SIDES = {"ssd300": 300, "ssdlite320": 320}
 _DETECTOR_SIDE = 800
+_KINDS = ("", "segmentation", "detection")
 _RESNET = re.compile(r"cifar/resnet(20|32|44|56|110)-([ab])")
 _FAMILIES: dict[str, Callable[[int], nn.Module]] = {
     "cifar/vgg16": lambda classes: CifarVgg(classes=classes),
@@ -94,6 +95,10 @@ def model_info(spec: str) -> ModelInfo:
             return ModelInfo(spec, "", (3, side, side), unit_range((side, side)))
         side = 299 if spec.endswith("inception_v3") else 224
         return ModelInfo(spec, "", (3, side, side), Preprocessing(IMAGENET.mean, IMAGENET.std, (side, side)))
+    if spec.startswith(_TIMM):
+        from autoprune.models import timm_models
+
+        return ModelInfo(spec, "", *timm_models.input_of(spec.removeprefix(_TIMM)))
     return ModelInfo(spec, "", None, None)
 
 
@@ -119,6 +124,10 @@ def build_model(spec: str, *, classes: int | None = None, weights: Path | None =
         model = _from_factory(spec, classes)
     elif spec.startswith(_TORCHVISION):
         model = _from_torchvision(spec.removeprefix(_TORCHVISION), classes)
+    elif spec.startswith(_TIMM):
+        from autoprune.models import timm_models
+
+        model = timm_models.build(spec.removeprefix(_TIMM), classes)
     else:
         model = _from_family(spec, 10 if classes is None else classes)
     model = adapt(model)
@@ -141,6 +150,8 @@ def _from_torchvision(name: str, classes: int | None) -> nn.Module:
     if name in ("googlenet", "inception_v3"):
         # Auxiliary heads only serve training from scratch, and return tuples in train mode.
         extra.update(aux_logits=False, init_weights=False)
+    elif name in _torchvision_names("segmentation"):
+        extra = {"num_classes": classes, "weights_backbone": None}
     elif name in _torchvision_names("detection"):
         # Left alone, it would download the weights of its backbone.
         extra = {"num_classes": None if classes is None else classes + 1, "weights_backbone": None}
@@ -152,12 +163,26 @@ def _from_torchvision(name: str, classes: int | None) -> nn.Module:
     return model
 
 
-def _torchvision_names(kind: str = "") -> list[str]:
-    """Returns the names of torchvision's classifiers, or of its networks in a module such as `detection`."""
+def names_of(family: str) -> tuple[str, ...]:
+    """Returns the full names of a family: torchvision's classifiers, `segmentation`, `detection`, or common `timm`.
+
+    Raises:
+        ConfigError: timm is not installed.
+    """
+    if family == "timm":
+        from autoprune.models import timm_models
+
+        return tuple(_TIMM + name for name in timm_models.COMMON)
+    return tuple(_TORCHVISION + name for name in _torchvision_names("" if family == "torchvision" else family))
+
+
+def _torchvision_names(*kinds: str) -> list[str]:
+    """Returns the names of torchvision's networks in modules such as `detection`; "" is that of the classifiers."""
     import torchvision
 
     models = torchvision.models
-    return list(models.list_models(module=getattr(models, kind) if kind else models))
+    modules = [getattr(models, kind) if kind else models for kind in kinds]
+    return [name for module in modules for name in models.list_models(module=module)]
 
 
 def _from_factory(spec: str, classes: int | None) -> nn.Module:
@@ -169,11 +194,17 @@ def _from_factory(spec: str, classes: int | None) -> nn.Module:
 
 def _require_known(spec: str) -> None:
     if spec.startswith(_TORCHVISION):
-        known = [_TORCHVISION + name for name in (*_torchvision_names(), *_torchvision_names("detection"))]
+        known = [_TORCHVISION + name for name in _torchvision_names(*_KINDS)]
         if spec not in known:
             hint = nearest(spec, known)
             hint = hint if hint.startswith(" Did") else " `torchvision.models.list_models()` names them."
-            raise ModelError(f"torchvision has no classifier or detector {spec.removeprefix(_TORCHVISION)!r}.{hint}")
+            raise ModelError(f"torchvision has no network {spec.removeprefix(_TORCHVISION)!r}.{hint}")
+    elif spec.startswith(_TIMM):
+        from autoprune.models import timm_models
+
+        timm_models.require_known(spec.removeprefix(_TIMM))
     elif not is_plugin(spec) and spec not in family_names():
         hint = nearest(spec, family_names())
-        raise ModelError(f"Unknown model {spec!r}.{hint} Or write torchvision/NAME or package.module:factory.")
+        raise ModelError(
+            f"Unknown model {spec!r}.{hint} Or write torchvision/NAME, timm/NAME or package.module:factory."
+        )

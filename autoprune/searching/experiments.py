@@ -7,13 +7,9 @@ written down row by row: one that was stopped goes on where it was.
 from __future__ import annotations
 
 import json
-import os
-import platform
-import subprocess
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +20,9 @@ from autoprune.errors import ConfigError, RunError
 from autoprune.report.files import atomic_write_text
 from autoprune.report.observer import Observer
 from autoprune.searching.api import run_search
+from autoprune.searching.circumstances import circumstances, commit
 from autoprune.searching.comparison import Contest
 from autoprune.searching.options import SearchOptions
-from autoprune.searching.results import package_versions
 from autoprune.strategies.registry import strategy_names
 
 _KEPT = (
@@ -116,48 +112,16 @@ def _unfinished(target: Path, contest: Contest) -> dict[str, Any] | None:
         return None
     if not isinstance(content, dict) or content.get("complete", True) or content.get("weights") != contest.fingerprint:
         return None
-    return content if content.get("commit") == _commit() else None
+    return content if content.get("commit") == commit() else None
 
 
 def _provenance(path: Path, listed: str) -> dict[str, Any]:
     return {
         "experiment": path.name,
         "command": f"autoprune experiment experiments/{path.name}{listed}",
-        "commit": _commit(),
-        "date": date.today().isoformat(),
-        "hardware": {"processor": _processor(), "cores": os.cpu_count(), "machine": platform.machine(), **_gpu()},
-        "versions": package_versions(),
+        **circumstances(),
     }
 
 
 def _write(target: Path, content: Mapping[str, Any]) -> None:
     atomic_write_text(target, json.dumps(content, indent=1) + "\n")
-
-
-def _commit() -> str | None:
-    """Returns the commit of the checkout this package lies in, with a plus where it is changed; None outside one."""
-    commit = _git("rev-parse", "HEAD")
-    return commit + ("+" if _git("status", "--porcelain", "--", "autoprune") else "") if commit else None
-
-
-def _git(*arguments: str) -> str:
-    root = Path(__file__).parents[2]
-    try:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False, cwd=root)
-    except OSError:
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
-
-
-def _gpu() -> dict[str, str]:
-    import torch
-
-    return {"gpu": torch.cuda.get_device_name(0)} if torch.cuda.is_available() else {}

@@ -298,3 +298,33 @@ class TestUi:
         (tmp_path / "mlflow.db").touch()
         monkeypatch.setattr(subprocess, "run", interrupted)
         assert run(["ui", str(tmp_path), "--port", str(port)]) == 0
+
+
+class TestCoverage:
+    @pytest.mark.parametrize(("arguments", "message"), [
+        ("trace --all torchvison", "Unknown family 'torchvison'. Did you mean 'torchvision'?"),
+        ("trace --all torchvision,nothing", "Unknown family 'nothing'."),
+        ("trace cifar/resnet8 --all torchvision", "Leave the network 'cifar/resnet8' out."),
+        ("trace --all torchvision --verify", "Leave --verify out."),
+        ("trace --out here", "--out is the folder of --all."),
+        ("trace", "Which network? Name one"),
+    ])  # fmt: skip
+    def test_what_makes_no_sense_is_said_before_anything_is_built(self, arguments, message, capsys):
+        assert run(arguments.split()) == 2
+        assert message in capsys.readouterr().err
+
+    def test_a_family_ends_in_a_table_and_in_1_where_a_network_fails(self, monkeypatch, tmp_path, capsys):
+        from autoprune.searching import coverage
+
+        def cover(models, *, tell):
+            for model, outcome in zip(models, ("pass", "nothing can be cut"), strict=True):
+                tell(coverage.Coverage(model, outcome, half=outcome == "pass"))
+
+        monkeypatch.setattr(coverage, "cover", cover)
+        monkeypatch.setattr(coverage, "models_of", lambda family: (f"{family}/a", f"{family}/b"))
+        assert run(["trace", "--all", "segmentation,detection", "--out", str(tmp_path / "table")]) == 1
+        assert "detection: 1 of 2 networks pass, 1 can reach 50 % of their FLOPs." in capsys.readouterr().out
+        page = (tmp_path / "table" / "README.md").read_text(encoding="utf-8")
+        assert "## detection" in page
+        assert "## segmentation" in page
+        assert "| b | 0 | 0.0 % | no | nothing can be cut |" in page

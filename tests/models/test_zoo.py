@@ -131,7 +131,7 @@ def test_torchvision_networks_are_built_without_weights_for_any_number_of_classe
         ("cifar/resnet20-c", "Unknown model 'cifar/resnet20-c'. Did you mean 'cifar/resnet20-"),
         ("resnet20", "Unknown model"),
         ("torchvision/resnet5O", "Did you mean 'torchvision/resnet50'"),
-        ("torchvision/zzzz", "no classifier or detector 'zzzz'"),
+        ("torchvision/zzzz", "torchvision has no network 'zzzz'"),
     ],
 )
 def test_an_unknown_name_is_one_line_with_the_nearest(spec: str, message: str) -> None:
