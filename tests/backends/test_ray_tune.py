@@ -56,7 +56,7 @@ class TestOnOneCluster:
         assert ledger_of(RayBackend(1), "ray") == ledger_of(SerialBackend(), "serial")
         assert capfd.readouterr().out == ""
 
-    def test_a_worker_that_dies_costs_nothing_and_a_candidate_that_kills_workers_fails(self, tmp_path, capfd):
+    def test_a_worker_that_dies_costs_nothing_and_a_candidate_that_kills_workers_fails(self, tmp_path, capfd, tally):
         events = Events()
         study = build_study(candidates=12, trackers=[events])
         options = {"seconds": 0.1, "dies": ((3, 1), (6, 99)), "folder": str(tmp_path)}
@@ -68,14 +68,16 @@ class TestOnOneCluster:
         assert len(list(tmp_path.glob("3-*"))) == 1
         assert len(list(tmp_path.glob("6-*"))) == 4
         assert capfd.readouterr().out == ""
+        tally("worker killed", "tried again; after 4 deaths one failed candidate", times=5)
 
-    def test_exceptions_and_endless_evaluations_are_failures(self):
+    def test_exceptions_and_endless_evaluations_are_failures(self, tally):
         study = build_study(candidates=10)
         RayBackend(2, evaluation_timeout=3).run(study, ToyFactory({"raises": (2,), "hangs": (4,)}), should_stop=never)
         assert study.done
         assert {evaluation.worker for evaluation in study.evaluations} == {"worker-0", "worker-1"}
         reasons = {failure.candidate.id: failure.reason for failure in study.failures}
         assert reasons == {2: "ArithmeticError: candidate 2 diverged", 4: "took longer than 3 s"}
+        tally("worker hangs beyond its time limit", "one failed candidate")
 
     def test_an_evaluator_that_cannot_be_built_ends_the_search(self):
         with pytest.raises(BackendError, match="cannot build its evaluator: RuntimeError: no such images") as caught:

@@ -40,16 +40,20 @@ class Tally:
         row.twice += twice
 
     def write(self, folder: Path) -> None:
-        """Writes `faults.json` and `faults.md`."""
+        """Writes `faults.json` and `faults.md`; what was not injected this time stays as it is there."""
         from experiments.benchmarks.common import circumstances
 
-        rows = sorted(self._rows.values(), key=lambda row: (row.fault, row.outcome))
+        path = folder / "faults.json"
+        before = json.loads(path.read_text(encoding="utf-8"))["faults"] if path.exists() else []
+        injected = {row.fault for row in self._rows.values()}
+        kept = [Fault(**row) for row in before if row["fault"] not in injected]
+        rows = sorted([*self._rows.values(), *kept], key=lambda row: (row.fault, row.outcome))
         content = {
             "kind": "faults",
             **circumstances(("torch", "numpy", "ray")),
             "faults": [asdict(row) for row in rows],
         }
-        (folder / "faults.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         lines = ["| fault | times | evaluations lost | done twice | outcome |", "| --- | --- | --- | --- | --- |"]
         lines += [f"| {row.fault} | {row.times} | {row.lost} | {row.twice} | {row.outcome} |" for row in rows]
         (folder / "faults.md").write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -61,7 +61,7 @@ ERRORS = (
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
-def test_whatever_an_evaluation_raises_costs_one_candidate(error):
+def test_whatever_an_evaluation_raises_costs_one_candidate(error, tally):
     def fails(candidate):
         if candidate.id == 4:
             raise error
@@ -71,6 +71,7 @@ def test_whatever_an_evaluation_raises_costs_one_candidate(error):
     assert study.proposed == 20
     assert [failure.candidate.id for failure in study.failures] == [4]
     assert type(error).__name__ in study.failures[0].reason
+    tally("an evaluation raises", "one failed candidate")
 
 
 @pytest.mark.parametrize("answer", [5, float("nan"), "text"])
@@ -88,22 +89,24 @@ def test_a_score_that_is_not_finite_costs_one_candidate():
     assert "does not lie in [0, 1]" in study.failures[0].reason
 
 
-def test_a_search_in_which_all_fail_alike_stops_early_and_says_why():
+def test_a_search_in_which_all_fail_alike_stops_early_and_says_why(tally):
     study, report = search(raising(lambda id: RuntimeError(f"out of memory: tried {20 + id} MiB")))
     assert study.proposed == HOPELESS
     assert not report.interrupted
     assert study.stopped_because == (
         f"All of the first {HOPELESS} candidates failed for the same reason: {study.failures[0].reason}"
     )
+    tally("every candidate fails", "stops after 20 and says why", times=20)
 
 
-def test_a_search_in_which_all_fail_in_their_own_ways_stops_too():
+def test_a_search_in_which_all_fail_in_their_own_ways_stops_too(tally):
     study, _ = search(raising(lambda id: RuntimeError("reason " + "x" * (id + 1))))
     assert study.proposed == HOPELESS_ANYHOW
     assert "failed for different reasons, the first: RuntimeError: reason x" in study.stopped_because
+    tally("every candidate fails", "stops after 60 and says why", times=60)
 
 
-def test_a_training_whose_loss_is_nan_is_a_failure():
+def test_a_training_whose_loss_is_nan_is_a_failure(tally):
     from autoprune.core.candidate import Merge
     from autoprune.core.seams import frozen_arrays
     from autoprune.evaluation import evaluator
@@ -123,3 +126,4 @@ def test_a_training_whose_loss_is_nan_is_a_failure():
     assert isinstance(outcome, Failure)
     assert "finite" in outcome.reason or "nan" in outcome.reason.lower() or "diverge" in outcome.reason.lower()
     assert np.isfinite(outcome.seconds)
+    tally("NaN loss", "one failed candidate")

@@ -37,12 +37,13 @@ def lines_of(path):
     return path.read_bytes().splitlines(keepends=True)
 
 
-def test_a_truncated_last_line_is_dropped_with_a_warning(path, caplog):
+def test_a_truncated_last_line_is_dropped_with_a_warning(path, caplog, tally):
     whole = read_ledger(path)
     path.write_bytes(path.read_bytes()[:-7])
     with caplog.at_level(logging.WARNING):
         assert read_ledger(path) == whole[:-1]
     assert "last line of the ledger" in caplog.text
+    tally("truncated ledger line", "the line alone is dropped")
 
 
 def test_zeros_that_a_power_cut_leaves_at_the_end_are_dropped(path):

@@ -227,7 +227,7 @@ def replaced(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [flipped, halved, emptied, replaced])
-def test_a_damaged_checkpoint_gives_way_to_the_one_before_it(digits, undisturbed, tmp_path, caplog, damage):
+def test_a_damaged_checkpoint_gives_way_to_the_one_before_it(digits, undisturbed, tmp_path, caplog, damage, tally):
     with pytest.raises(KilledError):
         trained(digits, Checkpointing(tmp_path), die_at=10)
     newest = newest_checkpoint(tmp_path)
@@ -235,6 +235,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before_it(digits, undisturbed
     assert trained(digits, Checkpointing(tmp_path), initial=3)[:2] == undisturbed[:2]
     assert newest.name in caplog.text
     assert "The one before it is used" in caplog.text
+    tally("corrupt checkpoint", "the one before it is used, same weights")
 
 
 def test_where_every_checkpoint_is_damaged_the_error_names_a_file(digits, tmp_path):
