@@ -114,7 +114,8 @@ def write_comparison(runs: Sequence[Path], *, out: Path | None = None) -> dict[s
     for run in runs:
         with _fitting(run):
             shown.append(_shown(read_run(run)))
-    markup, found = comparison_page(shown), comparison([numbers for numbers, _ in shown])
+    with _fitting(*runs):
+        markup, found = comparison_page(shown), comparison([numbers for numbers, _ in shown])
     _make(page.parent)
     atomic_write_text(page, markup)
     for row, (numbers, rows) in zip(found, shown, strict=True):
@@ -139,13 +140,14 @@ def _shown(record: RunRecord) -> Shown:
 
 
 @contextmanager
-def _fitting(run: Path) -> Iterator[None]:
+def _fitting(*runs: Path) -> Iterator[None]:
     """Turns what a file of unexpected content breaks into one clear line."""
     try:
         yield
     except (TypeError, ValueError, AttributeError, ArithmeticError, LookupError) as error:
+        names = " or ".join(repr(str(run)) for run in runs)
         raise RunError(
-            f"What {str(run)!r} says does not fit together ({type(error).__name__}: {error}). Was it written by this "
+            f"What {names} says does not fit together ({type(error).__name__}: {error}). Was it written by this "
             "version of autoprune?"
         ) from error
 

@@ -80,7 +80,11 @@ def harm(cluster: LocalCluster, what: str) -> None:
     elif what == "raylet":
         cluster.kill_raylet(last)
     elif what == "worker":
-        workers = [pid for pid in cluster.processes(last) if b"ray::Worker" in _title(pid)]
+        # Ray names an actor's process by the method it runs, and by the actor while it waits.
+        titles = {pid: _title(pid) for pid in cluster.processes(last)}
+        workers = [pid for pid, title in titles.items() if b"Worker" in title or title.startswith(b"ray::autoprune-")]
+        if not workers:
+            raise RuntimeError(f"The last node has no worker: {sorted(titles.values())}")
         os.kill(workers[0], signal.SIGKILL)
     else:
         raise ValueError(f"Cannot kill a {what}.")

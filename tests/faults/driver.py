@@ -181,7 +181,7 @@ def main():
     os.chdir(folder)
     whole = Path("whole")
     prepared = prepare(load_problem(options(whole), NullObserver()), options(whole), NullObserver())
-    running.prepare = lambda problem, asked, observer: replace(prepared, options=asked)
+    running.prepare = lambda problem, asked, observer, **_: replace(prepared, options=asked)
 
     # In this process, so that every forked one finds all modules imported and torch warmed up.
     usual = {name: getattr(os, name) for name in CALLS}
