@@ -158,7 +158,8 @@ def evaluate(directory: Path, *, given: Mapping[str, Any], split: str, as_json: 
     from autoprune.cli.render import show_evaluation
     from autoprune.searching.inspect import evaluate_saved
 
-    report = evaluate_saved(saved, data=settings.get("data"), data_root=settings.get("data_root"), split=split)
+    named = {"data": settings.get("data"), "data_root": settings.get("data_root"), "task": settings.get("task")}
+    report = evaluate_saved(saved, **named, split=split)
     _show({"split": split, **report}, show_evaluation, as_json=as_json)
     return 0
 

@@ -92,8 +92,16 @@ Data = Annotated[
     typer.Option(
         metavar="NAME",
         rich_help_panel=_NETWORK,
-        help="digits, mnist, fashion-mnist, cifar10, cifar100, imagefolder:DIR or package.module:factory. "
+        help="digits, mnist, fashion-mnist, cifar10, cifar100, imagefolder:DIR, voc:DIR or package.module:factory. "
         "(default: the data of the model's family)",
+    ),
+]
+Task = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        rich_help_panel=_NETWORK,
+        help="What the network does: classification, detection or package.module:factory. (default: what DATA is for)",
     ),
 ]
 Convention = Annotated[

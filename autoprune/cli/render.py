@@ -107,7 +107,8 @@ def show_cost(report: Report) -> None:
 
 def show_evaluation(report: Report) -> None:
     """Prints the scores of a saved network."""
-    print(f"{report['split']} accuracy {100 * report['accuracy']:.2f} % on {report['images']:,} images")
+    print(f"{report['split']} {_metric(report)} {100 * report['accuracy']:.2f} % on {report['images']:,} images")
+    _print_further(report)
     print(f"  loss {report['loss']:.4f}")
     _print_cost("network", report)
 
@@ -119,8 +120,10 @@ def show_pick(report: Report) -> None:
     print(f"candidate {report['id']} ({report['proposed_by']})")
     before = report["accuracy_before_finetune"]
     if before is not None:
-        print(f"  test accuracy {100 * before:.2f} % before finetuning")
-    print(f"  test accuracy {100 * report['accuracy']:.2f} %, hold-out {100 * report['holdout_accuracy']:.2f} %")
+        print(f"  test {_metric(report)} {100 * before:.2f} % before finetuning")
+    print(
+        f"  test {_metric(report)} {100 * report['accuracy']:.2f} %, hold-out {100 * report['holdout_accuracy']:.2f} %"
+    )
     _print_cost("network", report)
     logged = report["mlflow"]
     print(f"\nSaved in {report['directory']}")
@@ -145,8 +148,9 @@ def show_training(report: Report) -> None:
     ]
     show_table(f"{report['model']} on {report['data']}", ("epoch", "rate", "loss", "hold-out %"), rows)
     if report.get("accuracy_before") is not None:
-        print(f"test accuracy {100 * report['accuracy_before']:.2f} % before")
-    print(f"test accuracy {100 * report['accuracy']:.2f} % after {report['epochs']:g} epochs")
+        print(f"test {_metric(report)} {100 * report['accuracy_before']:.2f} % before")
+    print(f"test {_metric(report)} {100 * report['accuracy']:.2f} % after {report['epochs']:g} epochs")
+    _print_further(report)
     print(
         f"  hold-out {100 * report['holdout_accuracy']:.2f} %, best {100 * best['holdout_accuracy']:.2f} % "
         f"after epoch {best['epoch']:g} (the last epoch is kept)"
@@ -183,6 +187,17 @@ def show_table(title: str, headers: Sequence[str], rows: Rows) -> None:
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))  # Text: a layer may be called `[bold]`
     Console().print(table)
+
+
+def _metric(report: Report) -> str:
+    return str(report.get("metric", "accuracy"))
+
+
+def _print_further(report: Report) -> None:
+    """Prints what else was measured on the test set."""
+    for name, value in (report.get("metrics") or {}).items():
+        if name != _metric(report):
+            print(f"  {name} {100 * value:.2f} %")
 
 
 def _print_cost(title: str, cost: Report) -> None:

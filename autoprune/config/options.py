@@ -23,9 +23,16 @@ from autoprune.errors import ConfigError, nearest
 WEIGHTS_ROOT_VARIABLE = "AUTOPRUNE_WEIGHTS_ROOT"
 DATA_ROOT_VARIABLE = "AUTOPRUNE_DATA_ROOT"
 BACKENDS = ("ray", "serial")
+#: What networks do; `autoprune.tasks.registry` makes them.
+TASKS = ("classification", "detection")
 #: What a run folder that holds a search holds first.
 LEDGER_NAME = "ledger.jsonl"
 
+#: {kind of a folder of images: what must be in it}.
+_FOLDERS = {
+    "imagefolder": "It must hold train/CLASS/IMAGE files.",
+    "voc": "It must hold VOCdevkit/VOC2007, or JPEGImages, Annotations and ImageSets/Main.",
+}
 _SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?[hms])+|\d+(?:\.\d+)?")
 _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)([hms]?)")
@@ -143,6 +150,7 @@ OPTIONS: Mapping[str, Option] = {
         _option("weights", _path),
         _option("data", _text),
         _option("data_root", _path),
+        _option("task", _text),
         _option("budgets", _texts, spelled="budget"),
         _option("front", _text),
         _option("strategy", _text),
@@ -253,6 +261,7 @@ def _check_names(options: dict[str, Any], strategies: Sequence[str]) -> None:
             f"Cannot read the model {model!r}. "
             "Write cifar/NAME, torchvision/NAME, digits/resnet or package.module:factory."
         )
+    _check_task(options.get("task"))
     space = options.get("search_space")
     if space is not None:
         space = space_for(model or "") if space == AUTO else space
@@ -260,6 +269,11 @@ def _check_names(options: dict[str, Any], strategies: Sequence[str]) -> None:
         options["search_space"] = str(resource_path("search_spaces", space))
         if rules.scope is not None:
             options.setdefault("scope", rules.scope)
+
+
+def _check_task(task: str | None) -> None:
+    if task is not None and ":" not in task and task not in TASKS:
+        raise ConfigError(f"Unknown task {task!r}.{nearest(task, TASKS)} Or write package.module:factory.")
 
 
 def _check_paths(options: dict[str, Any]) -> None:
@@ -276,9 +290,10 @@ def _check_paths(options: dict[str, Any]) -> None:
         raise ConfigError(
             f"The data folder {str(root)!r} does not exist. Name the folder of the data with --data-root."
         )
-    folder = options.get("data", "").removeprefix("imagefolder:")
-    if options.get("data", "").startswith("imagefolder:") and not Path(folder).expanduser().is_dir():
-        raise ConfigError(f"The image folder {folder!r} does not exist. It must hold train/CLASS/IMAGE files.")
+    kind, colon, folder = options.get("data", "").partition(":")
+    places = [Path(folder).expanduser(), *([root / folder] if kind == "voc" and root is not None else [])]
+    if colon and kind in _FOLDERS and not any(place.is_dir() for place in places):
+        raise ConfigError(f"The image folder {folder!r} does not exist. {_FOLDERS[kind]}")
     out = options.get("out")
     if out is not None and out.exists() and not out.is_dir():
         raise ConfigError(f"The output folder {str(out)!r} is a file. Name another one with --out.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,6 +12,8 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from autoprune.data.images import DatasetImages, Images
 from autoprune.data.preprocessing import NO_AUGMENTATION, Augmentation, Preprocessing
 from autoprune.errors import DataError
+from autoprune.tasks.base import Task
+from autoprune.tasks.registry import CLASSIFICATION, DETECTION
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +28,7 @@ class DataBundle:
         input_shape: (channels, height, width) after preprocessing.
         preprocessing: what `train` and `test` apply to raw pixels; None if a data set does its own.
         augmentation: variation while finetuning.
+        task: what networks do with them.
     """
 
     name: str
@@ -35,6 +38,19 @@ class DataBundle:
     input_shape: tuple[int, int, int]
     preprocessing: Preprocessing | None
     augmentation: Augmentation = NO_AUGMENTATION
+    task: Task = CLASSIFICATION
+
+    def doing(self, task: Task) -> DataBundle:
+        """Returns the same images for another task.
+
+        Raises:
+            DataError: the task needs boxes and the images have none, or the other way round.
+        """
+        boxed = getattr(self.train, "boxes", None) is not None
+        if boxed != task.boxed:
+            has, needs = ("boxes", "one class an image") if boxed else ("one class an image", "boxes, as voc:DIR has")
+            raise DataError(f"The images of {self.name!r} carry {has}, but the task {task.name!r} needs {needs}.")
+        return replace(self, task=task)
 
 
 def bundle_from(
@@ -77,7 +93,8 @@ def bundle_from(
     names = tuple(str(label) for label in range(highest + 1)) if classes is None else tuple(classes)
     if highest >= len(names):
         raise DataError(f"{name!r} has the label {highest} but only {len(names)} classes. Labels count from 0.")
-    return DataBundle(name, train_images, test_images, names, shape, preprocessing, augmentation)
+    task = CLASSIFICATION if getattr(train_images, "boxes", None) is None else DETECTION
+    return DataBundle(name, train_images, test_images, names, shape, preprocessing, augmentation, task)
 
 
 def as_images(source: Any) -> Images:

@@ -2,7 +2,7 @@
 
 Notation:
     pixels  (N, C, H, W)  uint8
-    labels  (N,)          int64, 0 <= label < number of classes
+    labels  (N,)          int64, 0 <= label < number of classes; where images carry boxes, their rarest class
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import ConcatDataset, Subset, TensorDataset, default_collate
 
+from autoprune.data.boxes import Boxes
 from autoprune.data.preprocessing import Preprocessing
 from autoprune.errors import DataError
 
@@ -28,7 +29,8 @@ IntArray = npt.NDArray[np.int64]
 PixelArray = npt.NDArray[np.uint8]
 #: Images are resized to 256 before the crop to 224, as in torchvision's evaluation of its ImageNet weights.
 _CROP_MARGIN = 256 / 224
-_DECODERS = 8
+#: Images decoded at a time.
+DECODERS = 8
 
 
 class Images(Protocol):
@@ -56,17 +58,21 @@ class ArrayImages:
         pixels: (N, C, H, W) uint8.
         labels: (N,) int64.
         preprocessing: applied by `take`.
+        boxes: of every image, None where they carry none.
     """
 
     pixels: PixelArray
     labels: IntArray
     preprocessing: Preprocessing
+    boxes: Boxes | None = None
 
     def __post_init__(self) -> None:
         if self.pixels.ndim != 4 or self.pixels.dtype != np.uint8:
             raise DataError(f"Pixels must be uint8 of shape (N, C, H, W), not {self.pixels.dtype} {self.pixels.shape}.")
         if len(self.pixels) == 0 or len(self.labels) != len(self.pixels):
             raise DataError(f"There are {len(self.pixels)} images and {len(self.labels)} labels. Give one label each.")
+        if self.boxes is not None and len(self.boxes) != len(self.pixels):
+            raise DataError(f"There are {len(self.pixels)} images and boxes of {len(self.boxes)}. Give boxes for each.")
         if self.pixels.shape[1] != self.preprocessing.channels:
             raise DataError(
                 f"The images have {self.pixels.shape[1]} channels, but the network's preprocessing is for "
@@ -79,8 +85,12 @@ class ArrayImages:
 
     def take(self, indices: npt.ArrayLike) -> Tensor:
         """Returns (n, C, H, W) preprocessed float32 images on the CPU."""
+        return preprocess(self.pixels_at(indices), self.preprocessing)
+
+    def pixels_at(self, indices: npt.ArrayLike) -> Tensor:
+        """Returns (n, C, H, W) uint8."""
         # Fancy indexing copies, so that the tensor is writable even where the array is not.
-        return preprocess(torch.from_numpy(self.pixels[np.asarray(indices, dtype=np.int64)]), self.preprocessing)
+        return torch.from_numpy(self.pixels[np.asarray(indices, dtype=np.int64)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,7 +174,7 @@ class FolderImages:
         """
         positions = np.asarray(indices, dtype=np.int64).reshape(-1)
         # Decoding releases the interpreter lock, so threads suffice.
-        with ThreadPoolExecutor(_DECODERS) as pool:
+        with ThreadPoolExecutor(DECODERS) as pool:
             decoded = list(pool.map(self._decode, positions))
         return preprocess(torch.from_numpy(np.stack(decoded)), self.preprocessing)
 

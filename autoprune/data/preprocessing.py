@@ -67,15 +67,17 @@ class Augmentation:
     Attributes:
         crop_padding: zeros (after preprocessing) around the image before a random crop to its size; 0 for no crop.
         flip: mirror half of the images left to right.
+        colour: largest change, as a share, of brightness, contrast and saturation; only of images with boxes.
     """
 
     crop_padding: int = 0
     flip: bool = False
+    colour: float = 0.0
 
     @property
     def does_anything(self) -> bool:
         """Whether images change at all."""
-        return self.flip or self.crop_padding > 0
+        return self.flip or self.crop_padding > 0 or self.colour > 0
 
 
 NO_AUGMENTATION = Augmentation()

@@ -11,14 +11,19 @@ import numpy as np
 
 from autoprune.core.seeds import generator
 from autoprune.data import preprocessing as known
+from autoprune.data import voc
+from autoprune.data.boxed_files import BoxedFiles
 from autoprune.data.bundle import DataBundle, bundle_from
 from autoprune.data.images import ArrayImages, FolderImages, IntArray, PixelArray
-from autoprune.data.preprocessing import NO_AUGMENTATION, Augmentation, Preprocessing
+from autoprune.data.preprocessing import NO_AUGMENTATION, Augmentation, Preprocessing, unit_range
 from autoprune.data.splits import stratified_order
 from autoprune.errors import DataError, PluginError, nearest
 from autoprune.plugins import call_factory, is_plugin, one_line
+from autoprune.tasks.registry import make_task
 
 _FOLDER = "imagefolder:"
+#: Sides of images of a detector that does not say them; SSD300's.
+_DETECTOR_SIZE = (300, 300)
 _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"})
 #: scikit-learn's digits have no test set: one image in five, always the same ones.
 _DIGITS_TEST_SHARE = 0.2
@@ -46,27 +51,41 @@ _SOURCES = {
 
 def data_names() -> tuple[str, ...]:
     """Returns the names that `load_data` knows."""
-    return ("digits", *_SOURCES, _FOLDER + "DIR")
+    return ("digits", *_SOURCES, _FOLDER + "DIR", voc.PREFIX + "DIR")
 
 
-def load_data(spec: str, *, root: Path | None = None, preprocessing: Preprocessing | None = None) -> DataBundle:
+def load_data(
+    spec: str, *, root: Path | None = None, preprocessing: Preprocessing | None = None, task: str | None = None
+) -> DataBundle:
     """Returns a data set by name; nothing is ever downloaded.
 
     Args:
         spec: a name of `data_names()`, or `package.module:factory` whose result is a `DataBundle` or (train, test).
-        root: folder that holds the files of `mnist`, `fashion-mnist`, `cifar10`, `cifar100`.
+        root: folder that holds the files of `mnist`, `fashion-mnist`, `cifar10`, `cifar100`, and the DIR of `voc:DIR`
+            where that is not in the working directory.
         preprocessing: what the network expects; None for the data set's own. A user's factory does its own.
+        task: a name of `autoprune.tasks.registry`; None for what the images are for.
 
     Raises:
-        DataError: the name is unknown, files are missing or unreadable, or the images do not fit the preprocessing.
-        PluginError: the factory is missing or raises.
+        DataError: the name is unknown, files are missing or unreadable, or the images do not fit the preprocessing or
+            the task.
+        ConfigError: the task is unknown.
+        PluginError: a factory is missing or raises.
     """
+    wanted = None if task is None else make_task(task)
+    data = _load(spec, root, preprocessing)
+    return data if wanted is None else data.doing(wanted)
+
+
+def _load(spec: str, root: Path | None, preprocessing: Preprocessing | None) -> DataBundle:
     if spec == "digits":
         return _digits(preprocessing or known.DIGITS)
     if spec in _SOURCES:
         return _from_torchvision(spec, root, preprocessing=preprocessing)
     if spec.startswith(_FOLDER):
         return _from_folder(spec, preprocessing or known.IMAGENET)
+    if spec.startswith(voc.PREFIX):
+        return _from_voc(spec, root, preprocessing or unit_range(_DETECTOR_SIZE))
     if is_plugin(spec):
         return _from_factory(spec)
     raise DataError(f"Unknown data {spec!r}.{nearest(spec, data_names())} Or write package.module:factory.")
@@ -177,6 +196,33 @@ def _folder_images(folder: Path, classes: tuple[str, ...], preprocessing: Prepro
     if not paths:
         raise DataError(f"No image lies in {folder}. Put files such as .jpg or .png into one folder per class.")
     return FolderImages(tuple(paths), np.asarray(labels, dtype=np.int64), preprocessing)
+
+
+def _from_voc(spec: str, root: Path | None, preprocessing: Preprocessing) -> DataBundle:
+    size = preprocessing.size or _DETECTOR_SIZE
+    if preprocessing.size is None:
+        preprocessing = Preprocessing(preprocessing.mean, preprocessing.std, size)
+    folder = Path(spec.removeprefix(voc.PREFIX)).expanduser()
+    if root is not None and not folder.is_dir() and (root / folder).is_dir():
+        folder = root / folder
+    splits = voc.read_voc(folder)
+    train, test = (
+        BoxedFiles(
+            tuple(item.image for item in part),
+            tuple((item.width, item.height) for item in part),
+            voc.boxes_of(part, splits.classes, size),
+            preprocessing,
+        )
+        for part in (splits.train, splits.test)
+    )
+    return bundle_from(
+        train,
+        test,
+        name=spec,
+        classes=splits.classes,
+        preprocessing=preprocessing,
+        augmentation=Augmentation(flip=True, colour=0.3),
+    )
 
 
 def _from_factory(spec: str) -> DataBundle:

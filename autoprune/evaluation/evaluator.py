@@ -18,13 +18,13 @@ from autoprune.models.calibration import Calibration
 from autoprune.models.merging import cut_and_merge
 from autoprune.models.selection import keep_best
 from autoprune.models.surgery import Kept
+from autoprune.tasks.base import Batches, Task
+from autoprune.tasks.registry import CLASSIFICATION
+from autoprune.training.feed import make_feed
 from autoprune.training.recipe import Recipe, finetune_recipe
 from autoprune.training.trainer import train
 
-#: What the score may be. Kendall's tau with accuracy on 4,000 test images over 20 structures of ResNet-20-B at half the
-#: FLOPs, sequential reconstruction, 4,000 hold-out images: probability 0.88, accuracy 0.85, agreement 0.85; the same on
-#: images with random crops and flips 0.85, 0.83, 0.83; after least squares on 1,000 images accuracy 0.79, agreement
-#: 0.82.
+#: What the score of a classifier may be; `Classification` says how well each foretells the test accuracy.
 SCORES = ("probability", "accuracy", "agreement")
 #: Floats of input per batch while scoring.
 _BATCH_FLOATS = 1 << 21
@@ -40,7 +40,6 @@ class CandidateEvaluator:
         self._score = score
         self._device = torch.device(device)
         self._worker = worker
-        self._labels = torch.from_numpy(np.array(subject.holdout.labels)).to(self._device)
 
     def evaluate(self, candidate: Candidate) -> Outcome:
         """Returns the evaluation; diverging, a forward that raises: all are a `Failure`.
@@ -112,23 +111,16 @@ class CandidateEvaluator:
                 teacher=subject.model,
                 augmentation=subject.augmentation,
                 device=self._device,
+                task=subject.task,
             )
         return model, kept
 
     def _measure(self, model: nn.Module, images: int, *, parts: int = 1) -> dict[str, float]:
-        """Returns accuracy, loss, mean probability of the true label, and agreement exp(-KL) with the dense network."""
-        indices = np.arange(min(images, len(self._subject.holdout)))
-        logits = logits_of(model, self._subject.holdout, indices, self._device, parts=parts)
-        labels, dense = self._labels[: len(logits)], self._subject.dense_logits[: len(logits)]
-        log_probabilities = torch.log_softmax(logits.double(), dim=1)
-        wanted = torch.log_softmax(dense.double(), dim=1)
-        divergence = float((wanted.exp() * (wanted - log_probabilities)).sum(1).mean())
-        return {
-            "accuracy": float((logits.argmax(1) == labels).double().mean()),
-            "probability": float(log_probabilities.gather(1, labels[:, None]).exp().mean()),
-            "loss": float(torch.nn.functional.nll_loss(log_probabilities, labels)),
-            "agreement": float(np.exp(-max(divergence, 0.0))) if np.isfinite(divergence) else float("nan"),
-        }
+        """Returns what the task says of a network on the first so many images of the hold-out."""
+        subject = self._subject
+        indices = np.arange(min(images, len(subject.holdout)))
+        batches = _batches(subject.holdout, indices, self._device, most=subject.task.largest_batch, parts=parts)
+        return subject.task.judge(model, batches, subject.dense_logits[: len(indices)])
 
 
 def first_images(calibration: Calibration, count: int) -> Calibration:
@@ -142,13 +134,26 @@ def first_images(calibration: Calibration, count: int) -> Calibration:
 
 @torch.no_grad()
 def logits_of(
-    model: nn.Module, images: Images, indices: npt.NDArray[np.int64], device: torch.device, *, parts: int = 1
+    model: nn.Module,
+    images: Images,
+    indices: npt.NDArray[np.int64],
+    device: torch.device,
+    *,
+    parts: int = 1,
+    task: Task = CLASSIFICATION,
 ) -> Tensor:
-    """Returns (n, classes) outputs on the images at `indices`; `parts` divides the batches."""
-    whole = min(500, len(indices), max(1, _BATCH_FLOATS // max(1, images.take(indices[:1]).numel())))
-    batch = max(1, -(-whole // parts))
-    blocks = [indices[start : start + batch] for start in range(0, len(indices), batch)]
-    return torch.cat([model(images.take(block).to(device)) for block in blocks])
+    """Returns what a task wants to know of the dense network on the images at `indices`: (n, classes) logits.
+
+    `parts` divides the batches.
+    """
+    return task.reference(model, _batches(images, indices, device, most=task.largest_batch, parts=parts))
+
+
+def _batches(images: Images, indices: npt.NDArray[np.int64], device: torch.device, *, most: int, parts: int) -> Batches:
+    whole = min(most, len(indices), max(1, _BATCH_FLOATS // max(1, images.take(indices[:1]).numel())))
+    size = max(1, -(-whole // parts))
+    order = [np.arange(start, min(start + size, len(indices))) for start in range(0, len(indices), size)]
+    return make_feed(images, indices, device).batches(order)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.core.seams import Evaluator
+from autoprune.data.boxed_files import BoxedFiles
+from autoprune.data.boxes import Boxes
 from autoprune.data.images import ArrayImages, FolderImages, Images
 from autoprune.data.preprocessing import Augmentation, Preprocessing
 from autoprune.errors import ConfigError, DataError
@@ -24,6 +26,8 @@ from autoprune.models.calibration import Calibration, shared_tensor
 from autoprune.models.network import TracedNetwork
 from autoprune.models.selection import Ranking
 from autoprune.models.surgery import replicate
+from autoprune.tasks.base import Task
+from autoprune.tasks.registry import CLASSIFICATION
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
@@ -39,10 +43,11 @@ class Subject:
         rankings: per group.
         calibration_images: (B, C, H, W) float32.
         holdout: images that score candidates.
-        dense_logits: (n, classes) outputs of the dense network on the hold-out.
+        dense_logits: (n, classes) outputs of the dense network on the hold-out; empty where the task needs none.
         training: images for finetuning, None where no fidelity trains.
         training_indices: which of them to use, None for all.
         augmentation: variation of training images.
+        task: what the network does.
     """
 
     model: nn.Module
@@ -55,6 +60,7 @@ class Subject:
     training: Images | None
     training_indices: npt.NDArray[np.int64] | None
     augmentation: Augmentation
+    task: Task = CLASSIFICATION
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,9 +76,10 @@ class SubjectFactory:
         lazy_training: training images that are no arrays, None if they are or none are needed.
         lazy_indices: which of them to use.
         augmentation: variation of training images.
-        score: which number is the score: one of `SCORES`.
+        score: which number is the score, of those that the task's `judge` returns.
         device: where workers compute: `cpu`, `cuda`.
         threads: torch threads of a worker on the CPU.
+        task: what the network does.
     """
 
     arrays: Arrays
@@ -86,6 +93,7 @@ class SubjectFactory:
     score: str
     device: str
     threads: int = 1
+    task: Task = CLASSIFICATION
 
     def without_arrays(self) -> SubjectFactory:
         """Returns a light copy."""
@@ -119,6 +127,7 @@ class SubjectFactory:
             training=self._images(arrays, "training") if "training/labels" in arrays else self.lazy_training,
             training_indices=self.lazy_indices,
             augmentation=self.augmentation,
+            task=self.task,
         )
 
     def _require_here(self) -> None:
@@ -135,7 +144,7 @@ class SubjectFactory:
     def _images(self, arrays: Arrays, part: str) -> Images:
         pixels, labels = arrays[f"{part}/pixels"], arrays[f"{part}/labels"]
         if self.preprocessing is not None and pixels.dtype == np.uint8:
-            return ArrayImages(pixels, labels, self.preprocessing)
+            return ArrayImages(pixels, labels, self.preprocessing, Boxes.from_arrays(arrays, part))
         return FloatImages(pixels, labels)
 
 
@@ -162,12 +171,19 @@ class FloatImages:
 
 def image_arrays(images: Images, indices: npt.NDArray[np.int64], part: str) -> dict[str, npt.NDArray[Any]]:
     """Returns the images at `indices` as arrays: bytes where they are held as bytes, else preprocessed floats."""
-    if isinstance(images, ArrayImages):
-        pixels: npt.NDArray[Any] = images.pixels[indices]
-    else:
-        blocks = [images.take(indices[start : start + 256]).numpy() for start in range(0, len(indices), 256)]
-        pixels = np.concatenate(blocks)
-    return {f"{part}/pixels": pixels, f"{part}/labels": np.asarray(images.labels)[indices]}
+    taken = images.pixels_at if holds_bytes(images) else images.take
+    blocks = [taken(indices[start : start + 256]).numpy() for start in range(0, len(indices), 256)]
+    boxes: Boxes | None = getattr(images, "boxes", None)
+    return {
+        f"{part}/pixels": np.concatenate(blocks),
+        f"{part}/labels": np.asarray(images.labels)[indices],
+        **({} if boxes is None else boxes.select(indices).to_arrays(part)),
+    }
+
+
+def holds_bytes(images: Images) -> TypeGuard[ArrayImages | BoxedFiles]:
+    """Returns whether images can be had as bytes, before preprocessing."""
+    return isinstance(images, ArrayImages | BoxedFiles)
 
 
 def weight_arrays(model: nn.Module) -> dict[str, npt.NDArray[Any]]:

@@ -318,6 +318,7 @@ class TrainedFitness:
                 seed=seed,
                 augmentation=subject.data.augmentation,
                 device=subject.device,
+                task=subject.data.task,
             )
             accuracy = _accuracy(subject, model, len(subject.holdout))
         except DivergenceError:
@@ -339,7 +340,8 @@ class TrainedFitness:
 
 
 def _accuracy(subject: Subject, model: nn.Module, images: int) -> float:
-    return measure(model, subject.data.train, subject.holdout[:images], device=subject.device).accuracy
+    data = subject.data
+    return measure(model, data.train, subject.holdout[:images], device=subject.device, task=data.task).accuracy
 
 
 def searched(flight: Flight, evaluations: int) -> dict[str, float | int | str]:

@@ -25,13 +25,13 @@ Notation:
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from autoprune.core.cost import FloatArray
 from autoprune.core.seeds import generator
@@ -50,7 +50,8 @@ from autoprune.methods.base import Pruned, Subject
 from autoprune.models.network import AxisChannels, Role, TracedNetwork
 from autoprune.models.selection import filter_norms, keep_best
 from autoprune.models.surgery import cut, keep_all, named_tensors
-from autoprune.training.measure import as_logits
+from autoprune.tasks.base import Objective
+from autoprune.training.feed import make_feed
 
 #: FPGM's README prunes this share of every layer of its CIFAR ResNets, by distance alone.
 _FPGM_RATE = 0.4
@@ -381,18 +382,17 @@ def _names(network: TracedNetwork, role: Role) -> tuple[str, ...]:
 def _gradients(
     subject: Subject, names: Sequence[str], chosen: IntArray, batch_size: int
 ) -> Iterator[tuple[Mapping[str, Tensor], Mapping[str, Tensor], float]]:
-    """Yields per batch the weights, the gradients of its mean cross-entropy, and its share of the images."""
+    """Yields per batch the weights, the gradients of its mean loss, and its share of the images."""
     # A copy, because the dense network is not ours to require gradients of.
     model: nn.Module = cut(subject.model, subject.network, keep_all(subject.network)).eval()
     tensors = named_tensors(model)
     weights = {name: tensors[name].requires_grad_() for name in names}
     unique = list({id(tensor): tensor for tensor in weights.values()}.values())
-    train = subject.data.train
-    for start in range(0, len(chosen), batch_size):
-        block = chosen[start : start + batch_size]
-        inputs = train.take(block).to(subject.device)
-        labels = torch.from_numpy(np.asarray(train.labels)[block].astype(np.int64)).to(subject.device)
-        loss = functional.cross_entropy(as_logits(model(inputs), labels), labels)
+    task = subject.data.task
+    batch_size, seen = min(batch_size, task.largest_batch), 0
+    order = [np.arange(start, min(start + batch_size, len(chosen))) for start in range(0, len(chosen), batch_size)]
+    for inputs, targets in make_feed(subject.data.train, chosen, subject.device).batches(order):
+        loss = task.loss(model, inputs, targets, teacher=None, objective=Objective(), precision=nullcontext())
         try:
             found = torch.autograd.grad(loss, unique, allow_unused=True)
         except RuntimeError as error:
@@ -407,8 +407,9 @@ def _gradients(
             for tensor, gradient in zip(unique, found, strict=True)
         }
         gradients = {name: by_tensor[id(tensor)] for name, tensor in weights.items()}
-        yield {name: tensor.detach() for name, tensor in weights.items()}, gradients, len(block) / len(chosen)
-        subject.progress(float(start + len(block)), float(len(chosen)))
+        yield {name: tensor.detach() for name, tensor in weights.items()}, gradients, len(inputs) / len(chosen)
+        seen += len(inputs)
+        subject.progress(float(seen), float(len(chosen)))
 
 
 def _inner_products(

@@ -295,6 +295,7 @@ def train_with(subject: Subject, model: nn.Module, hook: Hook, recipe: Recipe, *
         device=subject.device,
         hooks=(hook,),
         on_step=lambda done, total: subject.progress(done, total),
+        task=subject.data.task,
     )
     # A teacher comes back as it was lent: on the subject's device, in eval mode.
     subject.model.eval()

@@ -13,6 +13,7 @@ from autoprune.core.cost import AxisWidth
 from autoprune.models.assembly import axis_width
 from autoprune.models.network import LayerCall, TracedNetwork
 from autoprune.models.operations import CONVOLUTIONS, OperationTap, layer_operands
+from autoprune.tasks.detectors import raw_outputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +122,7 @@ def layer_calls(model: nn.Module, network: TracedNetwork, images: Tensor) -> tup
         return read
 
     with torch.no_grad(), OperationTap({call.call: reader(call) for call in network.calls}):
-        model(images)
+        raw_outputs(model, images)
     return tuple(found[number] for number in sorted(found))
 
 

@@ -80,7 +80,8 @@ def _comparison(summary: Summary, *, plain: bool) -> Table:
     tested = any(row.get("accuracy") is not None for _, _, row in rows)
     before = tested and any(row.get("accuracy_before_finetune") is not None for _, _, row in rows)
     # Without the test set there is nothing but the hold-out to show.
-    heading, key = ("test\naccuracy", "accuracy") if tested else ("hold-out\naccuracy", "holdout_accuracy")
+    part, key = ("test", "accuracy") if tested else ("hold-out", "holdout_accuracy")
+    heading = f"{part}\n{_shown(summary, 'metric') if summary.get('metric') else 'accuracy'}"
     # The box draws a column of its own between two cells.
     padding = (0, 2 if plain else 1, 0, 0)
     table = Table(box=None if plain else SIMPLE_HEAD, pad_edge=False, padding=padding, header_style="bold")

@@ -19,7 +19,7 @@ from autoprune.methods.reduction import Reduction, own_reduction, reduced
 from autoprune.methods.registry import make_method
 from autoprune.models.selection import keep_best
 from autoprune.report.observer import Observer
-from autoprune.searching.finish import Finisher, cost_entry
+from autoprune.searching.finish import Finisher, cost_entry, figures
 from autoprune.searching.options import SearchOptions
 from autoprune.searching.preparation import Prepared, load_problem, prepare, usable_cores
 from autoprune.searching.pruning import Decision, decide, evaluation_of, subject_of
@@ -76,6 +76,7 @@ class Contest:
         return {
             "model": prepared.problem.name,
             "data": prepared.problem.data.name,
+            "metric": prepared.problem.data.task.metric,
             "scope": prepared.options.scope,
             "seed": prepared.options.seed,
             "finetune_epochs": prepared.options.finetune_epochs or 0.0,
@@ -89,7 +90,7 @@ class Contest:
                 "test": len(prepared.problem.data.test),
             },
             "dense": {
-                "accuracy": self._finisher.tested(prepared.problem.model),
+                **figures(self._finisher.tested(prepared.problem.model)),
                 **cost_entry(prepared.network.cost_model.dense),
             },
         }
@@ -135,7 +136,7 @@ class Contest:
         self._observer.stage(f"Cutting {name} within {budget}")
         plain = reduced(subject, pruned, own, images=images, calibration=calibration)
         rebuilt = reduced(subject, pruned, Reduction.SEQUENTIAL, images=images, calibration=calibration)
-        sliced = finisher.tested(plain)
+        sliced = finisher.tested(plain).accuracy
         evaluation = evaluation_of(prepared, decision, rebuilt, name)
         finished = finisher.finetuned(f"{name} within {budget}", rebuilt, pruned.kept, evaluation)
         tuned = finished.accuracy_before_finetune is not None

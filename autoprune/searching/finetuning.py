@@ -20,7 +20,7 @@ from autoprune.models.weights import sha256_of, state_fingerprint
 from autoprune.models.zoo import build_model
 from autoprune.plugins import require_foreign
 from autoprune.report.observer import Observer
-from autoprune.searching.inspect import recorded_root
+from autoprune.searching.inspect import recorded_root, recorded_task
 from autoprune.searching.preparation import Problem, require_fit
 from autoprune.searching.results import INCUMBENT
 from autoprune.searching.training import Task, carry_out, varied
@@ -57,14 +57,19 @@ def finetune(options: FinetuneOptions, observer: Observer) -> dict[str, Any]:
         require_foreign(name, folder)
     observer.stage(f"Loading {name}")
     preprocessing = None if saved.preprocessing is None else Preprocessing.from_dict(saved.preprocessing)
-    data = load_data(name, root=options.data_root or recorded_root(folder), preprocessing=preprocessing)
+    data = load_data(
+        name,
+        root=options.data_root or recorded_root(folder),
+        preprocessing=preprocessing,
+        task=options.task or recorded_task(saved, folder),
+    )
     observer.stage(f"Loading {folder}")
     model = load(folder)
     require_fit(Problem(f"The network in {str(folder)!r}", saved.model, saved.classes, model, data))
     teacher = None if options.no_distillation else dense_network(folder, saved, options.weights, observer)
     if teacher is not None:
         require_fit(Problem("The dense network", saved.model, saved.classes, teacher, data))
-    recipe = varied(finetune_recipe(options.epochs), options)
+    recipe = varied(finetune_recipe(options.epochs, batch_size=data.task.batch_size), options)
 
     def save(trained: nn.Module, report: Mapping[str, Any]) -> None:
         figures = {name: report[name] for name in ("accuracy", "holdout_accuracy", "seed")}

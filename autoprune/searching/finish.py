@@ -23,7 +23,7 @@ from autoprune.models.surgery import Kept
 from autoprune.models.weights import sha256_of
 from autoprune.report.observer import Observer
 from autoprune.searching.preparation import Prepared
-from autoprune.training.measure import measure
+from autoprune.training.measure import Scores, measure
 from autoprune.training.recipe import finetune_recipe
 from autoprune.training.trainer import train
 
@@ -40,15 +40,20 @@ class Finished:
         evaluation: of the candidate.
         model: the network, finetuned if asked.
         kept: its channels.
-        accuracy: on the test set.
+        scores: on the test set.
         accuracy_before_finetune: on the test set, None without finetuning.
     """
 
     evaluation: Evaluation
     model: nn.Module
     kept: Kept
-    accuracy: float
+    scores: Scores
     accuracy_before_finetune: float | None
+
+    @property
+    def accuracy(self) -> float:
+        """On the test set."""
+        return self.scores.accuracy
 
 
 class Finisher:
@@ -84,9 +89,10 @@ class Finisher:
             dense, prepared.network, kept, merge=Merge.SEQUENTIAL, calibration=self._calibration, images=self._images
         )
 
-    def tested(self, model: nn.Module) -> float:
-        """Returns the accuracy on the test set, which is read here and nowhere else, after everything is chosen."""
-        return measure(model, self._prepared.problem.data.test, device=torch.device(self._prepared.device)).accuracy
+    def tested(self, model: nn.Module) -> Scores:
+        """Returns the scores on the test set, which is read here and nowhere else, after everything is chosen."""
+        data = self._prepared.problem.data
+        return measure(model, data.test, device=torch.device(self._prepared.device), task=data.task)
 
     def finetuned(self, name: str, model: nn.Module, kept: Kept, evaluation: Evaluation) -> Finished:
         """Tests a cut network; finetunes it in place with distillation and tests it again where that was asked."""
@@ -100,14 +106,15 @@ class Finisher:
             data.train,
             # All training images, the hold-out too: it has done its work, nothing is chosen from here on.
             np.concatenate([prepared.split.training, prepared.split.holdout]),
-            finetune_recipe(self._epochs),
+            finetune_recipe(self._epochs, batch_size=data.task.batch_size),
             seed=derive_seed(prepared.options.seed, "finetune"),
             teacher=prepared.problem.model,
             augmentation=data.augmentation,
             device=prepared.device,
             on_step=self._observer.progress,
+            task=data.task,
         )
-        return Finished(evaluation, model.cpu(), kept, self.tested(model), before)
+        return Finished(evaluation, model.cpu(), kept, self.tested(model), before.accuracy)
 
     def _final_calibration(self) -> tuple[torch.Tensor, Calibration]:
         prepared, split = self._prepared, self._prepared.split
@@ -122,11 +129,17 @@ class Finisher:
         return images, calibrate(model, prepared.network, images, seed=seed)
 
 
+def figures(scores: Scores) -> dict[str, Any]:
+    """Returns what a summary says of tested networks: `accuracy`, and `metrics` where the task has more of them."""
+    further = {name: value for name, value in scores.metrics.items() if name not in ("accuracy", "loss")}
+    return {"accuracy": scores.accuracy, **({"metrics": further} if further else {})}
+
+
 def describe(finished: Finished, prepared: Prepared) -> dict[str, Any]:
     """Returns the entry of a network in `summary.json`."""
     return {
         **describe_candidate(finished.evaluation, prepared),
-        "accuracy": finished.accuracy,
+        **figures(finished.scores),
         "accuracy_before_finetune": finished.accuracy_before_finetune,
     }
 
@@ -185,6 +198,7 @@ def save_finished(directory: Path, finished: Finished, prepared: Prepared, *, in
             "sha256": None if weights is None else sha256_of(weights),
             "fingerprint": prepared.fingerprint,
             "data": problem.data.name,
+            **({"task": prepared.options.task} if prepared.options.task else {}),
         },
         cost=cost_entry(finished.evaluation.candidate.cost),
         info=dict(info),

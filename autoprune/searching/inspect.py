@@ -24,7 +24,7 @@ from autoprune.models.conventions import CONVENTIONS, require_convention, tally
 from autoprune.models.counting import count
 from autoprune.models.depth import allowed_to_vanish
 from autoprune.models.network import LayerKind, Role, TracedNetwork
-from autoprune.models.saved import load, read_saved
+from autoprune.models.saved import SavedModel, load, read_saved
 from autoprune.models.surgery import Kept, cut
 from autoprune.models.tracing import trace
 from autoprune.models.verify import verified
@@ -32,7 +32,7 @@ from autoprune.models.verify import verify as prove
 from autoprune.models.zoo import build_model, model_info
 from autoprune.plugins import require_foreign
 from autoprune.report.observer import NullObserver
-from autoprune.searching.finish import cost_entry
+from autoprune.searching.finish import cost_entry, figures
 from autoprune.searching.options import SearchOptions
 from autoprune.searching.preparation import Problem, load_problem, prepare, require_fit, traced
 from autoprune.searching.results import SUMMARY_FORMAT
@@ -223,7 +223,9 @@ def _built_for(structure: dict[str, Any]) -> tuple[tuple[int, ...] | None, int |
     return None if shape is None else tuple(shape), classes if isinstance(classes, int) and classes > 0 else None
 
 
-def evaluate_saved(directory: Path, *, data: str | None, data_root: Path | None, split: str) -> dict[str, Any]:
+def evaluate_saved(
+    directory: Path, *, data: str | None, data_root: Path | None, split: str, task: str | None = None
+) -> dict[str, Any]:
     """Returns accuracy and loss of a saved model on a part of its data.
 
     Args:
@@ -231,6 +233,7 @@ def evaluate_saved(directory: Path, *, data: str | None, data_root: Path | None,
         data: name of the data; None for those it was searched on.
         data_root: their folder.
         split: `test`, `train` (all training images) or `holdout` (those that scored its search).
+        task: what the network does; None for what it was saved for.
 
     Raises:
         RunError, DataError: the model or the data cannot be read.
@@ -243,20 +246,33 @@ def evaluate_saved(directory: Path, *, data: str | None, data_root: Path | None,
         require_foreign(name, directory)
     preprocessing = None if saved.preprocessing is None else Preprocessing.from_dict(saved.preprocessing)
     model = load(directory)
-    bundle = load_data(name, root=data_root or recorded_root(directory), preprocessing=preprocessing)
+    bundle = load_data(
+        name,
+        root=data_root or recorded_root(directory),
+        preprocessing=preprocessing,
+        task=task or recorded_task(saved, directory),
+    )
     require_fit(Problem(f"The network in {str(directory)!r}", saved.model, saved.classes, model, bundle))
     images = bundle.test if split == "test" else bundle.train
     indices = _holdout(directory, bundle.train.labels) if split == "holdout" else None
-    scores = measure(model, images, indices)
+    scores = measure(model, images, indices, task=bundle.task)
     cost = count(model, (1, *saved.input_shape))
     return {
         "model": saved.model,
         "data": name,
-        "accuracy": scores.accuracy,
+        "metric": bundle.task.metric,
+        **figures(scores),
         "loss": scores.loss,
         "images": scores.images,
         **cost_entry(cost),
     }
+
+
+def recorded_task(saved: SavedModel, directory: Path) -> str | None:
+    """Returns the task that was named when a network was cut, None where its data said it."""
+    task = saved.dense.get("task")
+    require_foreign(task if isinstance(task, str) else None, directory)
+    return task if isinstance(task, str) else None
 
 
 def recorded_root(directory: Path) -> Path | None:

@@ -40,7 +40,8 @@ class Journal(Hook):
     def on_epoch(self, epoch: float, loss: float) -> None:
         """Measures the hold-out and tells of it; called before the checkpoint of the epoch is written."""
         task = self._task
-        accuracy = measure(task.model, task.data.train, self._holdout, device=self._device).accuracy
+        data = task.data
+        accuracy = measure(task.model, data.train, self._holdout, device=self._device, task=data.task).accuracy
         step = max(0, replace(task.recipe, epochs=epoch).steps(self._count) - 1)
         rate = task.recipe.rate(step, images=self._count)
         row = {"epoch": epoch, "train_loss": loss, "holdout_accuracy": accuracy, "learning_rate": rate}

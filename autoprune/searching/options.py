@@ -16,6 +16,7 @@ class SearchOptions:
         weights: file with its weights.
         data: name of the data; None for the data that the model is meant for.
         data_root: folder of the data.
+        task: what the network does; None for what the data are for.
         budgets: what may remain; all must hold.
         front: a range of costs to search instead, such as `20..80%flops`.
         strategy: who proposes.
@@ -43,6 +44,7 @@ class SearchOptions:
     weights: Path | None = None
     data: str | None = None
     data_root: Path | None = None
+    task: str | None = None
     budgets: tuple[str, ...] = ("50%flops",)
     front: str | None = None
     strategy: str = "auto"

@@ -122,7 +122,12 @@ def pick(
             f"candidate {chosen.candidate.id}", chosen
         )
     directory = out or run / f"picked-{chosen.candidate.id}"
-    entry = {**describe(finished, prepared), "finetune_epochs": finetune_epochs, "directory": str(directory)}
+    entry = {
+        **describe(finished, prepared),
+        "metric": prepared.problem.data.task.metric,
+        "finetune_epochs": finetune_epochs,
+        "directory": str(directory),
+    }
     save_finished(directory, finished, prepared, info={**entry, "budget": list(options.goals), "seed": options.seed})
     request = write_request(directory, prepared)
     mlflow = None

@@ -20,12 +20,11 @@ from autoprune.core.profile import ModelProfile
 from autoprune.core.seeds import derive_seed
 from autoprune.core.space import SearchSpace
 from autoprune.data.bundle import DataBundle, bundle_from
-from autoprune.data.images import ArrayImages
 from autoprune.data.sources import load_data
 from autoprune.data.splits import Split, split_train
 from autoprune.errors import ConfigError, DataError, ModelError, StructureError
 from autoprune.evaluation.evaluator import fidelity_for, logits_of
-from autoprune.evaluation.subject import SubjectFactory, image_arrays, skeleton, weight_arrays
+from autoprune.evaluation.subject import SubjectFactory, holds_bytes, image_arrays, skeleton, weight_arrays
 from autoprune.models.attention import adapt
 from autoprune.models.calibration import Calibration, calibrate
 from autoprune.models.depth import with_vanishing
@@ -42,11 +41,11 @@ from autoprune.searching.latency_budget import LatencyRecord, Setting
 from autoprune.searching.latency_use import with_latency
 from autoprune.searching.options import SearchOptions
 from autoprune.searching.timing import torch_threads
+from autoprune.tasks.detectors import raw_outputs
+from autoprune.tasks.registry import make_task
 from autoprune.tracking.uris import mask_secrets
 from autoprune.training.default import DEFAULT_DATA, DEFAULT_MODEL, default_model
-from autoprune.training.measure import as_logits
 
-CALIBRATION_IMAGES = 512
 HOLDOUT_IMAGES = 4_000
 #: Images and hold-out of the cheap first rung.
 FIRST_RUNG = (256, 1_000)
@@ -123,13 +122,13 @@ class Prepared:
         data, split, model = self.problem.data, self.split, self.problem.model
         holdout = image_arrays(data.train, split.holdout, "holdout")
         trains = any(rung.epochs > 0 for rung in self.ladder.rungs)
-        in_memory = isinstance(data.train, ArrayImages)
+        in_memory = holds_bytes(data.train)
         arrays: dict[str, Any] = {
             **weight_arrays(model),
             **self.calibration.to_arrays(),
             **holdout,
             "calibration_images": data.train.take(split.calibration).numpy(),
-            "dense_logits": logits_of(model, data.train, split.holdout, torch.device("cpu")).numpy(),
+            "dense_logits": logits_of(model, data.train, split.holdout, torch.device("cpu"), task=data.task).numpy(),
         }
         if trains and in_memory:
             arrays.update(image_arrays(data.train, split.training, "training"))
@@ -142,8 +141,9 @@ class Prepared:
             lazy_training=data.train if trains and not in_memory else None,
             lazy_indices=split.training if trains and not in_memory else None,
             augmentation=data.augmentation,
-            score="probability",
+            score=data.task.score,
             device=device or self.device,
+            task=data.task,
         )
 
     def header(self) -> dict[str, Any]:
@@ -156,6 +156,7 @@ class Prepared:
             "model": self.problem.name,
             "weights": self.fingerprint,
             "data": self.problem.data.name,
+            "task": self.problem.data.task.name,
             "budget": list(options.goals),
             "scope": options.scope,
             "strategy": options.strategy,
@@ -182,7 +183,7 @@ def load_problem(options: SearchOptions, observer: Observer) -> Problem:
     if not data_name:
         raise ConfigError(f"Nothing is known of the data that {spec!r} is meant for. Name them with --data.")
     observer.stage(f"Loading {data_name}")
-    data = load_data(data_name, root=options.data_root, preprocessing=info.preprocessing)
+    data = load_data(data_name, root=options.data_root, preprocessing=info.preprocessing, task=options.task)
     if options.model is None or (spec == DEFAULT_MODEL and options.weights is None and data_name == DEFAULT_DATA):
         observer.stage(f"Loading {spec} (trained on first use, then kept)")
         # One thread: on 8x8 images a second one only waits, on a busy machine for minutes.
@@ -215,6 +216,7 @@ def problem_from(model: nn.Module | str, data: Any, options: SearchOptions, obse
     if not isinstance(model, nn.Module):
         raise ModelError(f"The model is a {type(model).__name__}. Give an nn.Module or a name such as 'cifar/vgg16'.")
     bundle = load_data(data, root=options.data_root) if isinstance(data, str) else _bundle(data)
+    bundle = bundle if options.task is None else bundle.doing(make_task(options.task))
     objects = ("model",) if isinstance(data, str) else ("model", "data")
     return Problem(type(model).__name__, None, None, adapt(_own_copy(model)), bundle, objects=objects)
 
@@ -281,7 +283,7 @@ def prepare(problem: Problem, options: SearchOptions, observer: Observer, *, rec
 
 
 def require_fit(problem: Problem) -> None:
-    """Checks on two images that the dense network takes them and puts out a finite score for every class.
+    """Checks on two images that the dense network takes them and puts out what its task needs, for every class.
 
     Raises:
         ModelError: it does not.
@@ -291,20 +293,13 @@ def require_fit(problem: Problem) -> None:
     shape = "x".join(map(str, images.shape[1:]))
     try:
         with torch.no_grad():
-            scores = problem.model(images)
+            outputs = raw_outputs(problem.model, images)
     except Exception as error:  # a user's own forward may raise anything
         raise ModelError(
             f"{problem.name} does not take the {shape} images of {data.name}: {one_line(error)}. "
             "Choose data that fit the network."
         ) from error
-    logits = as_logits(scores, torch.zeros(len(images), dtype=torch.int64))
-    if logits.shape[1] < len(data.classes):
-        raise ModelError(
-            f"{problem.name} has {logits.shape[1]} outputs, but {data.name} has {len(data.classes)} classes. "
-            "Build it with as many classes as the data have; labels count from 0."
-        )
-    if not torch.isfinite(logits).all():
-        raise ModelError(f"The outputs of {problem.name} are not finite on {data.name}. Its weights are of no use.")
+    data.task.check_outputs(outputs, images=len(images), classes=len(data.classes), model=problem.name, data=data.name)
 
 
 def usable_device(asked: str | None) -> str:
@@ -372,7 +367,7 @@ def _split(data: DataBundle, options: SearchOptions) -> Split:
     available = len(data.train)
     share = max(1, int(available * _LARGEST_SHARE), min(_SMALL_HOLDOUT, available // 2))
     holdout = options.holdout_images or min(HOLDOUT_IMAGES, share)
-    calibration = options.calibration_images or min(CALIBRATION_IMAGES, max(1, available - holdout))
+    calibration = options.calibration_images or min(data.task.calibration_images, max(1, available - holdout))
     labels = np.asarray(data.train.labels)
     return split_train(labels, holdout=holdout, calibration=calibration, seed=derive_seed(options.seed, "split"))
 

@@ -23,14 +23,14 @@ from autoprune.methods.registry import make_method
 from autoprune.models.surgery import Kept
 from autoprune.report.files import atomic_write_text
 from autoprune.report.observer import Observer
-from autoprune.searching.finish import Finisher, cost_entry, describe, limits_of, save_finished
+from autoprune.searching.finish import Finisher, cost_entry, describe, figures, limits_of, save_finished
 from autoprune.searching.latency_use import latency_entry
 from autoprune.searching.options import SearchOptions
 from autoprune.searching.preparation import Prepared, load_problem, prepare, usable_cores
 from autoprune.searching.results import INCUMBENT, SUMMARY, SUMMARY_FORMAT, command_line, package_versions
 from autoprune.searching.running import placed
 from autoprune.searching.timing import torch_threads
-from autoprune.training.measure import measure
+from autoprune.training.measure import Scores, measure
 
 #: What an as-published run needs of a search space: one in which everything fits.
 _NO_BUDGET = ("100%flops",)
@@ -196,7 +196,11 @@ def evaluation_of(prepared: Prepared, decision: Decision, model: nn.Module, name
     kept: Kept = decision.pruned.kept
     split, structure = prepared.split, kept.structure
     scores = measure(
-        model, prepared.problem.data.train, np.asarray(split.holdout), device=torch.device(prepared.device)
+        model,
+        prepared.problem.data.train,
+        np.asarray(split.holdout),
+        device=torch.device(prepared.device),
+        task=prepared.problem.data.task,
     )
     fidelity = Fidelity(0, "final", Merge.SEQUENTIAL, len(split.calibration), len(split.holdout))
     cost = prepared.network.cost_model.cost(structure)
@@ -204,7 +208,7 @@ def evaluation_of(prepared: Prepared, decision: Decision, model: nn.Module, name
     return Evaluation(candidate, scores.accuracy, scores.accuracy)
 
 
-def _summary(prepared: Prepared, entry: dict[str, Any], dense: float, options: SearchOptions) -> dict[str, Any]:
+def _summary(prepared: Prepared, entry: dict[str, Any], dense: Scores, options: SearchOptions) -> dict[str, Any]:
     """Returns a summary with the keys of a search's, as far as they make sense without one."""
     network, split = prepared.network, prepared.split
     return {
@@ -212,10 +216,12 @@ def _summary(prepared: Prepared, entry: dict[str, Any], dense: float, options: S
         "folder": str(options.out),
         "model": prepared.problem.name,
         "data": prepared.problem.data.name,
+        "task": prepared.problem.data.task.name,
+        "metric": prepared.problem.data.task.metric,
         "budget": [] if options.budgets == _NO_BUDGET else list(options.goals),
         "scope": options.scope,
         "seed": options.seed,
-        "dense": {"accuracy": dense, **cost_entry(network.cost_model.dense)},
+        "dense": {**figures(dense), **cost_entry(network.cost_model.dense)},
         "incumbent": entry,
         "limits": [] if options.budgets == _NO_BUDGET else limits_of(prepared.space, Cost.recorded(entry)),
         "latency": latency_entry(

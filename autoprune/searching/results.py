@@ -40,6 +40,8 @@ def summarise(prepared: Prepared, study: Study, report: BackendReport, *, interr
         "folder": str(options.out),
         "model": prepared.problem.name,
         "data": prepared.problem.data.name,
+        "task": prepared.problem.data.task.name,
+        "metric": prepared.problem.data.task.metric,
         "budget": list(options.goals),
         "scope": options.scope,
         "strategy": options.strategy,

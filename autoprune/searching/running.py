@@ -21,7 +21,7 @@ from autoprune.core.files import require_inside
 from autoprune.core.seams import Backend, BackendReport, Tracker
 from autoprune.errors import ConfigError, RunError
 from autoprune.report.observer import Observer
-from autoprune.searching.finish import Finisher, describe, save_finished
+from autoprune.searching.finish import Finisher, describe, figures, save_finished
 from autoprune.searching.latency_use import latency_entry
 from autoprune.searching.options import SearchOptions
 from autoprune.searching.preparation import Prepared, Problem, prepare, usable_cores
@@ -42,7 +42,6 @@ from autoprune.study.lock import FolderLock
 from autoprune.study.replay import replay
 from autoprune.study.study import Study
 from autoprune.tracking.uris import default_store, mask_uri
-from autoprune.training.measure import measure
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -313,10 +312,10 @@ def _finish(
     prepared: Prepared, study: Study, observer: Observer, summary: dict[str, Any], *, incumbent: Evaluation
 ) -> nn.Module:
     """Tests dense, uniform and incumbent, saves the incumbent, fills the summary in, and returns the incumbent."""
-    options, data, uniform = prepared.options, prepared.problem.data, uniform_of(study)
+    options, uniform = prepared.options, uniform_of(study)
     observer.stage("Testing the dense network")
-    summary["dense"]["accuracy"] = measure(prepared.problem.model, data.test, device=prepared.device).accuracy
     finisher = Finisher(prepared, observer, epochs=summary["finetune_epochs"])
+    summary["dense"].update(figures(finisher.tested(prepared.problem.model)))
     if uniform is not None and uniform.candidate.id != incumbent.candidate.id:
         summary["uniform"] = describe(finisher.finish("uniform widths", uniform), prepared)
     finished = finisher.finish("the incumbent", incumbent)
@@ -370,6 +369,7 @@ def _mlflow(prepared: Prepared, header: Mapping[str, Any], out: Path) -> Iterato
             "seed": options.seed,
             "candidates": options.candidates,
             "data": prepared.problem.data.name,
+            "task": prepared.problem.data.task.name,
         },
         tags={"model": prepared.problem.name},
     )

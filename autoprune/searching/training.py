@@ -28,6 +28,7 @@ from autoprune.models.saved import STRUCTURE, load
 from autoprune.models.zoo import build_model, model_info
 from autoprune.report.files import atomic_write_text
 from autoprune.report.observer import Observer
+from autoprune.searching.finish import figures
 from autoprune.searching.journal import Journal, OnRow
 from autoprune.searching.preparation import (
     HOLDOUT_IMAGES,
@@ -42,10 +43,12 @@ from autoprune.searching.teamwork import trained_by_team
 from autoprune.searching.timing import torch_threads
 from autoprune.searching.training_options import FORMAT, RECORD, RunOptions, TrainOptions, read_record
 from autoprune.study.lock import FolderLock
+from autoprune.tasks import base as data_task
+from autoprune.tasks.registry import CLASSIFICATION
 from autoprune.tracking.uris import default_store, mask_secrets, mask_uri
 from autoprune.training.checkpoints import Checkpointing, newest_checkpoint, remove_checkpoints
 from autoprune.training.hooks import Hook
-from autoprune.training.measure import measure
+from autoprune.training.measure import Scores, measure
 from autoprune.training.recipe import Recipe
 from autoprune.training.team import Team
 from autoprune.training.trainer import train
@@ -114,7 +117,7 @@ def train_network(options: TrainOptions, observer: Observer) -> dict[str, Any]:
         kind="train",
         name=options.model,
         options=options,
-        recipe=train_recipe(options),
+        recipe=train_recipe(options, data.task),
         model=model,
         data=data,
         save=save,
@@ -125,16 +128,18 @@ def train_network(options: TrainOptions, observer: Observer) -> dict[str, Any]:
     return carry_out(task, observer)
 
 
-def train_recipe(options: TrainOptions) -> Recipe:
+def train_recipe(options: TrainOptions, task: data_task.Task = CLASSIFICATION) -> Recipe:
     """Returns the recipe of a training: SGD with a cosine, gentle where the network has been trained already.
 
     A rate of 0.1 at batch 128 with a weight decay of 5e-4 is the usual recipe of CIFAR networks with batch norm.
     """
     recipe = Recipe(
         epochs=options.epochs,
-        learning_rate=0.1 if options.weights is None else 0.01,
+        learning_rate=task.learning_rate if options.weights is None else 0.1 * task.learning_rate,
+        batch_size=task.batch_size,
         warmup_epochs=min(1.0, 0.1 * options.epochs),
         distillation=0.0 if options.teacher is None else _DISTILLATION,
+        gradient_clip=task.gradient_clip,
     )
     return varied(recipe, options)
 
@@ -171,7 +176,7 @@ def _carry_out(task: Task, observer: Observer, *, device: str, split: Split) -> 
             torch.manual_seed(derive_seed(task.options.seed, "dropout"))
             if task.tests_before and record["accuracy_before"] is None:
                 observer.stage(f"Testing {task.name} before the training")
-                record["accuracy_before"] = measure(task.model, task.data.test, device=device).accuracy
+                record["accuracy_before"] = _tested(task, device).accuracy
                 _write(record, out)
             carried = trained if task.options.workers == 1 else trained_by_team
             on_row = None if log is None else log.epoch
@@ -249,16 +254,17 @@ def trained(
         on_step=observer.progress,
         checkpoint=Checkpointing(checkpoints, every_steps=task.options.checkpoint_steps),
         team=team,
+        task=task.data.task,
     )
     if team is not None and not team.leads:
         return {}
     if not journal.rows or journal.rows[-1]["epoch"] != task.recipe.epochs:
         journal.on_epoch(task.recipe.epochs, report.loss)  # a fraction of an epoch at the end
     observer.stage(f"Testing {task.name}")
-    test = measure(task.model, task.data.test, device=device)
+    test = _tested(task, device)
     best = max(journal.rows, key=lambda row: row["holdout_accuracy"])
     return {
-        "accuracy": test.accuracy,
+        **figures(test),
         "test_loss": test.loss,
         "holdout_accuracy": journal.rows[-1]["holdout_accuracy"],
         "best": {"epoch": best["epoch"], "holdout_accuracy": best["holdout_accuracy"]},
@@ -266,6 +272,10 @@ def trained(
         "seconds": journal.seconds,
         "history": journal.rows,
     }
+
+
+def _tested(task: Task, device: str) -> Scores:
+    return measure(task.model, task.data.test, device=device, task=task.data.task)
 
 
 def _begun(task: Task, device: str, split: Split) -> dict[str, Any]:
@@ -280,6 +290,7 @@ def _begun(task: Task, device: str, split: Split) -> dict[str, Any]:
         "uuid": str(uuid.uuid4()),
         "model": task.name,
         "data": task.data.name,
+        "metric": task.data.task.metric,
         "folder": str(out),
         "epochs": task.recipe.epochs,
         "seed": task.options.seed,
@@ -310,7 +321,7 @@ def _load_data(options: TrainOptions, observer: Observer) -> DataBundle:
     if not name:
         raise ConfigError(f"Nothing is known of the data that {options.model!r} is meant for. Name them with --data.")
     observer.stage(f"Loading {name}")
-    return load_data(name, root=options.data_root, preprocessing=info.preprocessing)
+    return load_data(name, root=options.data_root, preprocessing=info.preprocessing, task=options.task)
 
 
 def _teacher(path: Path, options: TrainOptions, classes: int | None, data: DataBundle) -> nn.Module:

@@ -27,6 +27,7 @@ class RunOptions:
         out: its folder.
         data: name of the data; None for those the network is meant for.
         data_root: folder of the data.
+        task: what the network does; None for what the data are for.
         learning_rate: at its peak; None for the default of the recipe, like all that may be None below.
         batch_size: images per step.
         weight_decay: on weights of convolutions and linear layers.
@@ -46,6 +47,7 @@ class RunOptions:
     out: Path
     data: str | None = None
     data_root: Path | None = None
+    task: str | None = None
     learning_rate: float | None = None
     batch_size: int | None = None
     weight_decay: float | None = None

@@ -1,17 +1,19 @@
-"""Accuracy and loss of a network on images."""
+"""The metric and the loss of a network on images."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 
 from autoprune.data.images import Images, IntArray
-from autoprune.errors import DataError, ModelError
+from autoprune.errors import DataError
+from autoprune.tasks.base import Task
+from autoprune.tasks.registry import CLASSIFICATION
 from autoprune.training.feed import make_feed
 
 #: Floats of input per batch, at most: 500 ImageNet images at once would need gigabytes of activations.
@@ -23,14 +25,16 @@ class Scores:
     """How well a network does.
 
     Attributes:
-        accuracy: share of images whose highest logit is at their label, in [0, 1].
-        loss: mean cross-entropy in nats; may be infinite or NaN for a broken network.
+        accuracy: the task's metric in [0, 1]; of a classifier the share whose highest logit is at the label.
+        loss: mean per image; of a classifier the cross-entropy in nats. May be infinite or NaN for a broken network.
         images: how many were seen.
+        metrics: everything that the task measures.
     """
 
     accuracy: float
     loss: float
     images: int
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 @torch.no_grad()
@@ -41,6 +45,7 @@ def measure(
     *,
     device: str | torch.device = "cpu",
     batch_size: int = 500,
+    task: Task = CLASSIFICATION,
 ) -> Scores:
     """Returns the scores of a model on images, in eval mode and float32; its own mode is restored.
 
@@ -50,10 +55,11 @@ def measure(
         indices: (n,) positions.
         device: where to compute.
         batch_size: at most; large images are batched smaller.
+        task: what the network does.
 
     Raises:
         DataError: there is no image.
-        ModelError: the model does not give (n, classes) logits with a class for every label.
+        ModelError: the model does not give what the task measures, such as logits with a class for every label.
     """
     chosen = np.arange(len(images)) if indices is None else np.asarray(indices, dtype=np.int64).reshape(-1)
     if len(chosen) == 0:
@@ -61,34 +67,15 @@ def measure(
     device = torch.device(device)
     was_training = model.training
     model.to(device).eval()
-    correct = torch.zeros((), dtype=torch.int64, device=device)
-    loss = torch.zeros((), dtype=torch.float64, device=device)
+    meter = task.meter()
     try:
-        for inputs, labels in make_feed(images, chosen, device).batches(_blocks(images, chosen, batch_size)):
-            logits = as_logits(model(inputs), labels)
-            correct += (logits.argmax(dim=1) == labels).sum()
-            loss += functional.cross_entropy(logits.float(), labels, reduction="sum").double()
+        blocks = _blocks(images, chosen, min(batch_size, task.largest_batch))
+        for inputs, targets in make_feed(images, chosen, device).batches(blocks):
+            meter.add(model, inputs, targets)
     finally:
         model.train(was_training)
-    return Scores(int(correct) / len(chosen), float(loss) / len(chosen), len(chosen))
-
-
-def as_logits(output: object, labels: Tensor) -> Tensor:
-    """Returns a model's output if it is (n, classes) logits with a class for every label.
-
-    Raises:
-        ModelError: it is something else.
-    """
-    if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != len(labels):
-        kind = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else f"type {type(output).__name__}"
-        raise ModelError(f"The model's output has the {kind}, not (images, classes). Give a classifier.")
-    # Checked on the host only: on a GPU the comparison would wait for the device at every step.
-    if labels.device.type == "cpu" and int(labels.max()) >= output.shape[1]:
-        raise ModelError(
-            f"The data have the label {int(labels.max())}, but the model has {output.shape[1]} outputs. "
-            "Build it with as many classes as the data have."
-        )
-    return output
+    found = meter.result()
+    return Scores(found["accuracy"], found["loss"], len(chosen), found)
 
 
 def _blocks(images: Images, chosen: IntArray, batch_size: int) -> list[IntArray]:

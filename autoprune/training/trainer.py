@@ -1,10 +1,7 @@
 """The training loop: SGD with distillation, in place, deterministic on the CPU for a given seed.
 
 With checkpoints, a training that was killed goes on where the newest of them was written; on the CPU it ends with the
-very bits of one that was not.
-
-Hinton et al. 2015, "Distilling the Knowledge in a Neural Network": the divergence from the teacher's softened
-probabilities is scaled by the squared temperature, so that its gradient keeps its size.
+very bits of one that was not. What the loss is, the task says.
 """
 
 from __future__ import annotations
@@ -21,18 +18,18 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from autoprune.core.seeds import derive_seed, generator
-from autoprune.data.augment import augment
+from autoprune.data.augment import augment, augment_boxed
 from autoprune.data.images import Images, IntArray
 from autoprune.data.preprocessing import NO_AUGMENTATION, Augmentation
 from autoprune.errors import DataError, DivergenceError
 from autoprune.models.weights import state_fingerprint
+from autoprune.tasks.base import Objective, Task
+from autoprune.tasks.registry import CLASSIFICATION
 from autoprune.training.checkpoints import CheckpointFolder, Checkpointing
-from autoprune.training.feed import make_feed
+from autoprune.training.feed import Vary, make_feed
 from autoprune.training.hooks import Hook, TrainingState
-from autoprune.training.measure import as_logits
 from autoprune.training.recipe import Recipe
 from autoprune.training.team import Team
 
@@ -77,6 +74,7 @@ def train(
     on_step: OnStep | None = None,
     checkpoint: Checkpointing | None = None,
     team: Team | None = None,
+    task: Task = CLASSIFICATION,
 ) -> TrainingReport:
     """Trains a model in place on the images at `indices`; leaves it in eval mode on the device.
 
@@ -89,7 +87,7 @@ def train(
         indices: (n,) positions of the training images.
         recipe: how.
         seed: of the order and the augmentation.
-        teacher: whose logits are distilled, in eval mode; moved to the device.
+        teacher: whose outputs are distilled, in eval mode; moved to the device.
         augmentation: variation of the images.
         device: where to compute.
         hooks: what takes part in the training.
@@ -99,6 +97,7 @@ def train(
         checkpoint: where checkpoints are left, and whence the training goes on if there is one; the weights that the
             model comes with do not matter then.
         team: the processes that call this together, all with the same arguments; None for this one alone.
+        task: what the network learns.
 
     Raises:
         DataError: there is no image to train on.
@@ -110,7 +109,7 @@ def train(
         raise DataError("There is no image to train on.")
     chance = torch.Generator().manual_seed(derive_seed(seed, "augmentation", *([team.rank] if team else [])))
     leads = team is None or team.leads
-    run = _Run(model, teacher, recipe, hooks, count=len(chosen), device=torch.device(device), chance=chance)
+    run = _Run(model, teacher, recipe, hooks, task=task, count=len(chosen), device=torch.device(device), chance=chance)
     folder: CheckpointFolder | None = None
     if checkpoint is not None and leads:
         identity = _identity(model, images, chosen, recipe, seed=seed, teacher=teacher, hooks=hooks)
@@ -123,8 +122,8 @@ def train(
         whole = islice(_orders(len(chosen), recipe, seed=seed), run.done, None)
         orders = whole if team is None else map(team.share, whole)
         feed = make_feed(images, chosen, run.device)
-        for inputs, labels in feed.batches(orders, lambda batch: augment(batch, augmentation, chance)):
-            run.step(inputs, labels)
+        for inputs, targets in feed.batches(orders, _variation(augmentation, chance)):
+            run.step(inputs, targets)
             if on_step is not None and leads:
                 on_step(run.done, run.total)
             epoch = run.ended_epoch
@@ -153,11 +152,14 @@ class _Run:
         recipe: Recipe,
         hooks: Sequence[Hook],
         *,
+        task: Task,
         count: int,
         device: torch.device,
         chance: torch.Generator,
     ) -> None:
         self.device = device
+        self._task = task
+        self._objective = Objective(recipe.distillation, recipe.temperature, recipe.label_smoothing)
         self.done = 0
         self.total = recipe.steps(count)
         self._per_epoch = count / min(recipe.batch_size, count)
@@ -248,12 +250,12 @@ class _Run:
         self._losses.extend(loss.to(self.device) for loss in state["losses"])
         self.done = int(state["done"])
 
-    def step(self, inputs: Tensor, labels: Tensor) -> None:
+    def step(self, inputs: Tensor, targets: Any) -> None:
         """Takes one optimiser step."""
         for group in self._optimiser.param_groups:
             group["lr"] = self._recipe.rate(self.done, images=self._count)
         self._optimiser.zero_grad(set_to_none=True)
-        loss = self._loss(inputs.contiguous(memory_format=self._layout), labels)
+        loss = self._loss(inputs.contiguous(memory_format=self._layout), targets)
         torch.autograd.backward(self._scaler.scale(loss))
         if self._hooks or np.isfinite(self._recipe.gradient_clip):
             self._scaler.unscale_(self._optimiser)
@@ -290,21 +292,16 @@ class _Run:
         if self._on_gpu:
             self._model.to(memory_format=torch.contiguous_format)
 
-    def _loss(self, inputs: Tensor, labels: Tensor) -> Tensor:
-        recipe = self._recipe
-        with torch.autocast(self.device.type, dtype=self._half_type, enabled=self._half):
-            wanted = None
-            if self._teacher is not None:
-                with torch.no_grad():
-                    wanted = as_logits(self._teacher(inputs), labels).float()
-            logits = as_logits(self._forward(inputs), labels).float()
-        share = 0.0 if wanted is None else recipe.distillation
-        loss = torch.zeros((), device=self.device)
-        if share < 1:
-            entropy = functional.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
-            loss = loss + (1 - share) * entropy
-        if wanted is not None:
-            loss = loss + share * divergence(logits, wanted, temperature=recipe.temperature)
+    def _loss(self, inputs: Tensor, targets: Any) -> Tensor:
+        precision = torch.autocast(self.device.type, dtype=self._half_type, enabled=self._half)
+        loss = self._task.loss(
+            self._forward,
+            inputs,
+            targets,
+            teacher=self._teacher,
+            objective=self._objective,
+            precision=precision,
+        )
         for hook in self._hooks:
             penalty = hook.penalty()
             loss = loss if penalty is None else loss + penalty
@@ -318,14 +315,15 @@ class _Run:
             )
 
 
-def divergence(logits: Tensor, wanted: Tensor, *, temperature: float) -> Tensor:
-    """Returns temperature squared times the mean KL divergence of softened (n, classes) logits from the wanted ones."""
-    return temperature**2 * functional.kl_div(
-        functional.log_softmax(logits / temperature, dim=1),
-        functional.log_softmax(wanted / temperature, dim=1),
-        reduction="batchmean",
-        log_target=True,
-    )
+def _variation(augmentation: Augmentation, chance: torch.Generator) -> Vary:
+    """Returns how a feed varies batches of images with class indices, or with boxes."""
+
+    def vary(images: Tensor, targets: Any) -> tuple[Tensor, Any]:
+        if isinstance(targets, Tensor):
+            return augment(images, augmentation, chance), targets
+        return augment_boxed(images, targets, augmentation, chance)
+
+    return vary
 
 
 def _identity(
@@ -340,13 +338,15 @@ def _identity(
 ) -> dict[str, str | int | float | bool]:
     """Returns what tells this training from another: a checkpoint of that must not become this one's."""
     labels = np.ascontiguousarray(np.asarray(images.labels)[chosen])
+    boxes = getattr(images, "boxes", None)
+    carried = b"" if boxes is None else np.ascontiguousarray(boxes.select(chosen).corners).tobytes()
     shapes = [(name, tuple(value.shape)) for name, value in model.state_dict().items()]
     distils = teacher is not None and recipe.distillation > 0
     return {
         **asdict(recipe),
         "seed": seed,
         "number of images": len(chosen),
-        "fingerprint of the images": _short_hash(chosen.tobytes(), labels.tobytes()),
+        "fingerprint of the images": _short_hash(chosen.tobytes(), labels.tobytes(), carried),
         "fingerprint of the layers": _short_hash(repr(shapes).encode()),
         "fingerprint of the teacher": state_fingerprint(teacher)[:16] if teacher is not None and distils else "none",
         "hooks": ", ".join(type(hook).__name__ for hook in hooks),

@@ -131,7 +131,7 @@ class FakeSearch:
             "failures": [],
         }
 
-    def evaluate_saved(self, directory, *, data, data_root, split):
+    def evaluate_saved(self, directory, *, data, data_root, split, task=None):
         self.call("evaluate_saved", directory, data=data, data_root=data_root, split=split)
         return self.report
 

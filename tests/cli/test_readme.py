@@ -28,11 +28,12 @@ TOML = [text for _, language, text in BLOCKS if language == "toml"]
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_is_accepted_as_written(command, fake_search, tmp_path):
     arguments = shlex.split(command)[1:]
-    weights = ("resnet20_b.pt", "resnet56_b.pt", "resnet50.pt", "mine.safetensors")
+    weights = ("resnet20_b.pt", "resnet56_b.pt", "resnet50.pt", "mine.safetensors", "ssd300.pth")
     for name in (*weights, "widths.json", "mine.toml", "mlflow.db"):
         (tmp_path / name).touch()
-    for folder in ("data", "images", "runs/first/incumbent"):
+    for folder in ("data", "images", "BCCD", "VOC", "runs/cells", "runs/first/incumbent"):
         (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "runs/cells/weights.safetensors").touch()
     (tmp_path / "runs/first/ledger.jsonl").touch()
     (tmp_path / "runs/second").mkdir()
     (tmp_path / "runs/second/ledger.jsonl").touch()

@@ -13,9 +13,9 @@ from autoprune.data import ArrayImages, Augmentation, DatasetImages, Preprocessi
 from autoprune.errors import ConfigError, DataError, DivergenceError, ModelError
 from autoprune.models.families.cifar_resnet import CifarResNet
 from autoprune.models.weights import state_fingerprint
+from autoprune.tasks.classification import divergence
 from autoprune.training import Recipe, finetune_recipe, measure, train
 from autoprune.training.feed import make_feed
-from autoprune.training.trainer import divergence
 
 FAST = Recipe(epochs=2, learning_rate=0.05, batch_size=32)
 CPU = torch.device("cpu")

@@ -1,9 +1,9 @@
-"""SSD with VGG-16 at a quarter of its width on small images: torchvision's own SSD, small enough to train on a CPU.
+"""SSD with VGG-16 at an eighth of its width on small images: torchvision's own SSD, small enough to train on a CPU.
 
 Liu et al. 2016, "SSD: Single Shot MultiBox Detector". As in torchvision's `ssd300_vgg16`, the first feature map is
 conv4_3, normalised over its channels and scaled; the second is a dilated fc6 and fc7; the others are convolutions on
-top. Unlike there, every convolution of the backbone has a batch norm: without ImageNet weights to start from, SSD does
-not learn well otherwise (Shen et al. 2017, "DSOD", table 5).
+top. Unlike there, every convolution of the backbone has a batch norm: there are no ImageNet weights to start from, and
+with batch norm a detector learns from scratch (Zhu et al. 2019, "ScratchDet").
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from autoprune.models.families.cifar_vgg import VGG16_WIDTHS
 
 #: Side of the images, in pixels.
 SIDE = 160
-_SHARE = 4
+_SHARE = 8
 #: Width of fc6 and fc7, then (1x1, 3x3) of every further map; 1024 and (256, 512), (128, 256) in SSD300.
-_DENSE, _FURTHER = 256, ((64, 128), (32, 64))
+_DENSE, _FURTHER = 128, ((32, 64), (16, 32))
 #: Those of SSD300's first four maps, whose sides are 20, 10, 5 and 3 here.
 _SCALES = (0.07, 0.15, 0.33, 0.51, 0.69)
 _ASPECT_RATIOS = ((2,), (2, 3), (2, 3), (2,))

@@ -1,0 +1,127 @@
+"""The seam between a task and everything else: trainings, searches and reports see losses and metrics, not outputs.
+
+A batch is (inputs, targets): `inputs` (n, C, H, W) float32 on a device, `targets` whatever the images carry, (n,) class
+indices or one mapping of boxes an image. Only the task looks at targets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+from torch import Tensor, nn
+
+Batches = Iterable[tuple[Tensor, Any]]
+Metrics = dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """What of a recipe a loss depends on.
+
+    Attributes:
+        distillation: share of the teacher's part in the loss, in [0, 1].
+        temperature: softens both sides of a divergence, above 0.
+        label_smoothing: in [0, 1).
+    """
+
+    distillation: float = 0.0
+    temperature: float = 1.0
+    label_smoothing: float = 0.0
+
+
+class Meter(Protocol):
+    """Adds up over batches what a network is measured by."""
+
+    def add(self, model: nn.Module, inputs: Tensor, targets: Any) -> None:
+        """Runs the network, in eval mode, on a batch."""
+        ...
+
+    def result(self) -> Metrics:
+        """Returns `accuracy`, the task's metric in [0, 1], higher being better; `loss`; and whatever else there is."""
+        ...
+
+
+class Task(Protocol):
+    """What a network is for. Implementations have no state, so that they travel to workers.
+
+    Attributes:
+        name: as `--task` spells it.
+        metric: what people call the metric, such as `accuracy` or `mAP@0.5`. It lies in [0, 1].
+        higher_is_better: where it is not, `accuracy` is one minus the metric.
+        score: which of the numbers that `judge` returns candidates are compared by.
+        boxed: whether the images must carry boxes.
+        batch_size: images of a training step, where nobody says how many.
+        learning_rate: of a training from scratch at that batch size, at its peak.
+        gradient_clip: largest L2 norm of the whole gradient in such a training; infinity for no clipping.
+        largest_batch: images that are measured at a time, at most.
+        calibration_images: that reconstructions are fitted on, where nobody says how many.
+    """
+
+    name: ClassVar[str]
+    metric: ClassVar[str]
+    higher_is_better: ClassVar[bool]
+    score: ClassVar[str]
+    boxed: ClassVar[bool]
+    batch_size: ClassVar[int]
+    learning_rate: ClassVar[float]
+    gradient_clip: ClassVar[float]
+    largest_batch: ClassVar[int]
+    calibration_images: ClassVar[int]
+
+    def check_outputs(self, outputs: object, *, images: int, classes: int, model: str, data: str) -> None:
+        """Checks what `raw_outputs` gives for some images.
+
+        Args:
+            outputs: of a network in eval mode.
+            images: how many they are for.
+            classes: of the data.
+            model: for messages.
+            data: for messages.
+
+        Raises:
+            ModelError: the network cannot do this task on these data.
+        """
+        ...
+
+    def loss(
+        self,
+        model: nn.Module,
+        inputs: Tensor,
+        targets: Any,
+        *,
+        teacher: nn.Module | None,
+        objective: Objective,
+        precision: AbstractContextManager[Any],
+    ) -> Tensor:
+        """Returns the scalar to minimise.
+
+        Args:
+            model: in training mode.
+            inputs: (n, C, H, W).
+            targets: of the images.
+            teacher: in eval mode; None where nothing is distilled.
+            objective: how the parts are weighted.
+            precision: what forwards run in.
+        """
+        ...
+
+    def meter(self) -> Meter:
+        """Returns a meter that has seen nothing."""
+        ...
+
+    def reference(self, model: nn.Module, batches: Batches) -> Tensor:
+        """Returns (n, *) what `judge` wants to know of the dense network; empty where that is nothing."""
+        ...
+
+    def judge(self, model: nn.Module, batches: Batches, reference: Tensor) -> Metrics:
+        """Returns the numbers of a candidate, `accuracy` and `score` among them; these two lie in [0, 1].
+
+        Args:
+            model: in eval mode.
+            batches: of the hold-out.
+            reference: what `reference` said of the dense network on the same images.
+        """
+        ...
