@@ -80,14 +80,22 @@ def harm(cluster: LocalCluster, what: str) -> None:
     elif what == "raylet":
         cluster.kill_raylet(last)
     elif what == "worker":
-        # Ray names an actor's process by the method it runs, and by the actor while it waits.
-        titles = {pid: _title(pid) for pid in cluster.processes(last)}
-        workers = [pid for pid, title in titles.items() if b"Worker" in title or title.startswith(b"ray::autoprune-")]
-        if not workers:
-            raise RuntimeError(f"The last node has no worker: {sorted(titles.values())}")
+        # It may be on its way: one that died before can have been started anew on any node.
+        deadline = time.monotonic() + 60
+        while not (workers := _evaluators(cluster)) and time.monotonic() < deadline:
+            time.sleep(0.2)
         os.kill(workers[0], signal.SIGKILL)
     else:
         raise ValueError(f"Cannot kill a {what}.")
+
+
+def _evaluators(cluster: LocalCluster) -> list[int]:
+    """Returns the processes of evaluators on all nodes but the head.
+
+    Ray names an actor's process by the method it runs, and by the actor while it waits.
+    """
+    pids = [pid for node in cluster.nodes if node for pid in cluster.processes(node)]
+    return [pid for pid in pids if _title(pid).startswith((b"ray::Worker", b"ray::autoprune-"))]
 
 
 def lines(out: Path) -> list[str]:
