@@ -386,33 +386,3 @@ OptionalModelArgument = Annotated[
 ModelArgument = Annotated[
     str, typer.Argument(metavar="MODEL", show_default=False, help="Such as cifar/resnet20-b or package.module:factory.")
 ]
-
-ExportFormats = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--format",
-        metavar="NAME",
-        show_default=False,
-        help="onnx, torch-export, torchscript or safetensors; repeat it, or separate them by commas.",
-    ),
-]
-ExportOut = Annotated[
-    Path | None,
-    typer.Option(
-        "--out",
-        metavar="FILE/DIR",
-        show_default=False,
-        help="The file, or the folder of several. (default: DIR/export)",
-    ),
-]
-ExportBatch = Annotated[
-    str, typer.Option("--batch", metavar="N", help="Images per forward: a number, or dynamic for any.")
-]
-Opset = Annotated[
-    int | None,
-    typer.Option(metavar="N", show_default=False, help="ONNX operator set, 18 or newer. (default: torch's choice)"),
-]
-WithPreprocessing = Annotated[
-    bool,
-    typer.Option("--with-preprocessing", help="Take pixels from 0 to 255: the normalisation goes into the file."),
-]
