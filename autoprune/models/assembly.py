@@ -184,9 +184,10 @@ def _frozen_layers(
         outside = [root for root in roots[id(record)] if root not in place]
         if not outside:
             continue
-        reason = next(
-            (reasons[root] for root in outside if root in reasons), "no second channel is used in the same places"
-        )
+        # Halves that are shuffled and halved again tie every channel to every other one, as in ShuffleNet V2.
+        whole = len(outside) > 1 and len(set(outside)) == 1
+        alone = "can only be cut all at once" if whole else "no second channel is used in the same places"
+        reason = next((reasons[root] for root in outside if root in reasons), alone)
         some = (
             "" if len(outside) == len(roots[id(record)]) else f" ({len(outside)} of {len(roots[id(record)])} channels)"
         )

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from autoprune.models.surgery import replicate
+from autoprune.models.surgery import named_tensors, replicate
 
 
 class HeadAttention(nn.Module):
@@ -332,16 +332,21 @@ _STAND_INS: dict[str, type[nn.Module]] = {
 }
 
 
-def adapt(model: nn.Module) -> nn.Module:
+def adapt(model: nn.Module, *, share: bool = False) -> nn.Module:
     """Returns a network that computes the same and whose attention heads can be cut; the model itself if it can be.
 
     Otherwise a copy, of which the model knows nothing. Subclasses are left alone, and so is an `nn.MultiheadAttention`
     with tokens of its own (`add_bias_kv`, `add_zero_attn`): their heads are frozen when the network is traced.
+
+    Args:
+        model: the network.
+        share: whether the copy takes the model's tensors over, of a model that nobody needs any more.
     """
     found = {id(module): _stand_in(module) for module in model.modules()}
     if all(kind is None for kind in found.values()):
         return model
-    adapted = replicate(model, {}, {}, classes=lambda module: found.get(id(module)) or type(module))
+    own = {id(tensor): tensor for tensor in named_tensors(model).values()} if share else {}
+    adapted = replicate(model, own, {}, classes=lambda module: found.get(id(module)) or type(module))
     for module in adapted.modules():
         if isinstance(module, HeadAttention | WindowAttention | GridAttention):
             _take_heads(module)

@@ -130,7 +130,7 @@ def build_model(spec: str, *, classes: int | None = None, weights: Path | None =
         model = timm_models.build(spec.removeprefix(_TIMM), classes)
     else:
         model = _from_family(spec, 10 if classes is None else classes)
-    model = adapt(model)
+    model = adapt(model, share=True)
     if weights is not None:
         load_weights(model, weights)
     return model.eval()

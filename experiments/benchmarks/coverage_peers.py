@@ -1,0 +1,196 @@
+"""What Torch-Pruning and ModelOpt make of the networks that `autoprune trace --all` goes through.
+
+Run from the repository's root, with both tools beside the test requirements:
+
+    pip install torch-pruning==1.6.1 nvidia-modelopt==0.47.0
+    python -m experiments.benchmarks.coverage_peers torchvision segmentation detection
+
+The check is the weaker part of ours: built with random weights, cut until at most half of the FLOPs is left, and run.
+Nobody compares the result with a masked network, so a wrong cut that runs passes. Each network has a process of its own
+and a time limit. Multiply-accumulates are counted by autoprune for all alike.
+
+Torch-Pruning prunes every layer by the same share, in steps of a twentieth until half of the FLOPs is gone, with the
+settings of its own script for torchvision's networks: heads of detectors and the last linear layer are left alone, ViT
+is told its numbers of heads and its new hidden width. ModelOpt converts the network into the search space of FastNAS,
+with channels in steps of 1, where its default of 32 leaves less to cut; its smallest network is exported and run.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autoprune.models.counting import count_on
+from autoprune.models.zoo import model_info
+from autoprune.report.coverage_page import PEERS
+from autoprune.searching.circumstances import circumstances
+from autoprune.searching.coverage import PASSED, models_of, reduce_detector
+from autoprune.searching.coverage_files import write_page
+
+FOLDER = Path(__file__).parents[1] / "coverage"
+SECONDS = 180
+STEPS = 19
+#: Parts of detectors that Torch-Pruning's own script leaves alone, by a part of the network's name.
+HEADS = {
+    "ssd": ("head",),
+    "fasterrcnn": ("rpn.head.cls_logits", "rpn.head.bbox_pred", "backbone.fpn", "roi_heads"),
+    "fcos": ("head.classification_head.cls_logits", "head.regression_head.bbox_reg",
+             "head.regression_head.bbox_ctrness"),
+    "keypointrcnn": ("rpn.head.cls_logits", "rpn.head.bbox_pred", "backbone.fpn.layer_blocks", "roi_heads.box_head",
+                     "roi_heads.box_predictor", "roi_heads.keypoint_predictor"),
+    "maskrcnn": ("rpn.head.cls_logits", "rpn.head.bbox_pred", "roi_heads.box_predictor", "roi_heads.mask_predictor"),
+    "retinanet": ("head.classification_head.cls_logits", "head.regression_head.bbox_reg"),
+}  # fmt: skip
+
+
+def torch_pruning(model: nn.Module, images: Tensor) -> nn.Module:
+    """Returns the network pruned by Torch-Pruning."""
+    import torch_pruning as tp
+
+    name = type(model).__name__
+    ignored = [module for module in model.modules() if isinstance(module, nn.Linear) and module.out_features == 1000]
+    ignored += [model.get_submodule(part) for key, parts in HEADS.items() if key in model.spec for part in parts]
+    heads = {module: module.num_heads for module in model.modules() if isinstance(module, nn.MultiheadAttention)}
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+    detector = isinstance(getattr(model, "transform", None), nn.Module)
+    pruner = tp.pruner.MagnitudePruner(
+        model,
+        example_inputs=[list(images)] if detector else images,
+        importance=tp.importance.MagnitudeImportance(p=1),
+        pruning_ratio=STEPS / 20,
+        iterative_steps=STEPS,
+        global_pruning=False,
+        ignored_layers=ignored,
+        num_heads=heads,
+    )
+    dense = macs(model, images)
+    for _ in range(STEPS):
+        pruner.step()
+        if name == "VisionTransformer":
+            model.hidden_dim = model.conv_proj.out_channels
+        if macs(model, images) <= dense / 2:
+            break
+    return model
+
+
+def modelopt(model: nn.Module, images: Tensor) -> nn.Module:
+    """Returns the smallest network of ModelOpt's FastNAS search space."""
+    import modelopt.torch.nas as mtn
+    from modelopt.torch.prune.fastnas import FastNASModeDescriptor
+
+    del images
+    config = FastNASModeDescriptor().config_class().model_dump()
+    for rules in config.values():
+        for settings in rules.values():
+            settings.update({key: 1 for key in settings if key.endswith("_divisor")})
+    converted = mtn.convert(model, mode=[("fastnas", config)])
+    mtn.sample(converted, min)
+    exported: nn.Module = mtn.export(converted)
+    return exported
+
+
+TOOLS: dict[str, Callable[[nn.Module, Tensor], nn.Module]] = {"Torch-Pruning": torch_pruning, "ModelOpt": modelopt}
+PACKAGES = {"Torch-Pruning": "torch-pruning", "ModelOpt": "nvidia-modelopt"}
+
+
+def macs(model: nn.Module, images: Tensor) -> int:
+    """Returns the multiply-accumulates of one image."""
+    return count_on(model.eval(), images)[0].macs
+
+
+def built(spec: str) -> nn.Module:
+    """Returns a network as torchvision builds it: attention as it is, without autoprune's stand-ins."""
+    import torchvision
+
+    name = spec.partition("/")[2]
+    detectors = torchvision.models.list_models(module=torchvision.models.detection)
+    segmenters = torchvision.models.list_models(module=torchvision.models.segmentation)
+    options: dict[str, Any] = {"weights_backbone": None} if name in (*detectors, *segmenters) else {}
+    if name in ("googlenet", "inception_v3"):
+        options = {"aux_logits": False, "init_weights": False}
+    model = torchvision.models.get_model(name, weights=None, **options).eval()
+    reduce_detector(model)
+    model.spec = name
+    return model
+
+
+def attempt(tool: str, spec: str, answers: Any) -> None:
+    """Puts into the queue what became of one network."""
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    torch.backends.mha.set_fastpath_enabled(False)  # one operation for all of attention, whose products none can count
+    known: dict[str, Any] = {"retained": None}
+    try:
+        model = built(spec)
+        shape = (3, 224, 224) if hasattr(model, "transform") else model_info(spec).input_shape
+        images = torch.rand(1, *shape)
+        dense = macs(model, images)
+        pruned = TOOLS[tool](model, images)
+        known["retained"] = round(macs(pruned, images) / dense, 4)
+        outcome = PASSED if known["retained"] <= 0.5 else "half of the FLOPs is out of reach"
+    except BaseException as error:
+        outcome = f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0][:100]}"
+    answers.put({**known, "outcome": outcome})
+
+
+def one(tool: str, spec: str) -> dict[str, Any]:
+    """Returns the row of one network."""
+    context = multiprocessing.get_context("fork")
+    answers = context.SimpleQueue()
+    start = time.perf_counter()
+    process = context.Process(target=attempt, args=(tool, spec, answers))
+    process.start()
+    process.join(SECONDS)
+    if process.is_alive():
+        process.kill()
+        process.join()
+        found = {"retained": None, "outcome": f"not done after {SECONDS} s"}
+    elif answers.empty():
+        found = {"retained": None, "outcome": f"the process died (exit code {process.exitcode})"}
+    else:
+        found = answers.get()
+    return {"model": spec, "tool": tool, **found, "seconds": round(time.perf_counter() - start, 1)}
+
+
+def run(families: list[str], tools: list[str]) -> None:
+    """Writes what the tools make of the families, after every network, and the page."""
+    from importlib import metadata
+
+    import modelopt.torch.nas  # noqa: F401  imported once, for it takes longer than most networks
+    import torch_pruning  # noqa: F401
+
+    for family in families:
+        versions = {PACKAGES[tool]: metadata.version(PACKAGES[tool]) for tool in tools}
+        found = circumstances()
+        content = {
+            "kind": PEERS,
+            "family": family,
+            "command": f"python -m experiments.benchmarks.coverage_peers {family}",
+            **found,
+            "versions": {**found["versions"], **versions},
+            "tools": tools,
+            "rows": [],
+        }
+        for spec in models_of(family):
+            for tool in tools:
+                content["rows"].append(one(tool, spec))
+                sys.stdout.write(json.dumps(content["rows"][-1]) + "\n")
+                sys.stdout.flush()
+            FOLDER.mkdir(exist_ok=True)
+            (FOLDER / f"peers-{family}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_page(FOLDER)
+
+
+if __name__ == "__main__":
+    run([name for name in sys.argv[1:] if name not in TOOLS], [name for name in TOOLS if name in sys.argv] or [*TOOLS])
