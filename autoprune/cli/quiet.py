@@ -18,6 +18,8 @@ def hush_libraries() -> None:
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(logging.Formatter("autoprune: %(levelname)s: %(message)s"))
         logger.addHandler(handler)
+        # Its own level: that of the root, which silences the libraries, would silence it, too.
+        logger.setLevel(logging.WARNING)
         logger.propagate = False
     if os.environ.get("AUTOPRUNE_DEBUG", "") in ("", "0"):
         warnings.simplefilter("ignore")

@@ -57,6 +57,8 @@ def _search_table(contents: Sequence[Mapping[str, Any]]) -> str:
         errors = [item["latency"]["error"] for item in runs if item.get("latency")]
         searched += f", latency off by {100 * statistics.mean(errors):.1f} % in the median" if errors else ""
         name = f"[{first['model']}](experiments/{content['experiment']}), {first['data']}, {' '.join(first['budget'])}"
+        # What has further metrics names its own first among them; a classifier's accuracy needs no name.
+        name += "".join(f" ({metric})" for metric in list(first["dense"].get("metrics", ()))[:1])
         for index, (label, key) in enumerate(stages):
             cells = [
                 name if index == 0 else "",
