@@ -46,7 +46,8 @@ class Pool:
         self._versions = nodes.versions()
         self._lives = [0] * workers
         self._evaluators = [self._start(index) for index in range(workers)]
-        self._starting = [evaluator.ready.remote() for evaluator in self._evaluators]
+        #: {evaluator that has not started yet: its answer, once it has}.
+        self._starting = {index: evaluator.ready.remote() for index, evaluator in enumerate(self._evaluators)}
         self._nodes = frozenset(nodes.living())
         self._looked = time.monotonic()
         #: {evaluator whose node went: its successor's answer, once that has found a place}.
@@ -69,8 +70,9 @@ class Pool:
         """
         if not self._starting:
             return
-        ready, self._starting = ray.wait(self._starting, num_returns=len(self._starting), timeout=0)
+        ready, _ = ray.wait(list(self._starting.values()), num_returns=len(self._starting), timeout=0)
         self._require_sound(ready)
+        self._starting = {index: answer for index, answer in self._starting.items() if answer not in ready}
         if self._starting and time.monotonic() > self._deadline:
             raise BackendError(
                 f"{len(self._starting)} of {self.size} workers did not start within "
@@ -95,12 +97,12 @@ class Pool:
         if before <= here:
             return []
         places = ray.get(self.board.places.remote())
+        # One that has never said where it is may have been starting there.
         gone = [
-            index
-            for index in range(self.size)
-            if index not in self._away and places.get(f"worker-{index}") in before - here
+            index for index in range(self.size) if index not in self._away and places.get(f"worker-{index}") not in here
         ]
         for index in gone:
+            self._starting.pop(index, None)
             with suppress(Exception):
                 ray.kill(self._evaluators[index], no_restart=True)
             self._lives[index] += 1
