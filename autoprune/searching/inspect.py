@@ -165,6 +165,7 @@ def cost_report(
         fitting = [part for part in _parts(network) if len(part) == len(content)]
         content = dict(zip(fitting[0], content, strict=True)) if fitting else content
     structure = structure_from(content, network.groups, least=0)
+    _require_streams(structure, network)
     cost, dense = network.cost_model.cost(structure), network.cost_model.dense
     report = {
         "model": model,
@@ -176,6 +177,13 @@ def cost_report(
         "layers": _layers(network, structure.widths),
     }
     return report if convention is None else {**report, **_conventions(built, network, structure, convention)}
+
+
+def _require_streams(structure: Structure, network: TracedNetwork) -> None:
+    """Refuses a residual stream without channels: whatever passes through it would be gone, and not one branch."""
+    for group, width in zip(network.groups, structure, strict=True):
+        if group.coupled and not width:
+            raise StructureError(f"Width 0 of group {group.name!r} is not an integer in [1, {group.width}].")
 
 
 def _parts(network: TracedNetwork) -> tuple[list[str], list[str]]:

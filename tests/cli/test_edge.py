@@ -70,7 +70,7 @@ def test_debugging_shows_the_traceback_and_keeps_the_exit_code(capsys, monkeypat
         (["search", "--workers", "two"], "--workers"),
         (["search", "--workers"], "--workers"),
         (["search", "stray"], "stray"),
-        (["trace"], "MODEL"),
+        (["trace"], "Which network?"),
         (["cost", "cifar/resnet20-b"], "--widths"),
         (["search", "--workers", "0"], "--workers is 0, but must be at least 1."),
         (["search", "--candidates", "-1"], "--candidates is -1"),

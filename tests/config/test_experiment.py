@@ -21,6 +21,9 @@ def test_every_shipped_experiment_is_valid(name, tmp_path, monkeypatch):
         # The weights themselves are not at hand everywhere: what is checked is that the file asks for nothing unknown.
         (tmp_path / options["weights"]).touch()
         monkeypatch.setenv("AUTOPRUNE_WEIGHTS_ROOT", str(tmp_path))
+    # Nor are the images.
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / options.get("data", "").partition(":")[2]).mkdir(exist_ok=True)
     assert check_options({}, strategies=("auto",), from_file=options)["model"] == options["model"]
 
 

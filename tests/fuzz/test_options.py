@@ -28,6 +28,8 @@ BUDGETS = st.one_of(
 @pytest.fixture
 def no_work(monkeypatch):
     """Lets every search, training and pruning end before it begins."""
+    import autoprune.searching.experiments  # noqa: F401 (imported while the search is replaced, it would keep that one)
+
     summary = {"format": 1, "model": "m", "folder": "f", "interrupted": False, "incumbent": {"accuracy": 0.9}}
     result = types.SimpleNamespace(summary=summary, out=Path("run"), incumbent=1)
     monkeypatch.setattr("autoprune.searching.api.run_search", lambda options, *, observer: result)
