@@ -66,9 +66,8 @@ def _interpret(tracer: LabelTracer, call: Call) -> CallRecord | None:
     if call.name == DEFORMABLE:
         deformable_convolution(tracer, call)
         return None
-    if call.name in _WEIGHT_VIEWS and (viewed := tracer.parameter(call.args[0])) is not None:
-        if viewed.dim() == 2:
-            tracer.view_of_parameter(call.out, viewed)
+    if call.name in _WEIGHT_VIEWS and (viewed := tracer.parameter(call.args[0])) is not None and viewed.dim() == 2:
+        tracer.view_of_parameter(call.out, viewed)
         return None
     tracer.derive(call)
     if call.base not in _NOT_POINTWISE and (torch.Tag.pointwise in call.func.tags or call.base in _LIKE_POINTWISE):
@@ -193,6 +192,7 @@ def _batch_norm(tracer: LabelTracer, call: Call) -> CallRecord | None:
     if known:
         tracer.norm_uses[id(known[0])] += 1
     if read is None:
+        tracer.derive(call)  # a weight may be normalised, too
         return None
     for item in parameters:
         if not tracer.follow(item, 0, read):

@@ -209,12 +209,12 @@ class LabelTracer(Interpreter):
         self._weight_views[view] = parameter
 
     def derive(self, call: Call) -> None:
-        """Remembers which parameter of the same shape a tensor was computed from, as weight normalisation does."""
+        """Remembers which parameter of the same size a tensor was computed from, as weight normalisation does."""
         for leaf in call.operands:
             source = leaf if leaf in self.known else self._derived.get(leaf)
             if isinstance(source, nn.Parameter):
                 for result in call.results:
-                    if result.shape == leaf.shape and result not in self.known:
+                    if result.numel() == leaf.numel() and result not in self.known:
                         self._derived[result] = source
 
     def count_derived(self, weight: Tensor, uses: int) -> None:

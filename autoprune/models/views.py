@@ -37,6 +37,7 @@ class ParameterAxis:
     order: Tensor
 
 
+_RESHAPES = frozenset({"aten::view", "aten::_unsafe_view", "aten::_reshape_alias"})
 #: (parameter, flat position in it of every element, in the tensor's shape) of all that a tensor comes from.
 _Places = tuple[tuple[Tensor, Tensor], ...]
 
@@ -103,6 +104,8 @@ def _moved(call: Call, positions: Tensor) -> list[Tensor]:
     """Returns what an operation makes of the positions in place of its first argument."""
     if call.name in ("aten::_to_copy", "aten::clone"):
         return [positions]
+    if call.name in _RESHAPES:  # a view of the parameter need not be one of its positions, laid out otherwise
+        return [positions.reshape(call.out.shape)]
     source = call.args[0]
     arguments = tree_map(lambda leaf: positions if leaf is source else leaf, (call.args, dict(call.kwargs)))
     moved = call.func(*arguments[0], **arguments[1])

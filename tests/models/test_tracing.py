@@ -243,6 +243,32 @@ class TestReasons:
         assert network.groups == ()
         assert network.cost_model.dense.macs == 0
 
+    def test_a_weight_that_is_normalised_in_the_forward_still_costs_what_it_costs(self):
+        class Standardised(nn.Conv2d):
+            def forward(self, x):
+                flat = self.weight.reshape(1, self.out_channels, -1)
+                weight = nn.functional.batch_norm(flat, None, None, training=True).reshape_as(self.weight)
+                return nn.functional.conv2d(x, weight, self.bias)
+
+        model = nn.Sequential(nn.Conv2d(3, 6, 3), Standardised(6, 5, 3), nn.Conv2d(5, 4, 3), nn.Conv2d(4, 3, 1)).eval()
+        network = traced(model)
+        assert network.cost_model.dense == count(model, (1, *SHAPE))
+        assert [group.name for group in network.groups] == ["2"]
+        assert verify(model, network).holds
+
+    def test_a_table_that_is_laid_out_otherwise_than_its_positions_is_followed(self):
+        class Table(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.stem, self.head = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 2, 1)
+                self.table = nn.Parameter(torch.randn(10, 6, 10).permute(1, 0, 2))
+
+            def forward(self, x):
+                return self.head(self.stem(x) + self.table.transpose(0, 1).view(10, 60).view(10, 6, 10).transpose(0, 1))
+
+        model = Table()
+        assert [group.name for group in traced(model).groups] == ["stem"]
+
     def test_restricted_costs_are_those_of_the_whole(self):
         network = traced(toy("concatenation"))
         part = restricted(network, {"left.0", "last.0"})
