@@ -60,7 +60,7 @@ def searched(run: Path) -> float:
     )
     start = time.perf_counter()
     patient = partialmethod(MlflowTracker.close, seconds=3600.0)
-    with patch.object(Prepared, "factory", lambda _: Formulas()), patch.object(MlflowTracker, "close", patient):
+    with patch.object(Prepared, "factory", lambda *_: Formulas()), patch.object(MlflowTracker, "close", patient):
         run_search(options, observer=NullObserver())
     return time.perf_counter() - start
 
