@@ -57,7 +57,8 @@ class Span:
 def report_of(spans: Sequence[Span], *, workers: int, interrupted: bool) -> BackendReport:
     """Returns what a backend did.
 
-    A worker counts from its first evaluation on: what it took to start is no idle time.
+    A worker counts from its first evaluation on: what it took to start is no idle time. One that never evaluated
+    anything was idle all the time.
     """
     if not spans:
         return BackendReport(workers, seconds=0.0, busy_seconds=0.0, interrupted=interrupted)
@@ -65,11 +66,13 @@ def report_of(spans: Sequence[Span], *, workers: int, interrupted: bool) -> Back
     firsts: dict[str, float] = {}
     for span in spans:
         firsts[span.worker] = min(span.started, firsts.get(span.worker, span.started))
+    seconds = max(0.0, end - min(firsts.values()))
+    idle = max(0, workers - len(firsts)) * seconds
     return BackendReport(
         workers,
-        seconds=max(0.0, end - min(firsts.values())),
+        seconds=seconds,
         busy_seconds=sum(span.ended - span.started for span in spans),
         interrupted=interrupted,
-        capacity_seconds=sum(max(0.0, end - first) for first in firsts.values()),
+        capacity_seconds=idle + sum(max(0.0, end - first) for first in firsts.values()),
         evaluations=len(spans),
     )

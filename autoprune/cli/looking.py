@@ -180,10 +180,36 @@ def report(
     latency: Annotated[
         bool, typer.Option("--latency", help="Measure dense and pruned network on this machine, too.")
     ] = False,
+    repeats: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--repeat",
+            metavar="RUN",
+            show_default=False,
+            help="The same search with another seed, for error bars; repeatable.",
+        ),
+    ] = None,
+    optuna: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", show_default=False, help="Add the search as a study to this SQLite file."),
+    ] = None,
+    tensorboard: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", show_default=False, help="Add the search to TensorBoard's logs in this folder."),
+    ] = None,
     as_json: p.PlainJson = False,
 ) -> Work:
     """Write a report of a run: one page to read or to send, and its pictures as SVG and PNG files."""
-    return partial(report_commands.report, run, out=out, latency=latency, as_json=as_json)
+    return partial(
+        report_commands.report,
+        run,
+        out=out,
+        latency=latency,
+        repeats=repeats or (),
+        optuna=optuna,
+        tensorboard=tensorboard,
+        as_json=as_json,
+    )
 
 
 def compare(

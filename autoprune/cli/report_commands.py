@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -64,16 +65,28 @@ def pick(
     return 0
 
 
-def report(run: Path, *, out: Path | None, latency: bool, as_json: bool) -> int:
+def report(
+    run: Path,
+    *,
+    out: Path | None,
+    latency: bool,
+    repeats: Sequence[Path],
+    optuna: Path | None,
+    tensorboard: Path | None,
+    as_json: bool,
+) -> int:
     """Writes the report of a run and says where it is."""
-    _require_run(run)
+    for folder in (run, *repeats):
+        _require_run(folder)
     from autoprune.cli.quiet import hush_libraries
     from autoprune.report.live import LiveProgress
     from autoprune.searching.reporting import write_report
 
     hush_libraries()
     with LiveProgress(candidates=0) as observer:
-        numbers = write_report(run, observer, out=out, latency=latency)
+        numbers = write_report(
+            run, observer, out=out, latency=latency, repeats=repeats, optuna=optuna, tensorboard=tensorboard
+        )
     if as_json:
         print(json.dumps(numbers, indent=2, default=str))
     else:
@@ -130,6 +143,7 @@ def _show_report(numbers: Mapping[str, Any]) -> None:
         if not all(row["steady"] for row in latency["rows"]):
             print("  The passes differed widely: the machine was busy, and an idle one would tell more.")
         print()
+    _show_seeds(numbers["over_seeds"])
     for note in numbers["notes"]:
         if "left out" in note:
             print(f"Note: {note}")
@@ -138,10 +152,27 @@ def _show_report(numbers: Mapping[str, Any]) -> None:
         names = ", ".join(Path(picture).name for picture in numbers["pictures"])
         print(f"Its pictures are in {Path(numbers['pictures'][0]).parent}: {names}.")
 
+    if "study" in numbers:
+        print(f"The Optuna study {numbers['study']}: optuna-dashboard {shlex.quote(numbers['optuna'])}")
+    if "tensorboard" in numbers:
+        print(f"TensorBoard: tensorboard --logdir {shlex.quote(numbers['tensorboard'])}")
+
+
+def _show_seeds(groups: Sequence[Mapping[str, Any]]) -> None:
+    from autoprune.cli.render import show_table
+    from autoprune.report.repeats import HEADINGS, seed_lines
+
+    for group in groups:
+        title = f"{group['model']} on {group['data']}, {' and '.join(group['budget'])}: {len(group['seeds'])} seeds"
+        show_table(title, HEADINGS, seed_lines(group))
+        print()
+
 
 def _show_comparison(found: Mapping[str, Any]) -> None:
     from autoprune.cli.render import show_table
     from autoprune.report.compare_page import HEADINGS, comparison_lines
 
     show_table(f"{len(found['runs'])} runs", HEADINGS, comparison_lines(found["runs"]))
-    print(f"\nThe page is in {found['page']}.")
+    print()
+    _show_seeds(found["over_seeds"])
+    print(f"The page is in {found['page']}.")

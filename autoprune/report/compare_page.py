@@ -9,6 +9,7 @@ from typing import Any
 from autoprune.report import formats
 from autoprune.report.markup import Counter, Draw, escape, figure, fill_page, section, table
 from autoprune.report.overlays import overlaid_fronts, overlaid_progress
+from autoprune.report.repeats import over_seeds, seeds_section, with_ranges
 
 Numbers = Mapping[str, Any]
 Rows = Sequence[Mapping[str, Any]]
@@ -98,6 +99,7 @@ def comparison_page(runs: Sequence[tuple[Numbers, Rows]]) -> str:
     parts = [
         f"<header><h1>{len(runs)} runs compared</h1><p>{escape(', '.join(names))}</p></header>",
         section("The results", escape(_remark(found)), table(HEADINGS, lines, texts=_TEXTS, strong=best)),
+        seeds_section(over_seeds([numbers for numbers, _ in runs])),
         _fronts(names, runs, count),
         _progress(names, runs, count),
         _commands(names, runs),
@@ -138,13 +140,25 @@ def _remark(found: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _fronts(names: Sequence[str], runs: Sequence[tuple[Numbers, Rows]], count: Counter) -> str:
-    shown = [(name, rows) for name, (_, rows) in zip(names, runs, strict=True) if rows]
+    groups = [set(group["runs"]) for group in over_seeds([numbers for numbers, _ in runs])]
+    shown = [
+        (name, with_ranges(rows, [more for one, more in runs if _repeats(numbers, one, groups)]))
+        for name, (numbers, rows) in zip(names, runs, strict=True)
+        if rows
+    ]
     if not shown:
         return ""
     draw: Draw = lambda width: overlaid_fronts(shown, width=width)  # noqa: E731 - a closure over `shown`
-    caption = count("Fronts of the last rung of each run (lines), and its candidates there (points).")
+    said = "Fronts of the last rung of each run (lines), and its candidates there (points)."
+    bars = any("times" in row for _, rows in shown for row in rows)
+    caption = count(said + (" Bars: the same structure in runs that differ in their seeds alone." if bars else ""))
     said = "Hold-out accuracies compare where the runs held out the same images."
     return section("Accuracy against cost", said, figure(draw, caption))
+
+
+def _repeats(numbers: Numbers, other: Numbers, groups: Sequence[set[str]]) -> bool:
+    """Returns whether another run differs from a run in its seed alone."""
+    return numbers is not other and any({numbers["folder"], other["folder"]} <= group for group in groups)
 
 
 def _progress(names: Sequence[str], runs: Sequence[tuple[Numbers, Rows]], count: Counter) -> str:

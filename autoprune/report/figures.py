@@ -277,6 +277,8 @@ def _placed(mark: Mapping[str, Any], rows: Rows) -> dict[str, Any]:
 
 
 def _candidate(axes: Axes, row: Mapping[str, Any], *, colour: int, filled: bool) -> None:
+    if "times" in row:
+        axes.bar(row["retained_flops"], row["low"], row["high"], f"s{colour}")
     axes.drawing.add(
         "circle",
         class_=f"f{colour}" if filled else f"s{colour}",

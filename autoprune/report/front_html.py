@@ -31,6 +31,8 @@ _COLUMNS = (
     "front",
     "seconds",
 )
+#: Of rows whose structure other seeds measured, too (`repeats.with_ranges`).
+_REPEATED = ("times", "low", "high")
 
 
 def write_front_html(
@@ -47,7 +49,7 @@ def write_front_html(
 
     Args:
         path: of the file.
-        rows: of `rows.candidate_rows`.
+        rows: of `rows.candidate_rows`, perhaps `repeats.with_ranges`.
         marks: `dense`, `uniform`, `incumbent` as in `summary.json` (`marks_of`); any may be missing.
         budget: as the user wrote it.
         dense_widths: {group: dense width}, in the order of the network.
@@ -77,6 +79,7 @@ def front_data(
     columns = [
         *_COLUMNS,
         *(name for name in map(_retained, budgets) if name not in _COLUMNS and rows and name in rows[0]),
+        *(_REPEATED if any("times" in row for row in rows) else ()),
     ]
     on_front = sum(bool(row["front"]) for row in rows)
     texts = " and ".join(budget)
@@ -92,9 +95,13 @@ def front_data(
     }
 
 
-def marks_of(summary: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """Returns the networks of a `summary.json` that the page marks."""
-    return {name: summary[name] for name in ("dense", "uniform", "incumbent") if summary.get(name)}
+def marks_of(summary: Mapping[str, Any], repeats: Sequence[Mapping[str, Any]] = ()) -> dict[str, Mapping[str, Any]]:
+    """Returns the networks of a `summary.json` that the page marks; of repeats, with the range of all of them."""
+    return {
+        name: {**summary[name], "holdout_range": _range(name, [summary, *repeats])}
+        for name in ("dense", "uniform", "incumbent")
+        if summary.get(name)
+    }
 
 
 def embed(data: object) -> str:
@@ -104,12 +111,19 @@ def embed(data: object) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
+def _range(name: str, summaries: Sequence[Mapping[str, Any]]) -> tuple[float, float] | None:
+    """Returns the least and the most hold-out accuracy of a network; None where one search alone tells of it."""
+    known = [(summary.get(name) or {}).get("holdout_accuracy") for summary in summaries]
+    values = [value for value in known if value is not None]
+    return (min(values), max(values)) if len(values) > 1 else None
+
+
 def _retained(budget: Mapping[str, Any]) -> str:
     return "retained_flops" if budget["resource"] == "macs" else f"retained_{budget['resource']}"
 
 
 def _compact(row: Mapping[str, Any], columns: Sequence[str], dense_widths: Mapping[str, int]) -> list[Any]:
-    values = [_short(row[name]) for name in columns]
+    values = [_short(row.get(name) if name in _REPEATED else row[name]) for name in columns]
     return [*values, [row["widths"].get(group, width) for group, width in dense_widths.items()]]
 
 
@@ -129,10 +143,12 @@ def _marks(marks: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
             for key in RESOURCES
             if key in ("macs", "params") or key in dense
         }
+        low, high = network.get("holdout_range") or (None, None)
         found.append(
             {
                 "name": name,
                 "id": network.get("id"),
+                **({} if low is None else {"low": low, "high": high}),
                 "accuracy": network.get("accuracy") if held_out is None else held_out,
                 # Only dense may lack a hold-out accuracy; then say that its figure is another.
                 "source": "test set" if held_out is None else "",

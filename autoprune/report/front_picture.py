@@ -78,7 +78,8 @@ function ranges() {
   if (state.zoom) return state.zoom;
   const points = [...shown(), ...others.filter(m => m[state.axis] != null)];
   if (!points.length) return {x: [0, 1], y: [0, 1]};
-  const xs = points.map(p => p[state.axis]), ys = points.map(p => p.accuracy).sort((a, b) => a - b);
+  const xs = points.map(p => p[state.axis]);
+  const ys = points.flatMap(p => repeated(p) ? [p.accuracy, p.low, p.high] : [p.accuracy]).sort((a, b) => a - b);
   let x = [Math.min(...xs), Math.max(...xs)];
   const axis = AXES[state.axis];
   // All candidates of a single budget lie within a hair of it; dense at 100 % would squeeze them into a line.
@@ -197,8 +198,15 @@ function frontLine() {
   for (const r of steps.slice(1)) path += `H${sx(r[state.axis])}V${sy(r.accuracy)}`;
   draw('path', {class: 'front', d: path + `H${box.r}`, 'clip-path': 'url(#clip)'});
 }
+const repeated = p => p.low != null;
+function bar(p, stroke) {
+  const x = sx(p[state.axis]), low = sy(p.low), high = sy(p.high);
+  draw('path', {class: 'error', d: `M${x} ${low}V${high}M${x - 4} ${low}h8M${x - 4} ${high}h8`,
+                style: `stroke:${stroke}`, 'clip-path': 'url(#clip)'});
+}
 function point(r) {
   const filled = r.level === top;
+  if (repeated(r)) bar(r, colour(r));
   draw('circle', {cx: sx(r[state.axis]), cy: sy(r.accuracy), r: r.front ? 6 : filled ? 4.5 : 3.6,
     fill: filled ? colour(r) : 'var(--card)', stroke: r.front ? 'var(--card)' : colour(r),
     'stroke-width': r.front ? 1.2 : 1.4, opacity: r.front ? 1 : .78, 'clip-path': 'url(#clip)'});
@@ -212,6 +220,7 @@ function mark(m, placed) {
   if (m[state.axis] == null) return;
   const x = sx(m[state.axis]), y = sy(m.accuracy);
   if (!inRange(x, box.l, box.r) || !inRange(y, box.t - 6, box.b)) return;
+  if (repeated(m)) bar(m, 'var(--ink)');
   if (m.row) ring(m, 9.5, 'var(--ink)');
   else draw('rect', {class: 'mark', x: x - 5.5, y: y - 5.5, width: 11, height: 11});
   const text = `${m.name} ${percent(m.accuracy)}`, width = 7.2 * text.length;
@@ -236,6 +245,7 @@ function who(r) {
 function figures(r) {
   const list = el('dl', {class: 'figures'});
   const pairs = [['hold-out accuracy', percent(r.accuracy)]];
+  if (repeated(r)) pairs.push([`over ${r.times} seeds`, `${percent(r.low)} to ${percent(r.high)}`]);
   if (Math.abs(r.score - r.accuracy) > 1e-9) pairs.push(['score', r.score.toFixed(4)]);
   pairs.push(['FLOPs kept', `${percent(r.retained_flops, 1)}  (${count(r.macs)} MACs)`],
              ['parameters kept', `${percent(r.retained_params, 1)}  (${count(r.params)})`],

@@ -79,6 +79,7 @@ text.budget { fill: var(--budget); paint-order: stroke; stroke: var(--card); str
 .dense-line { stroke: var(--soft); stroke-dasharray: 2 4; }
 .brush { fill: var(--accent); opacity: .15; }
 .ring { fill: none; stroke: var(--ink); stroke-width: 2; }
+.error { fill: none; stroke-width: 1.4; }
 .mark { fill: var(--card); stroke: var(--ink); stroke-width: 2; }
 .hint { margin: 8px 0 0; color: var(--soft); font-size: 12.5px; }
 #tip {

@@ -62,6 +62,7 @@ def numbers_of(
         "hardware": summary.get("hardware") or summary.get("device"),
         "workers": summary.get("workers"),
         "interrupted": bool(summary.get("interrupted")) or summary.get("finished") is False,
+        "over_seeds": [],
         "notes": [str(note) for note in (*summary.get("notes", ()), *record.notes)],
     }
 

@@ -15,7 +15,7 @@ def overlaid_fronts(runs: Sequence[tuple[str, Rows]], *, width: int = WIDE) -> D
     """Returns the fronts of several runs, each with its candidates of the same rung behind it, faint.
 
     Args:
-        runs: (name, rows of the candidates).
+        runs: (name, rows of the candidates); those with `times` get a bar from `low` to `high`.
         width: in pixels.
     """
     entries = [(name, index % COLOURS) for index, (name, _) in enumerate(runs)]
@@ -36,6 +36,8 @@ def overlaid_fronts(runs: Sequence[tuple[str, Rows]], *, width: int = WIDE) -> D
         for row in shown:
             x, y = axes.x(row["retained_flops"]), axes.y(row["accuracy"])
             size, opacity = (5.5, 1.0) if row["front"] else (3.0, 0.35)
+            if "times" in row:
+                axes.bar(row["retained_flops"], row["low"], row["high"], f"s{colour}")
             drawing.add("circle", class_=f"f{colour}", cx=x, cy=y, r=size, opacity=opacity)
         front = sorted((row for row in rows if row["front"]), key=lambda row: (row["macs"], row["id"]))
         axes.steps([(row["retained_flops"], row["accuracy"]) for row in front], f"curve s{colour}")

@@ -12,9 +12,11 @@ from autoprune.report import figures, formats
 from autoprune.report.front_html import embed, front_data, marks_of
 from autoprune.report.front_script import SCRIPT
 from autoprune.report.html_page import filled
-from autoprune.report.markup import Counter, Draw, escape, figure, fill_page, meter, milliseconds, section, table
+from autoprune.report.making import epochs_of, latency_section, making_section
+from autoprune.report.markup import Counter, Draw, escape, figure, fill_page, meter, section, table
 from autoprune.report.page_style import FRONT
 from autoprune.report.record import FINETUNE, PRUNE, SEARCH, TRAIN, RunRecord
+from autoprune.report.repeats import seeds_section
 from autoprune.report.svg import Drawing
 
 Numbers = Mapping[str, Any]
@@ -43,6 +45,7 @@ def report_page(record: RunRecord, numbers: Numbers, rows: Rows) -> str:
         _header(numbers),
         _tiles(numbers),
         _networks(numbers),
+        seeds_section(numbers["over_seeds"]),
         _front(record, numbers, rows, count),
         _progress(numbers, rows, count),
         _training(numbers, count),
@@ -50,8 +53,8 @@ def report_page(record: RunRecord, numbers: Numbers, rows: Rows) -> str:
         _layers(numbers, count),
         _strategies(numbers),
         _agreement(numbers, count),
-        _latency(numbers),
-        _making(numbers),
+        latency_section(numbers),
+        making_section(numbers),
         "<footer>Written by autoprune. FLOPs are two per multiply-accumulate of convolutions and linear layers, for "
         "one image.</footer>",
     ]
@@ -103,11 +106,6 @@ def _header(numbers: Numbers) -> str:
     )
 
 
-def _epochs(numbers: Numbers) -> str:
-    epochs = numbers["finetune_epochs"]
-    return f"{epochs:g} epoch{'s' if epochs != 1 else ''}"
-
-
 def _lead(numbers: Numbers) -> str:
     """Returns the result in a sentence or two."""
     result, gains = _result(numbers), numbers["gains"]
@@ -118,7 +116,7 @@ def _lead(numbers: Numbers) -> str:
     reached = formats.accuracy(result["accuracy"])
     if result["name"] == "trained":
         before = "" if gains["before"] is None else f", {formats.points(gains['before'])} points against before"
-        return f"After {_epochs(numbers)} the network reaches {reached} on the test set{before}."
+        return f"After {epochs_of(numbers)} the network reaches {reached} on the test set{before}."
     kept = f"{formats.share(result['retained_flops'])} of the FLOPs and {formats.share(result['retained_params'])}"
     text = f"The pruned network needs {kept} of the parameters of the dense one and reaches {reached} on the test set"
     against = [
@@ -189,7 +187,7 @@ def _networks(numbers: Numbers) -> str:
     said = f"Tested at the end on {images['test']:,} images that nothing was chosen by." if images.get("test") else ""
     said = said if tested else "Nothing has been tested: only hold-out accuracies are known."
     if before and len(networks) > 2 and numbers["finetune_epochs"]:
-        said += f" Every pruned network was finetuned alike, for {_epochs(numbers)}."
+        said += f" Every pruned network was finetuned alike, for {epochs_of(numbers)}."
     strong = len(lines) - 1 if _result(numbers) else None
     return section("The result", escape(said), table(heads, lines, strong=strong)) if lines else ""
 
@@ -198,7 +196,7 @@ def _front_arguments(record: RunRecord, rows: Rows) -> dict[str, Any]:
     summary = record.summary
     return front_data(
         rows,
-        marks=marks_of(summary),
+        marks=marks_of(summary, [repeat.summary for repeat in record.repeats]),
         budget=[str(text) for text in summary.get("budget", ())],
         dense_widths=record.groups,
         run=record.folder,
@@ -222,6 +220,11 @@ def _front(record: RunRecord, numbers: Numbers, rows: Rows, count: Counter) -> s
         "other beats in both score and cost; the score, the mean probability of the right class, tells networks of "
         "equal accuracy apart."
     )
+    if record.repeats:
+        caption += (
+            f" Bars: what this search and {len(record.repeats)} with other seeds measured of the same structure; at "
+            "uniform and incumbent, what each of them reached."
+        )
     parts = {"DATA": embed(data), "SCRIPT": SCRIPT, "LABEL": "Hold-out accuracy against FLOPs", "CAPTION": caption}
     content = filled(FRONT, parts)
     static = f"<noscript>{figure(draw, 'The same picture without JavaScript.')}</noscript>"
@@ -369,53 +372,3 @@ def _agreement(numbers: Numbers, count: Counter) -> str:
     )
     caption = count("What the cheap estimate said of a candidate, and what the dearest one says.")
     return section("How well the cheap estimate foretold the dear one", escape(said), figure(draw, caption))
-
-
-def _latency(numbers: Numbers) -> str:
-    latency = numbers["latency"]
-    if not latency:
-        return ""
-    dense = any(row.get("dense") is not None for row in latency["rows"])
-    heads = ["device", "batch", *(["dense"] if dense else []), "pruned", *(["times as fast"] if dense else [])]
-    heads.append("images/s pruned")
-    lines = []
-    for row in latency["rows"]:
-        line = [escape(row["device"]), str(row["batch"])]
-        line += [milliseconds(row["dense"])] if dense else []
-        line += [milliseconds(row["pruned"])]
-        line += ["-" if row["speedup"] is None else f"{row['speedup']:.2f}"] if dense else []
-        lines.append([*line, f"{row['batch'] / row['pruned']:,.0f}"])
-    said = (
-        f"Median of at least {latency['repeats']} forward passes, in turn, after {latency['warm_up']} to warm up, "
-        f"{latency['threads']} thread{'s' if latency['threads'] != 1 else ''}, {latency['machine']}, "
-        f"torch {latency['torch']}, {'x'.join(map(str, latency['input_shape']))} images. FLOPs are not milliseconds: "
-        "small layers and single images gain less."
-    )
-    if not all(row["steady"] for row in latency["rows"]):
-        said += " The passes differed widely: the machine was busy, and an idle one would tell more."
-    return section("Measured latency", escape(said), table(heads, lines))
-
-
-def _making(numbers: Numbers) -> str:
-    command = numbers["command"]
-    shown = f'<pre class="command">{escape(command)}</pre>' if command else ""
-    versions = ", ".join(f"{name} {version}" for name, version in numbers["versions"].items() if version)
-    images = ", ".join(f"{count:,} {name}" for name, count in (numbers["images"] or {}).items())
-    method = numbers["method"] or {}
-    facts = [
-        ("folder", numbers["folder"]),
-        ("seed", numbers["seed"]),
-        ("images", images),
-        ("fidelities", " then ".join(numbers["rungs"])),
-        ("finetuning", None if numbers["finetune_epochs"] is None else _epochs(numbers)),
-        ("source of the method", method.get("source")),
-        ("hardware", numbers["hardware"]),
-        ("workers", numbers["workers"] or None),
-        ("time", formats.duration(numbers["seconds"]) if numbers["seconds"] else None),
-        ("versions", versions),
-    ]
-    known = [(name, value) for name, value in facts if value not in (None, "")]
-    listed = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in known)
-    notes = "".join(f"<li>{escape(note)}</li>" for note in numbers["notes"])
-    content = f'{shown}<dl class="facts">{listed}</dl>' + (f'<ul class="notes">{notes}</ul>' if notes else "")
-    return section("How it was made", "" if command else "It was started from Python: no command is known.", content)

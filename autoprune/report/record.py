@@ -11,7 +11,7 @@ from autoprune.core.candidate import Candidate, Evaluation, Fidelity, Merge
 from autoprune.core.cost import Cost
 from autoprune.core.front import ParetoFront
 from autoprune.core.structure import PrunableGroup, Structure
-from autoprune.errors import BudgetError, RunError
+from autoprune.errors import BudgetError, ConfigError, RunError
 from autoprune.report.rows import candidate_rows
 from autoprune.study.ledger import Event, decode_told, run_of
 
@@ -32,6 +32,7 @@ class RunRecord:
         layers: `{"name", "dense", "uniform", "pruned"}` MACs of every layer that has any, in forward order.
         latency: as measured; empty where it was not.
         notes: what is missing, and why.
+        repeats: the same search with other seeds.
     """
 
     folder: str
@@ -42,6 +43,7 @@ class RunRecord:
     layers: tuple[Mapping[str, Any], ...] = ()
     latency: Mapping[str, Any] | None = None
     notes: tuple[str, ...] = ()
+    repeats: tuple[RunRecord, ...] = ()
 
     @property
     def groups(self) -> dict[str, int]:
@@ -62,6 +64,16 @@ class RunRecord:
         """Cost of the dense network."""
         dense = self.summary.get("dense") or {}
         return Cost.recorded(dense) if dense.get("macs") and dense.get("params") else None
+
+
+def require_search(record: RunRecord) -> None:
+    """Refuses a run that has no candidates to show.
+
+    Raises:
+        ConfigError: it is no search.
+    """
+    if record.kind != SEARCH or record.dense is None:
+        raise ConfigError(f"{record.folder!r} holds no search: it has no candidates. Name the run folder of a search.")
 
 
 def rungs_of(record: RunRecord) -> tuple[Fidelity, ...]:

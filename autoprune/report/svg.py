@@ -170,6 +170,13 @@ class Axes:
             path += f"H{self.x(x):.1f}V{self.y(max(y, bottom)):.1f}"
         self.drawing.add("path", class_=class_, d=path + (f"H{self.box[2]:.1f}" if to_edge else ""))
 
+    def bar(self, x: float, low: float, high: float, class_: str) -> None:
+        """Draws an error bar; what reaches beyond the ranges is cut off."""
+        bottom, top = self.y_range
+        at, low, high = self.x(x), self.y(max(low, bottom)), self.y(min(high, top))
+        for x1, x2, y1, y2 in ((at, at, low, high), (at - 4, at + 4, low, low), (at - 4, at + 4, high, high)):
+            self.drawing.add("line", class_=class_, x1=x1, x2=x2, y1=y1, y2=y2)
+
 
 def _within(value: float, limits: tuple[float, float]) -> bool:
     slack = 1e-9 * (limits[1] - limits[0])

@@ -16,12 +16,16 @@ from autoprune.config.options import LEDGER_NAME
 from autoprune.errors import AutopruneError, ConfigError, RunError
 from autoprune.report.compare_page import comparison, comparison_page
 from autoprune.report.files import atomic_write_bytes, atomic_write_text
+from autoprune.report.front_html import marks_of, write_front_html
 from autoprune.report.numbers import numbers_of
 from autoprune.report.observer import Observer
+from autoprune.report.optuna_study import write_study
 from autoprune.report.page import drawings, report_page
 from autoprune.report.png import png
-from autoprune.report.record import PRUNE, SEARCH, RunRecord, evaluations_of, rows_of
+from autoprune.report.record import PRUNE, SEARCH, RunRecord, evaluations_of, require_search, rows_of
+from autoprune.report.repeats import over_seeds, require_repeats, with_ranges
 from autoprune.report.svg import Drawing
+from autoprune.report.tensorboard import write_events
 from autoprune.searching.training_options import RECORD, read_record
 from autoprune.study.ledger import read_ledger
 
@@ -29,7 +33,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 #: Files of a run folder; those of `autoprune.searching.results` and `autoprune.models.saved`, which import torch.
-SUMMARY, STRUCTURE, INCUMBENT = "summary.json", "structure.json", "incumbent"
+SUMMARY, STRUCTURE, INCUMBENT, FRONT_HTML = "summary.json", "structure.json", "incumbent", "front.html"
 REPORT, COMPARISON = "report.html", "compare.html"
 #: Batches that latency is measured at: one image as on a device, and enough to fill one.
 BATCHES = (1, 32)
@@ -63,7 +67,16 @@ def read_run(folder: Path) -> RunRecord:
     raise RunError(f"{str(folder)!r} holds no run: neither {SUMMARY} nor {RECORD}. Name a folder such as runs/NAME.")
 
 
-def write_report(run: Path, observer: Observer, *, out: Path | None = None, latency: bool = False) -> dict[str, Any]:
+def write_report(
+    run: Path,
+    observer: Observer,
+    *,
+    out: Path | None = None,
+    latency: bool = False,
+    repeats: Sequence[Path] = (),
+    optuna: Path | None = None,
+    tensorboard: Path | None = None,
+) -> dict[str, Any]:
     """Returns the numbers behind the report of a run, having written the page and its pictures.
 
     Args:
@@ -71,29 +84,43 @@ def write_report(run: Path, observer: Observer, *, out: Path | None = None, late
         observer: hears of the stages.
         out: the page; `RUN/report.html` if None. The pictures lie in a folder of its name beside it.
         latency: whether to measure dense and pruned network on this machine.
+        repeats: folders of the same search with other seeds, for error bars: on the page, and in `RUN/front.html`.
+        optuna: a file of Optuna studies to add the search to.
+        tensorboard: a folder of TensorBoard's logs to add it to.
 
     Raises:
         RunError: the folder cannot be read, or a file cannot be written.
-        ConfigError: `out` cannot be a page.
+        ConfigError: `out` cannot be a page, a repeat is none, or what is asked for needs a search.
     """
     page = _page(out or run / REPORT)
     record = read_run(run)
+    if repeats or optuna is not None or tensorboard is not None:
+        require_search(record)
     with _fitting(run):
         layers, notes = _layers(run, record)
     record = replace(record, layers=layers, notes=notes)
     if latency:
         found, missing = _latency(run, observer)
         record = replace(record, latency=found, notes=(*record.notes, *missing))
-    with _fitting(run):
-        numbers, rows = _shown(record)
+    with _fitting(run, *repeats):
+        record = replace(record, repeats=tuple(read_run(repeat) for repeat in repeats))
+        numbers, rows = _repeated(record)
         markup = report_page(record, numbers, rows)
         pictures = _pictures(drawings(record, numbers, rows))
+        logs = {
+            **({} if optuna is None else {"optuna": f"sqlite:///{optuna}", "study": write_study(optuna, record, rows)}),
+            **({} if tensorboard is None else {"tensorboard": str(tensorboard)}),
+        }
+        if tensorboard is not None:
+            write_events(tensorboard, record, rows, numbers["progress"])
+        if repeats:
+            _write_front(run, record, rows)
     folder = page.with_suffix("")
     _make(folder if pictures else page.parent)
     for name, picture in pictures.items():
         atomic_write_bytes(folder / name, picture)
     atomic_write_text(page, markup)
-    return {**numbers, "page": str(page), "pictures": [str(folder / name) for name in pictures]}
+    return {**numbers, "page": str(page), "pictures": [str(folder / name) for name in pictures], **logs}
 
 
 def write_comparison(runs: Sequence[Path], *, out: Path | None = None) -> dict[str, Any]:
@@ -122,7 +149,29 @@ def write_comparison(runs: Sequence[Path], *, out: Path | None = None) -> dict[s
         kept = ("id", "accuracy", "score", "macs", "params", "retained_flops", "proposed_by")
         row["front"] = [{key: one[key] for key in kept} for one in rows if one["front"]]
         row["progress"] = numbers["progress"]
-    return {"runs": found, "page": str(page)}
+    return {"runs": found, "over_seeds": over_seeds([numbers for numbers, _ in shown]), "page": str(page)}
+
+
+def _repeated(record: RunRecord) -> Shown:
+    """Returns numbers and rows of a run, with what its repeats add to them."""
+    numbers, rows = _shown(record)
+    others = [_shown(repeat) for repeat in record.repeats]
+    require_repeats(numbers, [more for more, _ in others])
+    numbers["over_seeds"] = over_seeds([numbers, *(more for more, _ in others)])
+    return numbers, with_ranges(rows, [more for _, more in others])
+
+
+def _write_front(run: Path, record: RunRecord, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes the page of the front anew, with error bars."""
+    write_front_html(
+        run / FRONT_HTML,
+        rows,
+        marks=marks_of(record.summary, [repeat.summary for repeat in record.repeats]),
+        budget=[str(text) for text in record.summary.get("budget", ())],
+        dense_widths=record.groups,
+        title=f"{record.summary.get('model')} on {record.summary.get('data')}",
+        run=str(run),
+    )
 
 
 def _pictures(found: Mapping[str, Drawing]) -> dict[str, bytes]:
@@ -144,6 +193,8 @@ def _fitting(*runs: Path) -> Iterator[None]:
     """Turns what a file of unexpected content breaks into one clear line."""
     try:
         yield
+    except AutopruneError:  # some are ValueErrors, too, and clear as they are
+        raise
     except (TypeError, ValueError, AttributeError, ArithmeticError, LookupError) as error:
         names = " or ".join(repr(str(run)) for run in runs)
         raise RunError(

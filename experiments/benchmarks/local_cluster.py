@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 _STORE_BYTES = 80 * 2**20
+_JOBS_PORT = 8265
 #: A node that was killed is to be missed within seconds; Ray's own settings take half a minute.
 _HEALTH = {
     "health_check_initial_delay_ms": 1000,
@@ -33,17 +34,21 @@ _HEALTH = {
 class LocalCluster:
     """A head and further nodes until it is closed."""
 
-    def __init__(self, nodes: int = 3, *, cpus: int = 1, namespaces: bool | None = None) -> None:
+    def __init__(
+        self, nodes: int = 3, *, cpus: int = 1, namespaces: bool | None = None, dashboard: bool = False
+    ) -> None:
         """Starts the nodes, the head first.
 
         Args:
             nodes: how many, the head counted.
             cpus: of each.
             namespaces: whether each has a network namespace; None where the machine allows it.
+            dashboard: whether the head takes jobs at `jobs`; needs `ray[default]`.
         """
         self._tag = f"ap{secrets.token_hex(2)}"
         self._folder = Path(tempfile.mkdtemp(prefix="ap-"))
         self._cpus = cpus
+        self._dashboard = dashboard
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         self._count = 0
         self.namespaces = False
@@ -61,6 +66,11 @@ class LocalCluster:
     def address(self) -> str:
         """HOST:PORT of the head."""
         return f"{self._address(0)}:{self.port}"
+
+    @property
+    def jobs(self) -> str:
+        """Address that `ray job submit` takes, on the head."""
+        return f"http://127.0.0.1:{_JOBS_PORT if self.namespaces else self.port + 1}"
 
     @property
     def environment(self) -> dict[str, str]:
@@ -83,16 +93,23 @@ class LocalCluster:
         """Returns the processes of a node."""
         return descendants(self._processes[node].pid)
 
-    def add(self) -> int:
-        """Starts one more node and returns its number, 0 for the head."""
+    def add(self, *, cpus: int | None = None, gpus: int = 0) -> int:
+        """Starts one more node and returns its number, 0 for the head.
+
+        Args:
+            cpus: of the node, None for as many as the others have.
+            gpus: that it is to say it has; nothing but Ray's bookkeeping knows of them.
+        """
         index = self._count
         self._count += 1
         if self.namespaces:
             self._give_address(index)
-        options = ["--num-cpus", str(self._cpus), "--object-store-memory", str(_STORE_BYTES), "--disable-usage-stats"]
+        options = ["--num-cpus", str(self._cpus if cpus is None else cpus), "--num-gpus", str(gpus)]
+        options += ["--object-store-memory", str(_STORE_BYTES), "--disable-usage-stats"]
         options += ["--node-ip-address", self._address(index), "--min-worker-port", "0", "--max-worker-port", "0"]
         if index == 0:
-            options += ["--head", "--port", str(self.port), "--include-dashboard", "false"]
+            options += ["--head", "--port", str(self.port), "--include-dashboard", str(self._dashboard).lower()]
+            options += ["--dashboard-host", "127.0.0.1", "--dashboard-port", self.jobs.rpartition(":")[2]]
             options += ["--system-config", json.dumps(_HEALTH), "--temp-dir", str(self._folder / "ray")]
         else:
             options += ["--address", self.address]

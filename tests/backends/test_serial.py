@@ -7,7 +7,7 @@ import pytest
 from toy_search import Events, ToyFactory, build_study, run_by_hand
 
 from autoprune.backends import RayBackend, SerialBackend
-from autoprune.backends.evaluating import evaluate, one_line
+from autoprune.backends.evaluating import Span, evaluate, one_line, report_of
 from autoprune.core.candidate import Evaluation, Failure
 from autoprune.errors import BackendError
 from autoprune.study import Ledger, read_ledger, replay
@@ -132,3 +132,13 @@ def test_an_exception_is_told_in_one_line():
 def test_impossible_workers_are_refused():
     with pytest.raises(BackendError, match="0 workers"):
         RayBackend(0)
+
+
+def test_a_worker_counts_from_its_first_evaluation_and_one_that_had_none_all_the_time():
+    first = [Span("worker-0", float(at), at + 1.0) for at in range(10)]
+    late = [Span("worker-1", float(at), at + 1.0) for at in range(5, 10)]
+    alone = report_of(first, workers=1, interrupted=False)
+    both = report_of(first + late, workers=2, interrupted=False)
+    idle = report_of(first, workers=2, interrupted=False)
+    assert [report.utilisation for report in (alone, both, idle)] == [1.0, 1.0, 0.5]
+    assert [report.overhead for report in (alone, both, idle)] == [0.0, 0.0, 1.0]

@@ -101,13 +101,14 @@ class FakeSearch:
         self.call("prune", options, chosen, budgeted=budgeted)
         return {**self.summary, "folder": "runs/pruned"}
 
-    def report_run(self, run, observer, *, out, latency):
+    def report_run(self, run, observer, *, out, latency, repeats, optuna, tensorboard):
         self.call("write_report", run)
-        return {"agreement": None, "latency": None, "notes": [], "page": "report.html", "pictures": []}
+        found = {"agreement": None, "latency": None, "over_seeds": [], "notes": [], "page": "report.html"}
+        return {**found, "pictures": []}
 
     def compare_runs(self, runs, *, out):
         self.call("write_comparison", runs)
-        return {"runs": [], "page": "compare.html"}
+        return {"runs": [], "over_seeds": [], "page": "compare.html"}
 
     def export_saved(self, directory, options, observer):
         self.call("export_saved", directory, options)

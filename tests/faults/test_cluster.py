@@ -23,7 +23,7 @@ DRIVER = Path(__file__).with_name("cluster_driver.py")
 def search(cluster, folder, candidates, harms):
     command = (str(DRIVER), cluster.address, str(folder), str(candidates), "0.5")
     found = searched(cluster, folder, command, command, harms=harms)
-    return found, json.loads(found["output"].splitlines()[-1])
+    return found, json.loads(found["output"].splitlines()[-1])["front"]
 
 
 @pytest.mark.faults

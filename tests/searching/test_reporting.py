@@ -186,9 +186,51 @@ def test_the_command_prints_the_numbers_or_where_the_page_is(searched, capsys):
     assert numbers["page"] == "run/report.html"
 
 
+def other_seed(searched, folder, name="other", seed=1):
+    """Copies a run as one of another seed, whose accuracies are all a little higher."""
+    shutil.copytree(searched, folder / name)
+    summary = json.loads((folder / name / "summary.json").read_text())
+    summary["seed"] = seed
+    for network in ("uniform", "incumbent"):
+        for key in ("accuracy", "holdout_accuracy"):
+            summary[network][key] = min(1.0, summary[network][key] + 0.01)
+    (folder / name / "summary.json").write_text(json.dumps(summary))
+
+
+def test_other_seeds_are_error_bars_in_the_report_and_in_the_page_of_the_front(searched, folder, capsys):
+    before = (searched / "front.html").read_text()
+    other_seed(searched, folder)
+    assert run(["report", "run", "--repeat", "other"]) == 0
+    assert "2 seeds" in capsys.readouterr().out
+    page = (searched / "front.html").read_text()
+    assert '"times","low","high"' in page
+    assert '"times"' not in before
+    assert "<h2>Over seeds</h2>" in (searched / "report.html").read_text()
+    assert run(["compare", "run", "other", "--json"]) == 0
+    [group] = json.loads(capsys.readouterr().out)["over_seeds"]
+    assert group["seeds"] == [0, 1]
+    assert run(["compare", "run", "other"]) == 0
+    assert "toy_problem:sets, 50%flops: 2 seeds" in capsys.readouterr().out
+
+
+def test_a_search_goes_to_optuna_and_to_tensorboard(searched, folder, capsys):
+    import optuna
+
+    assert run(["report", "run", "--optuna", "studies.db", "--tensorboard", "logs"]) == 0
+    said = capsys.readouterr().out
+    assert "optuna-dashboard sqlite:///studies.db" in said
+    assert "tensorboard --logdir logs" in said
+    assert len(optuna.load_study(study_name="run", storage="sqlite:///studies.db").trials) == 6
+    assert (folder / "logs" / "run").is_dir()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["report", "run", "--repeat", "nowhere"], "holds no run"),
+        (["report", "run", "--repeat", "run"], "has the seed 0 of another run"),
+        (["report", "run", "--optuna", "run"], "Is a directory"),
+        (["report", "run", "--tensorboard", "run/.."], "is there already"),
         (["report", "nowhere"], "holds no run"),
         (["report", "run", "--out", "run"], "is a folder"),
         (["report", "run/incumbent", "--latency"], "holds no run"),

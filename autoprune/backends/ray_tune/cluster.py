@@ -93,10 +93,10 @@ def cluster(address: str | None, cpus: int, array_bytes: int) -> Iterator[None]:
         yield
         return
     if address is not None:
-        with _connection_errors(address):
-            _require_listener(address)
-            ray.init(address=address, log_to_driver=False, logging_level="CRITICAL")
         try:
+            with _connection_errors(address):
+                _require_listener(address)
+                ray.init(address=address, log_to_driver=False, logging_level="CRITICAL")
             yield
         finally:
             ray.shutdown()
@@ -133,6 +133,13 @@ def _connection_errors(address: str) -> Iterator[None]:
     try:
         yield
     except (ConnectionError, RuntimeError, ValueError, OSError, RayError) as error:
+        if "Version mismatch" in str(error):
+            # Ray says in six lines which is which.
+            said = " ".join(str(error).partition(":")[2].split())
+            raise BackendError(
+                f"Ray at {address} is of another version: {said}. Install the same Ray and Python on every node and "
+                "here."
+            ) from error
         hint = (
             "Is it running, and are RAY_AUTH_MODE and RAY_AUTH_TOKEN_PATH the same on all its nodes and here?"
             if address != "this machine"

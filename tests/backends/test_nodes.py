@@ -1,0 +1,74 @@
+"""What fits on the nodes of a cluster, and whether they run what the driver runs; no cluster is needed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from autoprune.backends.ray_tune.nodes import difference, room, versions
+from autoprune.errors import BackendError
+
+CLUSTER_FILE = Path(__file__).parents[2] / "experiments" / "cluster.yaml"
+
+
+def node(cpus, gpus=0):
+    return {"Resources": {"CPU": float(cpus), "GPU": float(gpus)}}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "cpus", "gpus", "workers"),
+    [
+        ([node(4), node(2), node(1)], 1, 0.0, 7),
+        ([node(4), node(2), node(1)], 2, 0.0, 3),  # none stretches over two nodes
+        ([node(16, 1), node(2, 2), node(8)], 1, 0.25, 6),  # four on one GPU; CPUs for two; no GPU
+        ([node(16, 1)], 1, 1 / 3, 3),
+        ([node(16, 2)], 1, 0.4, 4),  # two on each: what is left of both makes no third
+        ([node(16, 3), node(16, 1)], 1, 2.0, 1),
+        ([{}], 1, 0.0, 0),
+        ([], 1, 0.0, 0),
+    ],
+)
+def test_room_is_counted_node_by_node_and_gpu_by_gpu(nodes, cpus, gpus, workers):
+    assert room(nodes, cpus=cpus, gpus=gpus) == workers
+
+
+def test_a_node_with_other_versions_is_named_with_what_differs():
+    here = {"Python": "3.11", "torch": "2.11.0", "numpy": "2.4.6", "autoprune": "0.1.0"}
+    there = {"Python": "3.12", "torch": "2.11.0", "numpy": "1.26.4"}
+    said = difference(here, there, where="10.0.0.3")
+    assert said == (
+        "node 10.0.0.3 has Python 3.12 (driver: 3.11), autoprune missing (driver: 0.1.0), numpy 1.26.4 "
+        "(driver: 2.4.6). Install the same versions on every node"
+    )
+    assert difference(here, dict(here), where="10.0.0.3") is None
+
+
+def test_how_a_package_was_built_is_no_difference(monkeypatch):
+    monkeypatch.setattr("importlib.metadata.version", lambda name: {"torch": "2.11.0+cu128"}.get(name, "1.0"))
+    assert versions()["torch"] == "2.11.0"
+
+
+def test_a_cluster_of_another_ray_is_one_line_that_says_which():
+    from autoprune.backends.ray_tune.cluster import _connection_errors
+
+    said = "Version mismatch: The cluster was started with:\n    Ray: 2.50.0\n    Python: 3.11.7\nThis process on node "
+    other = pytest.raises(BackendError, match=r"another version: The cluster was started with: Ray: 2\.50\.0 Python")
+    with other as caught, _connection_errors("head:6379"):
+        raise RuntimeError(said + "10.0.0.3 was started with:\n    Ray: 2.60.0\n    Python: 3.11.7\n")
+    assert "\n" not in str(caught.value)
+    assert "Install the same Ray and Python" in str(caught.value)
+
+
+def test_the_example_of_a_cluster_is_what_rays_launcher_takes():
+    yaml = pytest.importorskip("yaml")
+    pytest.importorskip("jsonschema")
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    # As `ray up` does: what is left out is filled in, then all of it is held against Ray's schema.
+    prepared = prepare_config(yaml.safe_load(CLUSTER_FILE.read_text()))
+    validate_config(prepared)
+    assert prepared["available_node_types"]["local.cluster.node"]["max_workers"] == 2
+    assert prepared["file_mounts"] == {"~/ray-token": "~/ray-token"}
+    for commands in ("head_start_ray_commands", "worker_start_ray_commands"):
+        assert "RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=~/ray-token ray start" in prepared[commands][-1]
