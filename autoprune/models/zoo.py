@@ -18,6 +18,7 @@ from autoprune.models.families.cifar_mobilenet import CifarMobileNetV2
 from autoprune.models.families.cifar_resnet import CifarResNet
 from autoprune.models.families.cifar_vgg import CifarVgg
 from autoprune.models.families.densenet import DenseNet40
+from autoprune.models.families.digits_vit import DigitsVit
 from autoprune.models.families.resnet8 import ResNet8
 from autoprune.models.families.ssd import SIDE, ssd_vgg_small
 from autoprune.models.weights import load_weights
@@ -43,6 +44,7 @@ _FAMILIES: dict[str, Callable[[int], nn.Module]] = {
     "digits/resnet": lambda classes: CifarResNet(
         blocks=3, option="b", classes=classes, widths=(4, 8, 32), in_channels=1
     ),
+    "digits/vit": lambda classes: DigitsVit(classes=classes),
     "detection/ssd-vgg-small": ssd_vgg_small,
 }
 #: The public option-A weights were trained with ImageNet's statistics, the option-B ones with CIFAR-10's.

@@ -26,7 +26,7 @@ from autoprune.searching.results import INCUMBENT
 from autoprune.searching.training import Task, carry_out, varied
 from autoprune.searching.training_options import FinetuneOptions
 from autoprune.study.ledger import read_ledger, run_of
-from autoprune.training.default import DEFAULT_MODEL, default_model
+from autoprune.training.default import embedded_model, is_embedded
 from autoprune.training.recipe import finetune_recipe
 
 
@@ -112,8 +112,8 @@ def dense_network(folder: Path, saved: SavedModel, weights: Path | None, observe
     for path in _places(folder, saved):
         if path.is_file() and sha256_of(path) == sha:
             return build_model(saved.model, classes=saved.classes, weights=path)
-    if saved.model == DEFAULT_MODEL and sha is None:
-        model = default_model(on_progress=observer.progress)
+    if is_embedded(saved.model) and sha is None:
+        model = embedded_model(saved.model, on_progress=observer.progress)
         if state_fingerprint(model) == saved.dense.get("fingerprint"):
             return model
     named = saved.dense.get("weights")

@@ -44,7 +44,7 @@ from autoprune.searching.timing import torch_threads
 from autoprune.tasks.detectors import raw_outputs
 from autoprune.tasks.registry import make_task
 from autoprune.tracking.uris import mask_secrets
-from autoprune.training.default import DEFAULT_DATA, DEFAULT_MODEL, default_model
+from autoprune.training.default import DEFAULT_DATA, DEFAULT_MODEL, embedded_model, is_embedded
 
 HOLDOUT_IMAGES = 4_000
 #: Images and hold-out of the cheap first rung.
@@ -184,11 +184,11 @@ def load_problem(options: SearchOptions, observer: Observer) -> Problem:
         raise ConfigError(f"Nothing is known of the data that {spec!r} is meant for. Name them with --data.")
     observer.stage(f"Loading {data_name}")
     data = load_data(data_name, root=options.data_root, preprocessing=info.preprocessing, task=options.task)
-    if options.model is None or (spec == DEFAULT_MODEL and options.weights is None and data_name == DEFAULT_DATA):
+    if options.model is None or (is_embedded(spec) and options.weights is None and data_name == DEFAULT_DATA):
         observer.stage(f"Loading {spec} (trained on first use, then kept)")
         # One thread: on 8x8 images a second one only waits, on a busy machine for minutes.
         with torch_threads(1):
-            model = default_model(on_progress=observer.progress)
+            model = embedded_model(spec, on_progress=observer.progress)
         return Problem(spec, spec, None, model, data, trained_here=True)
     observer.stage(f"Loading {spec}")
     # A factory, and a torchvision network with foreign weights, decide on their classes themselves.

@@ -1,4 +1,7 @@
-"""The network that a search runs on when none is named: trained on first use, then kept."""
+"""The networks that come trained: the one that a search runs on when none is named, and a transformer.
+
+They are trained on first use and kept; the package carries no weights.
+"""
 
 from __future__ import annotations
 
@@ -21,10 +24,16 @@ from autoprune.training.trainer import OnStep, train
 DEFAULT_MODEL = "digits/resnet"
 DEFAULT_DATA = "digits"
 CACHE_VARIABLE = "AUTOPRUNE_CACHE_DIR"
-#: Raised whenever the network or its training changes, so that no older file is taken for the new network.
-_VERSION = 4
+#: {name: (version, recipe)}; a version is raised whenever its network or training changes, so that no older file is
+#: taken for the new network.
+_EMBEDDED = {
+    DEFAULT_MODEL: (4, Recipe(epochs=20, learning_rate=0.1, batch_size=64, warmup_epochs=1, label_smoothing=0.05)),
+    "digits/vit": (
+        1,
+        Recipe(epochs=60, learning_rate=0.1, batch_size=64, warmup_epochs=5, label_smoothing=0.05, gradient_clip=1.0),
+    ),
+}
 _SEED = 0
-_RECIPE = Recipe(epochs=20, learning_rate=0.1, batch_size=64, warmup_epochs=1, label_smoothing=0.05)
 
 _log = logging.getLogger(__name__)
 
@@ -32,31 +41,38 @@ _log = logging.getLogger(__name__)
 _AUGMENTATION = Augmentation(1)
 
 
-def default_model(
-    cache_dir: Path | None = None, on_progress: OnStep | None = None, *, device: str = "cpu"
+def is_embedded(spec: str) -> bool:
+    """Returns whether a network of that name comes trained."""
+    return spec in _EMBEDDED
+
+
+def embedded_model(
+    spec: str = DEFAULT_MODEL, *, cache_dir: Path | None = None, on_progress: OnStep | None = None, device: str = "cpu"
 ) -> nn.Module:
-    """Returns `digits/resnet`, trained on the training part of scikit-learn's digits, in eval mode on the CPU.
+    """Returns a network trained on the training part of scikit-learn's digits, in eval mode on the CPU.
 
     Args:
+        spec: its name, see `is_embedded`.
         cache_dir: where the weights are kept; None for `default_cache_dir()`.
         on_progress: called with (step, steps) while it is trained for the first time.
         device: where it is trained.
     """
     folder = default_cache_dir() if cache_dir is None else Path(cache_dir)
-    path = folder / f"digits-resnet-v{_VERSION}.safetensors"
-    model = _cached(path)
+    version, recipe = _EMBEDDED[spec]
+    path = folder / f"{spec.replace('/', '-')}-v{version}.safetensors"
+    model = _cached(spec, path)
     if model is not None:
         return model
     # The initial weights come from torch's global generator, whose state is the caller's business.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_SEED)
-        model = build_model(DEFAULT_MODEL)
+        model = build_model(spec)
     data = load_data(DEFAULT_DATA)
     train(
         model,
         data.train,
         range(len(data.train)),
-        _RECIPE,
+        recipe,
         seed=_SEED,
         augmentation=_AUGMENTATION,
         device=device,
@@ -66,7 +82,7 @@ def default_model(
     try:
         _keep(model, path)
     except OSError as error:
-        _log.warning("The default network cannot be kept in %s (%s); it is trained again next time.", folder, error)
+        _log.warning("%s cannot be kept in %s (%s); it is trained again next time.", spec, folder, error)
     return model
 
 
@@ -78,19 +94,19 @@ def default_cache_dir() -> Path:
     return Path(named).expanduser() if named else Path(platformdirs.user_cache_dir("autoprune"))
 
 
-def _cached(path: Path) -> nn.Module | None:
+def _cached(spec: str, path: Path) -> nn.Module | None:
     """Returns the kept network, or None if there is none or the file is damaged."""
     if not path.is_file():
         return None
     from safetensors import safe_open
 
-    model = build_model(DEFAULT_MODEL)
+    model = build_model(spec)
     try:
         load_weights(model, path)
         with safe_open(str(path), framework="pt") as file:
             fingerprint = (file.metadata() or {}).get("fingerprint")
     except (WeightsError, OSError) as error:
-        _log.warning("The kept default network is damaged and trained again: %s", error)
+        _log.warning("The kept %s is damaged and trained again: %s", spec, error)
         return None
     return model if fingerprint == state_fingerprint(model) else None
 
