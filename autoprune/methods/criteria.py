@@ -24,19 +24,18 @@ Notation:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from autoprune.core.cost import FloatArray
 from autoprune.core.seeds import generator
 from autoprune.data.images import IntArray
-from autoprune.errors import ConfigError, ModelError
+from autoprune.errors import ConfigError
 from autoprune.methods.activations import visit_maps
 from autoprune.methods.allocation import (
     ALLOCATIONS,
@@ -47,11 +46,10 @@ from autoprune.methods.allocation import (
     require_finite,
 )
 from autoprune.methods.base import Pruned, Subject
+from autoprune.methods.gradients import add_by_channel, batch_gradients, inner_products, weight_names
 from autoprune.models.network import AxisChannels, Role, TracedNetwork
 from autoprune.models.selection import filter_norms, keep_best
-from autoprune.models.surgery import cut, keep_all, named_tensors
-from autoprune.tasks.base import Objective
-from autoprune.training.feed import make_feed
+from autoprune.models.surgery import named_tensors
 
 #: FPGM's README prunes this share of every layer of its CIFAR ResNets, by distance alone.
 _FPGM_RATE = 0.4
@@ -194,10 +192,10 @@ class Taylor(Criterion):
     def scores(self, subject: Subject) -> list[FloatArray]:
         """Returns the mean squared gate gradients."""
         totals = [np.zeros(group.width) for group in subject.network.groups]
-        names = _names(subject.network, Role.CONSUMES)
+        names = weight_names(subject.network, Role.CONSUMES)
         chosen = _seen(subject, self.images)
-        for weights, gradients, share in _gradients(subject, names, chosen, self.batch_size):
-            gates = _inner_products(subject.network, Role.CONSUMES, weights, gradients)
+        for weights, gradients, share in batch_gradients(subject, names, chosen, self.batch_size):
+            gates = inner_products(subject.network, Role.CONSUMES, weights, gradients)
             totals = [total + share * gate**2 for total, gate in zip(totals, gates, strict=True)]
         return totals
 
@@ -271,14 +269,14 @@ class OrthoFisher(Criterion):
         """
         network = subject.network
         biases = {call.bias: network.channels[call.output] for call in network.calls if call.bias is not None}
-        names = (*_names(network, Role.PRODUCES), *biases)
+        names = (*weight_names(network, Role.PRODUCES), *biases)
         totals = [np.zeros(group.width) for group in network.groups]
         chosen = _seen(subject, self.images)
-        for weights, gradients, share in _gradients(subject, names, chosen, self.batch_size):
+        for weights, gradients, share in batch_gradients(subject, names, chosen, self.batch_size):
             # The weights stay, so that the mean of inner products is the inner product with the mean gradient.
-            parts = _inner_products(network, Role.PRODUCES, weights, gradients)
+            parts = inner_products(network, Role.PRODUCES, weights, gradients)
             for name, layout in biases.items():
-                _add(parts, layout, weights[name] * gradients[name])
+                add_by_channel(parts, layout, weights[name] * gradients[name])
             totals = [total + share * part for total, part in zip(totals, parts, strict=True)]
         return [total**2 for total in totals]
 
@@ -372,61 +370,3 @@ def _seen(subject: Subject, count: int) -> IntArray:
     others = np.setdiff1d(subject.training, known)
     more = min(max(0, count - len(known)), len(others))
     return np.concatenate([known[:count], generator(subject.seed, "seen").choice(others, more, replace=False)])
-
-
-def _names(network: TracedNetwork, role: Role) -> tuple[str, ...]:
-    """Returns the weights with an axis of that role, each once."""
-    return tuple(dict.fromkeys(axis.names[0] for axis in network.axes if axis.role is role))
-
-
-def _gradients(
-    subject: Subject, names: Sequence[str], chosen: IntArray, batch_size: int
-) -> Iterator[tuple[Mapping[str, Tensor], Mapping[str, Tensor], float]]:
-    """Yields per batch the weights, the gradients of its mean loss, and its share of the images."""
-    # A copy, because the dense network is not ours to require gradients of.
-    model: nn.Module = cut(subject.model, subject.network, keep_all(subject.network)).eval()
-    tensors = named_tensors(model)
-    weights = {name: tensors[name].requires_grad_() for name in names}
-    unique = list({id(tensor): tensor for tensor in weights.values()}.values())
-    task = subject.data.task
-    batch_size, seen = min(batch_size, task.largest_batch), 0
-    order = [np.arange(start, min(start + batch_size, len(chosen))) for start in range(0, len(chosen), batch_size)]
-    for inputs, targets in make_feed(subject.data.train, chosen, subject.device).batches(order):
-        loss = task.loss(model, inputs, targets, teacher=None, objective=Objective(), precision=nullcontext())
-        try:
-            found = torch.autograd.grad(loss, unique, allow_unused=True)
-        except RuntimeError as error:
-            if "inplace operation" not in str(error):
-                raise
-            raise ModelError(
-                "The network has no gradients: its forward overwrites in place what the backward needs. Write "
-                "`x = torch.relu(x)` for `x.relu_()` there, or take a method without gradients, such as 'l1'."
-            ) from error
-        by_tensor = {
-            id(tensor): torch.zeros_like(tensor) if gradient is None else gradient
-            for tensor, gradient in zip(unique, found, strict=True)
-        }
-        gradients = {name: by_tensor[id(tensor)] for name, tensor in weights.items()}
-        yield {name: tensor.detach() for name, tensor in weights.items()}, gradients, len(inputs) / len(chosen)
-        seen += len(inputs)
-        subject.progress(float(seen), float(len(chosen)))
-
-
-def _inner_products(
-    network: TracedNetwork, role: Role, weights: Mapping[str, Tensor], gradients: Mapping[str, Tensor]
-) -> list[FloatArray]:
-    """Returns per group (N,) <w, g> over all weights whose axis of that role carries the channel."""
-    totals = [np.zeros(group.width) for group in network.groups]
-    for axis in network.axes:
-        if axis.role is role:
-            product = weights[axis.names[0]] * gradients[axis.names[0]]
-            _add(totals, network.channels[axis.channels], product.movedim(axis.axis, 0).flatten(1).sum(1))
-    return totals
-
-
-def _add(totals: Sequence[FloatArray], layout: AxisChannels, values: Tensor) -> None:
-    """Adds a value per position of an axis to the totals of their channels, in place."""
-    found = values.double().cpu().numpy()
-    for group in layout.members:
-        mine = layout.group == group
-        np.add.at(totals[group], layout.channel[mine], found[mine])

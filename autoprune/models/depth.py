@@ -6,9 +6,10 @@ computed, and every output that depends on the image must still do so. Only wher
 concatenated with, something else can that hold.
 
 What the constant is worth, CIFAR-10's ResNet-20-B, no training, 2,000 training images that are not calibrated on
-(`python -m tests.models.removed_blocks`; dense 99.95 %: it has seen them), one block less (88.4 % of the FLOPs) and two
-(76.9 %): without a constant 94.45 and 65.05, with that of zeroed channels 86.70 and 13.85, with the mean of the dense
-branch 95.35 and 57.95, after sequential reconstruction, which solves for it and for the layers behind, 98.95 and 88.50.
+(`python -m experiments.benchmarks.removed_blocks`; dense 99.95 %: it has seen them), one block less (88.4 % of the
+FLOPs) and two (76.9 %): without a constant 94.45 and 65.05, with that of zeroed channels 86.70 and 13.85, with the
+mean of the dense branch 95.35 and 57.95, after sequential reconstruction, which solves for it and for the layers
+behind, 98.95 and 88.50.
 """
 
 from __future__ import annotations

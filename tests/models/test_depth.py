@@ -23,7 +23,7 @@ from autoprune.models.saved import load
 from autoprune.models.surgery import Kept, cut, random_kept
 from autoprune.models.tracing import trace
 from autoprune.models.verify import random_structure, verified, verify
-from tests.models.removed_blocks import accuracies
+from experiments.benchmarks.removed_blocks import accuracies
 from tests.models.saved_cut import saved_cut
 from tests.models.toy_networks import Chain, Toy, fitted, images, residual, settled, toy, unit
 

@@ -1,6 +1,6 @@
 """Removes residual blocks of CIFAR-10's ResNet-20-B without training, with and without the constant they leave.
 
-python -m tests.models.removed_blocks --images 2000
+python -m experiments.benchmarks.removed_blocks --images 2000
 """
 
 from __future__ import annotations
