@@ -28,6 +28,7 @@ from autoprune.core.space import SearchSpace
 from autoprune.core.structure import Structure
 from autoprune.errors import ConfigError
 from autoprune.methods.base import Pruned, Subject
+from autoprune.methods.closing import choose_closed, protected_channels, sparsity_ratios
 from autoprune.methods.eprune import producer_filters
 from autoprune.methods.schedules import removed_share, require_schedule, space_at
 from autoprune.methods.softly import (
@@ -51,14 +52,8 @@ SPARSITIES = ("global", "absolute", "filter")
 PROTECTIONS = ("gate", "grad_norm", "none")
 #: At most this share of a group is cut on account of its ratio; the projection onto the budget may cut more.
 _LARGEST_CUT = 0.9
-#: Quantile of all normalised weights below which a weight is small.
-_SMALL_QUANTILE = 0.3
-#: A filter is small where its mean |w| is under this share of its layer's.
-_SMALL_FILTER = 0.5
 #: Weight of the old ratios in their moving average: without it they oscillate.
 _INERTIA = 0.5
-#: Share of the closed gates of a group that may open at a step.
-_REOPENED = 0.1
 #: Share of a training from scratch that stays dense at first, as 10 of 200 epochs.
 _DENSE_START = 0.05
 #: Rate of a training from scratch, the usual one of CIFAR networks with batch norm.
@@ -356,44 +351,6 @@ class Gates(EditingHook):
         return found
 
 
-def sparsity_ratios(filters: Sequence[FloatArray], variant: str) -> FloatArray:
-    """Returns (G,) WSR of every group from its (N, d) filters.
-
-    Gaussian layers of any scale have the same `global` ratio; differences measure how peaked, hence redundant, the
-    weights of a layer are.
-    """
-    if variant == "filter":
-        means = [np.abs(rows).mean(1) for rows in filters]
-        return np.array([float((row < _SMALL_FILTER * row.mean()).mean()) for row in means])
-    sizes = [np.abs(rows) / (_rms(rows) if variant == "global" else 1.0) for rows in filters]
-    threshold = np.quantile(np.concatenate([row.ravel() for row in sizes]), _SMALL_QUANTILE)
-    return np.array([float((row <= threshold).mean()) for row in sizes])
-
-
-def protected_channels(scores: FloatArray, alive: Mask, *, threshold: float) -> Mask:
-    """Returns the (N,) mask of channels above the threshold; of the closed ones at most the best tenth of them.
-
-    The cap is ours: near an optimum the gates of open channels have hardly any gradient and those of closed ones do, so
-    that without it most closed gates open at every step and the network never settles.
-    """
-    safe = scores > threshold
-    closed = np.flatnonzero(~alive)
-    ranked = closed[np.argsort(-scores[closed], kind="stable")]
-    safe[ranked[int(np.ceil(_REOPENED * len(closed))) :]] = False
-    return safe
-
-
-def choose_closed(norms: FloatArray, safe: Mask, alive: Mask, *, count: int) -> Mask:
-    """Returns the (N,) mask of `count` channels to close: smallest norms first, protected ones after all others.
-
-    Of equal norms closed channels go first, so that gates do not flicker.
-    """
-    order = np.lexsort((alive, norms, safe))
-    closed = np.zeros(len(norms), dtype=bool)
-    closed[order[:count]] = True
-    return closed
-
-
 def forget(model: nn.Module, *, seed: int) -> None:
     """Gives every layer that can draw them new random weights, in place."""
     with torch.random.fork_rng(devices=[]):
@@ -402,7 +359,3 @@ def forget(model: nn.Module, *, seed: int) -> None:
             reset = getattr(module, "reset_parameters", None)
             if callable(reset):
                 reset()
-
-
-def _rms(rows: FloatArray) -> float:
-    return float(np.sqrt((rows**2).mean())) or 1.0

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from autoprune.errors import ConfigError
-from autoprune.methods.psap import Gates, Psap, choose_closed, forget, protected_channels, sparsity_ratios
+from autoprune.methods.closing import choose_closed, protected_channels, sparsity_ratios
+from autoprune.methods.psap import Gates, Psap, forget
 from autoprune.methods.reduction import Reduction, reduced
 from autoprune.methods.softly import group_axes, largest_difference
 from autoprune.models.surgery import Kept, cut, named_tensors
