@@ -4,30 +4,25 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from autoprune.core.candidate import Candidate, Evaluation, Failure, Fidelity, Merge, Outcome
 from autoprune.core.structure import Structure
-from autoprune.data.images import Images
+from autoprune.evaluation.scoring import Scorer
 from autoprune.evaluation.subject import Subject
 from autoprune.models.calibration import Calibration
 from autoprune.models.merging import cut_and_merge
 from autoprune.models.selection import keep_best
 from autoprune.models.surgery import Kept
-from autoprune.tasks.base import Batches, Task
-from autoprune.tasks.registry import CLASSIFICATION
-from autoprune.training.feed import make_feed
 from autoprune.training.recipe import Recipe, finetune_recipe
 from autoprune.training.trainer import train
 
 #: What the score of a classifier may be; `Classification` says how well each foretells the test accuracy.
 SCORES = ("probability", "accuracy", "agreement")
-#: Floats of input per batch while scoring.
-_BATCH_FLOATS = 1 << 21
 
 
 class CandidateEvaluator:
@@ -40,6 +35,11 @@ class CandidateEvaluator:
         self._score = score
         self._device = torch.device(device)
         self._worker = worker
+        self._scorer = Scorer(subject, self._device)
+
+    @cached_property
+    def _calibration_images(self) -> Tensor:
+        return self._subject.calibration_images.contiguous(memory_format=self._scorer.layout)
 
     def evaluate(self, candidate: Candidate) -> Outcome:
         """Returns the evaluation; diverging, a forward that raises: all are a `Failure`.
@@ -79,7 +79,7 @@ class CandidateEvaluator:
         if parts > 1 and self._device.type == "cuda":
             torch.cuda.empty_cache()
         model, _ = self.build(candidate.structure, candidate.fidelity, seed=candidate.seed, parts=parts)
-        return self._measure(model, candidate.fidelity.holdout_images, parts=parts)
+        return self._scorer.score(model, candidate.fidelity.holdout_images, parts=parts)
 
     def build(self, structure: Structure, fidelity: Fidelity, *, seed: int, parts: int = 1) -> tuple[nn.Module, Kept]:
         """Returns the cut network of a structure at a fidelity, and the channels it keeps.
@@ -99,7 +99,7 @@ class CandidateEvaluator:
             kept,
             merge=fidelity.merge,
             calibration=first_images(subject.calibration, count),
-            images=subject.calibration_images[:count],
+            images=self._calibration_images[:count],
         )
         if fidelity.epochs > 0 and subject.training is not None:
             train(
@@ -115,13 +115,6 @@ class CandidateEvaluator:
             )
         return model, kept
 
-    def _measure(self, model: nn.Module, images: int, *, parts: int = 1) -> dict[str, float]:
-        """Returns what the task says of a network on the first so many images of the hold-out."""
-        subject = self._subject
-        indices = np.arange(min(images, len(subject.holdout)))
-        batches = _batches(subject.holdout, indices, self._device, most=subject.task.largest_batch, parts=parts)
-        return subject.task.judge(model, batches, subject.dense_logits[: len(indices)])
-
 
 def first_images(calibration: Calibration, count: int) -> Calibration:
     """Returns the calibration with the targets of the first `count` images only."""
@@ -130,30 +123,6 @@ def first_images(calibration: Calibration, count: int) -> Calibration:
         {call: item[:count] for call, item in calibration.targets.items()},
         {call: item[:count] for call, item in calibration.positions.items()},
     )
-
-
-@torch.no_grad()
-def logits_of(
-    model: nn.Module,
-    images: Images,
-    indices: npt.NDArray[np.int64],
-    device: torch.device,
-    *,
-    parts: int = 1,
-    task: Task = CLASSIFICATION,
-) -> Tensor:
-    """Returns what a task wants to know of the dense network on the images at `indices`: (n, classes) logits.
-
-    `parts` divides the batches.
-    """
-    return task.reference(model, _batches(images, indices, device, most=task.largest_batch, parts=parts))
-
-
-def _batches(images: Images, indices: npt.NDArray[np.int64], device: torch.device, *, most: int, parts: int) -> Batches:
-    whole = min(most, len(indices), max(1, _BATCH_FLOATS // max(1, images.take(indices[:1]).numel())))
-    size = max(1, -(-whole // parts))
-    order = [np.arange(start, min(start + size, len(indices))) for start in range(0, len(indices), size)]
-    return make_feed(images, indices, device).batches(order)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

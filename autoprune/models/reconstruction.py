@@ -10,9 +10,6 @@ Notation:
     A   (d + 1, o)  kernel and bias with batch norm folded in: argmin |U A - T|^2 / r + ridge |A - A0|^2
     A0  (d + 1, o)  the same of the sliced network
 
-Where a ReLU reads the end of the chain, values at which the dense unit is silent only have to stay below zero
-(asymmetric reconstruction, Zhang et al. 2016): T is replaced by min(U A, floor) there, and A solved again, a few times.
-
 The batch norm stays in place, with the statistics of the new output and a scale and shift that leave eval mode
 unchanged: folded away, the network is as good until the first training step ruins it (14.7 % after one epoch).
 """
@@ -30,13 +27,12 @@ from autoprune.errors import ModelError
 from autoprune.models.calibration import Calibration, output_extents, patches_at, rows_at, solvable
 from autoprune.models.network import LayerCall, LayerKind, TracedNetwork
 from autoprune.models.operations import ChainTap, Handler, LayerOperands, Operation, OperationTap
+from autoprune.models.ridge import ridge_solution
 from autoprune.models.surgery import Kept, Mask, named_tensors
 from autoprune.tasks.detectors import raw_outputs
 
 #: Ridge towards the sliced weights, relative to the mean second moment of the patches.
 RIDGE = 1e-2
-#: Sweeps of the alternating minimisation behind a ReLU.
-RECTIFIED_SWEEPS = 2
 
 
 @torch.no_grad()
@@ -119,10 +115,11 @@ class _NormRefresher:
 
 def _set_statistics(mean: Tensor, variance: Tensor, x: Tensor) -> None:
     """Sets (n,) running statistics to those of a (B, n, *) input, the variance unbiased as batch norm keeps it."""
-    dims = [dim for dim in range(x.dim()) if dim != 1]
-    mean.copy_(x.mean(dims))
     if x.numel() > x.shape[1]:
-        variance.copy_(x.var(dims))
+        # 8 times faster than `Tensor.var`, which is not vectorised over channels on the CPU.
+        torch.batch_norm_update_stats(x, mean, variance, 1.0)
+    else:
+        mean.copy_(x.flatten())
 
 
 class _LayerSolver(ChainTap):
@@ -156,6 +153,14 @@ class _LayerSolver(ChainTap):
         # An addition in place may write into it directly; a batch norm in between needs no memory.
         return x.new_zeros(()).expand(shape) if self.call.norm_call is not None else x.new_zeros(shape)
 
+    def normed(self, norm: Operation) -> Any:
+        """Returns any values of the right shape, in memory that an addition in place may write into."""
+        first: Tensor = norm.args[0]
+        # One image tells what else the operation returns.
+        made = norm.again(first[:1])
+        value = torch.empty_like(first, memory_format=torch.contiguous_format)
+        return (value, *made[1:]) if isinstance(made, tuple) else value
+
     def end(self, value: Tensor) -> Tensor:
         """Solves a chain without addition."""
         del value
@@ -185,13 +190,11 @@ class _LayerSolver(ChainTap):
             target = target - added
             floor = None if floor is None else -added
         folded = _Folded.of(operands, norm)
-        U = self._patches(layer, operands.input).flatten(0, 1)
-        if norm is not None or operands.bias is not None:
-            U = torch.cat([U, U.new_ones(len(U), 1)], dim=1)
+        shifted = norm is not None or operands.bias is not None
         solution = ridge_solution(
-            U,
+            self._patches(layer, operands.input).flatten(0, 1),
             target.flatten(0, 1),
-            folded.kernel[: U.shape[1]],
+            folded.kernel if shifted else folded.kernel[:-1],
             ridge=self._ridge,
             floor=None if floor is None else floor.flatten(0, 1),
         )
@@ -271,7 +274,7 @@ class _Folded:
     """A layer with its batch norm folded in.
 
     Attributes:
-        kernel: (d + 1, o) float64 weights, the last row the bias.
+        kernel: (d + 1, o) float64 weights in the order of `patches_at`, the last row the bias.
         scale: (o,) float64 factor of the batch norm, 1 where there is none.
     """
 
@@ -281,7 +284,7 @@ class _Folded:
     @classmethod
     def of(cls, operands: LayerOperands, norm: Operation | None) -> _Folded:
         """Returns the layer as it is."""
-        flat = operands.weight.flatten(1).double()
+        flat = operands.weight.movedim(1, -1).flatten(1).double()
         bias = operands.bias
         shift = torch.zeros(len(flat), dtype=torch.float64, device=flat.device) if bias is None else bias.double()
         scale = torch.ones_like(shift)
@@ -299,7 +302,7 @@ def _install(
     weight, bias = operands.weight, operands.bias
     kernel = solution if norm is None and bias is None else solution[:-1]
     if norm is None:
-        weight.copy_(kernel.T.reshape(weight.shape))
+        weight.copy_(_as_weight(kernel, weight))
         if bias is not None:
             bias.copy_(solution[-1])
         out: Tensor = layer.again()
@@ -307,61 +310,33 @@ def _install(
     # Keep the dense network's split between kernel and batch norm, which training is used to, where it is sane.
     sane = scale.abs() > 1e-2 * scale.abs().median()
     gauge = torch.where(sane, scale, torch.ones_like(scale))
-    weight.copy_((kernel / gauge).T.reshape(weight.shape))
-    made = layer.again()
+    weight.copy_(_as_weight(kernel / gauge, weight))
+    made = _applied(solution, layer=layer, operands=operands)
     gamma, beta, mean, variance = norm.args[1:5]
+    # The batch norm will read (made - shift) / gauge + bias: what the layer puts out without the folded norm.
     _set_statistics(mean, variance, made)
-    offset = mean.double() if bias is None else mean.double() - bias.double()
+    offset = (mean.double() - solution[-1]) / gauge
+    mean.copy_(offset if bias is None else offset + bias.double())
+    variance.copy_(variance.double() / gauge.square())
     gamma.copy_(gauge * (variance.double() + norm.args[-1]).sqrt())
     beta.copy_(solution[-1] + gauge * offset)
-    normed = norm.again(made)
-    result: Tensor = normed[0] if isinstance(normed, tuple) else normed
-    return result
+    return made
 
 
-def ridge_solution(U: Tensor, target: Tensor, sliced: Tensor, *, ridge: float, floor: Tensor | None) -> Tensor:
-    """Returns (d + 1, o): the least-squares kernel and bias, damped towards the sliced ones.
-
-    Args:
-        U: (r, d + 1) patches with their column of ones, without one where the layer cannot take a bias.
-        target: (r, o) T.
-        sliced: (d + 1, o) float64 A0.
-        ridge: the damping.
-        floor: (r, o) where a ReLU follows, the value at or below which its output is 0; None where none follows.
-    """
-    system = _RidgeSystem(U, sliced, ridge)
-    solution = system.solve(target)
-    if floor is None:
-        return solution
-    silent = target <= floor
-    for _ in range(RECTIFIED_SWEEPS):
-        # Where the dense unit is silent any value below the floor is as good: aim at the one that is easiest to meet.
-        eased = torch.where(silent, torch.minimum(U @ solution.to(U.dtype), floor), target)
-        solution = system.solve(eased)
-    return solution
+def _as_weight(kernel: Tensor, weight: Tensor) -> Tensor:
+    """Returns a (d, o) kernel as an (o, n, *) weight."""
+    return kernel.T.reshape(len(weight), *weight.shape[2:], weight.shape[1]).movedim(-1, 1)
 
 
-class _RidgeSystem:
-    """The factorised normal equations of one U and A0, for many T.
-
-    With fewer rows than unknowns (a linear layer behind a flattened map) the dual is solved, which has r unknowns:
-    A = A0 + U^T (U U^T / r + damping)^-1 (T - U A0) / r.
-    """
-
-    def __init__(self, U: Tensor, sliced: Tensor, ridge: float) -> None:
-        self._U, self._sliced = U, sliced
-        self._rows, unknowns = U.shape
-        self._dual = self._rows < unknowns
-        gram = (U @ U.T if self._dual else U.T @ U).double() / self._rows
-        self._damping = ridge * float(gram.trace()) / unknowns
-        gram.diagonal().add_(self._damping)
-        self._factor = torch.linalg.cholesky(gram)
-
-    def solve(self, target: Tensor) -> Tensor:
-        """Returns (d + 1, o) the solution for (r, o) targets."""
-        if self._dual:
-            rest = target.double() - (self._U @ self._sliced.to(self._U.dtype)).double()
-            inner = torch.cholesky_solve(rest / self._rows, self._factor)
-            return self._sliced + (self._U.T @ inner.to(self._U.dtype)).double()
-        cross = (self._U.T @ target).double() / self._rows
-        return torch.cholesky_solve(cross + self._damping * self._sliced, self._factor)
+def _applied(solution: Tensor, *, layer: Operation, operands: LayerOperands) -> Tensor:
+    """Returns what the layer puts out with a (d + 1, o) kernel and bias."""
+    x, weight = operands.input, operands.weight
+    kernel, bias = _as_weight(solution[:-1], weight).to(weight.dtype), solution[-1].to(weight.dtype)
+    made: Tensor
+    if weight.numel() == 0:
+        made = layer.again()
+        return bias.view(-1, *[1] * (made.dim() - 2)).expand_as(made).clone()
+    if weight.dim() == 2:
+        return torch.addmm(bias, x, kernel.T)
+    made = layer.func(x, kernel.contiguous(), bias, *layer.args[3:], **layer.kwargs)
+    return made

@@ -23,7 +23,8 @@ from autoprune.data.bundle import DataBundle, bundle_from
 from autoprune.data.sources import load_data
 from autoprune.data.splits import Split, split_train
 from autoprune.errors import ConfigError, DataError, ModelError, StructureError
-from autoprune.evaluation.evaluator import fidelity_for, logits_of
+from autoprune.evaluation.evaluator import fidelity_for
+from autoprune.evaluation.scoring import logits_of
 from autoprune.evaluation.subject import SubjectFactory, holds_bytes, image_arrays, skeleton, weight_arrays
 from autoprune.models.attention import adapt
 from autoprune.models.calibration import Calibration, calibrate

@@ -11,7 +11,7 @@ from autoprune.core.seeds import derive_seed
 from autoprune.core.structure import Structure
 from autoprune.data.images import ArrayImages
 from autoprune.data.preprocessing import Augmentation, Preprocessing
-from autoprune.evaluation.evaluator import logits_of
+from autoprune.evaluation.scoring import logits_of
 from autoprune.evaluation.subject import SubjectFactory, image_arrays, skeleton, weight_arrays
 from autoprune.models.calibration import calibrate
 from autoprune.models.selection import rank_groups

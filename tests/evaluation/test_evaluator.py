@@ -8,7 +8,9 @@ import torch
 
 from autoprune.core.candidate import Evaluation, Failure, Merge
 from autoprune.core.seams import frozen_arrays
-from autoprune.evaluation.evaluator import SCORES, fidelity_for, first_images, logits_of
+from autoprune.evaluation import scoring
+from autoprune.evaluation.evaluator import SCORES, fidelity_for, first_images
+from autoprune.evaluation.scoring import logits_of
 from autoprune.models.counting import count
 from tests.evaluation.subjects import candidate, factory, pixels
 from tests.models.toy_networks import toy
@@ -112,6 +114,6 @@ def test_outputs_that_are_not_finite_are_a_failure(made):
 def test_logits_do_not_depend_on_the_batch(monkeypatch):
     model, images = toy("plain"), pixels(11)
     whole = logits_of(model, images, np.arange(11), torch.device("cpu"))
-    monkeypatch.setattr("autoprune.evaluation.evaluator._BATCH_FLOATS", 2 * 3 * 144)
+    monkeypatch.setitem(scoring._BATCH_FLOATS, "cpu", 2 * 3 * 144)
     torch.testing.assert_close(logits_of(model, images, np.arange(11), torch.device("cpu")), whole)
     assert logits_of(model, images, np.array([4, 2]), torch.device("cpu")).shape == (2, 5)

@@ -30,7 +30,7 @@ def test_patches_times_the_kernel_are_the_convolution(conv):
     convolve = (functional.conv1d, functional.conv2d, functional.conv3d)[len(spatial) - 1]
     expected = convolve(x, weight, None, conv["stride"], conv["padding"], conv["dilation"]).flatten(2)
     positions = torch.stack([torch.randperm(expected.shape[2])[:7].sort().values for _ in range(3)])
-    found = patches_at(x, positions, **conv) @ weight.flatten(1).T
+    found = patches_at(x, positions, **conv) @ weight.movedim(1, -1).flatten(1).T
     torch.testing.assert_close(found, expected.gather(2, positions[:, None].expand(-1, 5, -1)).transpose(1, 2))
 
 
@@ -38,7 +38,19 @@ def test_patches_are_those_of_unfold():
     x = torch.randn(2, 3, 8, 8)
     positions = torch.arange(16).expand(2, 16)
     found = patches_at(x, positions, kernel=(3, 3), stride=(2, 2), padding=(1, 1), dilation=(1, 1))
-    assert torch.equal(found, functional.unfold(x, 3, stride=2, padding=1).transpose(1, 2))
+    unfolded = functional.unfold(x, 3, stride=2, padding=1).transpose(1, 2)
+    assert torch.equal(found, unfolded.unflatten(2, (3, 9)).transpose(2, 3).flatten(2))
+    assert torch.equal(
+        found,
+        patches_at(
+            x.contiguous(memory_format=torch.channels_last),
+            positions,
+            kernel=(3, 3),
+            stride=(2, 2),
+            padding=(1, 1),
+            dilation=(1, 1),
+        ),
+    )
 
 
 def test_moments_and_targets_are_those_of_a_naive_pass():

@@ -13,7 +13,8 @@ from autoprune.errors import ModelError
 from autoprune.models.calibration import calibrate
 from autoprune.models.merging import cut_and_merge
 from autoprune.models.network import TracedNetwork
-from autoprune.models.reconstruction import reconstruct, ridge_solution
+from autoprune.models.reconstruction import reconstruct
+from autoprune.models.ridge import ridge_solution
 from autoprune.models.surgery import Kept, cut, keep_all, named_tensors, random_kept
 from autoprune.models.tracing import trace
 from autoprune.models.verify import outputs, verified
