@@ -12,6 +12,7 @@ Notation:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,7 +22,7 @@ import numpy.typing as npt
 
 from autoprune.core.branches import Branches
 from autoprune.core.budget import Budget, Limit
-from autoprune.core.cost import Cost, CostModel, FloatArray, IntArray
+from autoprune.core.cost import Cost, CostModel, FloatArray
 from autoprune.core.structure import PrunableGroup, Structure
 from autoprune.errors import BudgetError, StructureError
 
@@ -32,6 +33,8 @@ SLACK = 0.001
 #: A legal structure within this share below the limit is left as it is.
 TOLERATED_SLACK = 0.005
 _BISECTIONS = 48
+#: Scales that a structure is tried at in one go, and rows that are priced in one go where there are many structures.
+_MOST_CUTS, _ROWS = 15, 64
 _SMALLEST_WISH = 1e-3
 
 
@@ -213,22 +216,25 @@ class SearchSpace:
                 slack = np.minimum(slack, room / self.cost_model.dense.of(limit.resource))
         return slack
 
-    def _project(self, wished: FloatArray) -> IntArray:
+    def _project(self, wished: FloatArray) -> FloatArray:
         rounded = self._round(wished)
         # Scaling up must not bring back what was wished away.
         wished = np.where(rounded <= 0, 0.0, wished)
         used_up = self._in_band(rounded) if self.is_band else self._slack(rounded) <= TOLERATED_SLACK
         settled = self._within(rounded) & used_up
-        if settled.all():
-            return rounded.astype(np.int64)
+        if not settled.all():
+            rounded[~settled] = self._moved(wished[~settled])
+        return rounded
+
+    def _moved(self, wished: FloatArray) -> FloatArray:
+        """Returns (P, G) legal widths of wishes that no rounding alone puts onto the budget."""
         scale = self._largest_scale(wished)
         if self.is_band:
             scale = np.where(self._in_band(self._round(wished)) & (scale >= 1), 1.0, scale)
             scale = np.minimum(scale, np.maximum(1.0, self._smallest_scale(wished)))
         target = np.clip(wished * scale[:, None], self._floor, self._dense)
-        rounded_target = self._round(wished * scale[:, None])
-        topped = rounded_target if self.is_band else self._top_up(rounded_target, target)
-        return np.where(settled[:, None], rounded, topped).astype(np.int64)
+        reached = self._round(wished * scale[:, None])
+        return reached if self.is_band else self._top_up(reached, target)
 
     def _in_band(self, widths: FloatArray) -> npt.NDArray[np.bool_]:
         within = self._within(widths)
@@ -254,35 +260,46 @@ class SearchSpace:
         return self._bisect(wished, below) * (1 + 1e-9)
 
     def _bisect(self, wished: FloatArray, holds: Holds) -> FloatArray:
+        """Returns (P,) the largest scale that holds, to `2**-_BISECTIONS` of the range of its logarithm."""
         low = np.full(len(wished), np.log(1e-4))
         high = np.full(len(wished), np.log(1.0 / _SMALLEST_WISH) + 1e-6)
-        for _ in range(_BISECTIONS):
-            middle = (low + high) / 2
-            fine = holds(self._round(wished * np.exp(middle)[:, None]))
-            low, high = np.where(fine, middle, low), np.where(fine, high, middle)
+        # Few structures are tried at many scales at once: numpy's overhead is paid less often.
+        cuts = int(np.clip(_ROWS // len(wished), 1, _MOST_CUTS))
+        rows, inner = np.arange(len(wished)), np.arange(1, cuts + 1) / (cuts + 1)
+        for _ in range(math.ceil(_BISECTIONS / math.log2(cuts + 1))):
+            tried = low[:, None] + (high - low)[:, None] * inner
+            scaled = wished[:, None] * np.exp(tried)[:, :, None]
+            fine = holds(self._round(scaled.reshape(-1, self.dimension))).reshape(tried.shape)
+            held = np.where(fine.all(axis=1), cuts, fine.argmin(axis=1))
+            edges = np.column_stack([low, tried, high])
+            low, high = edges[rows, held], edges[rows, held + 1]
         largest: FloatArray = np.exp(low)
         return largest
 
-    def _top_up(self, widths: FloatArray, target: FloatArray) -> IntArray:
+    def _top_up(self, widths: FloatArray, target: FloatArray) -> FloatArray:
         """Returns (P, G) widths grown a step at a time, the most wanting groups first, while the budget allows."""
-        widths = widths.copy()
-        rows = np.arange(len(widths))
+        widths, slack = widths.copy(), self._slack(widths)
         for _ in range(int((self._dense / self._step).max())):
             order = np.argsort(-(target - widths) / self._step, axis=1, kind="stable")
-            grew = np.zeros(len(widths), dtype=bool)
+            grew = False
             for rank in range(self.dimension):
-                group = order[:, rank]
-                grown = widths.copy()
-                grown[rows, group] = self._next(widths)[rows, group]
-                better = (grown > widths).any(axis=1) & (self._slack(widths) > SLACK) & self._within(grown)
-                widths = np.where(better[:, None], grown, widths)
-                grew |= better
-            if not grew.any():
+                # Room only shrinks: what has used the budget up is priced no more.
+                rows = np.flatnonzero(slack > SLACK)
+                if not len(rows):
+                    return widths
+                group, places = order[rows, rank], np.arange(len(rows))
+                grown = widths[rows]
+                grown[places, group] = self._next(grown)[places, group]
+                better = (grown[places, group] > widths[rows, group]) & self._within(grown)
+                widths[rows[better]] = grown[better]
+                slack[rows[better]] = self._slack(grown[better])
+                grew |= bool(better.any())
+            if not grew:
                 break
-        return widths.astype(np.int64)
+        return widths
 
-    def _structures(self, widths: IntArray) -> list[Structure]:
-        return [Structure(tuple(int(width) for width in row)) for row in widths]
+    def _structures(self, widths: FloatArray) -> list[Structure]:
+        return [Structure(tuple(row)) for row in widths.astype(np.int64).tolist()]
 
     def _require_reachable(self, limit: Limit) -> None:
         least, whole = (cost.of(limit.resource) for cost in (self.cost(self.smallest), self.cost_model.dense))
