@@ -1,4 +1,6 @@
-"""A synthetic network: exact costs of a CIFAR ResNet, accuracy from a formula, in microseconds.
+"""What a search can be tried on without a network, and a synthetic one: accuracy from a formula, in microseconds.
+
+The synthetic landscape has the exact costs of a CIFAR ResNet.
 
 The accuracy falls with the energy that each group loses, weighted by sensitivities that no profile shows, with
 interactions between neighbours and the sampling noise of a hold-out. The profile describes the energy only roughly.
@@ -15,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 
@@ -33,9 +36,36 @@ _CHANCE, _DENSE = 0.1, 0.93
 _NOISE = 0.004
 
 
+class Landscape(Protocol):
+    """A space with a known accuracy for every structure."""
+
+    @property
+    def space(self) -> SearchSpace:
+        """What is searched."""
+        ...
+
+    @property
+    def profile(self) -> ModelProfile:
+        """What heuristics read of its groups."""
+        ...
+
+    @property
+    def ladder(self) -> Ladder:
+        """The rungs that a candidate may be evaluated at."""
+        ...
+
+    def accuracy(self, structure: Structure) -> float:
+        """Returns the accuracy in [0, 1] without noise at the top rung: what a search is judged by."""
+        ...
+
+    def evaluate(self, candidate: Candidate) -> Evaluation:
+        """Returns the noisy score of a candidate at its rung; the noise is a function of the structure."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
-class Landscape:
-    """A space with a known accuracy for every structure.
+class SyntheticLandscape:
+    """A landscape from a formula.
 
     Attributes:
         space: what is searched.
@@ -94,7 +124,7 @@ def resnet_landscape(
     rungs: int = 1,
     coupled: bool = False,
     profile_noise: float = 0.35,
-) -> Landscape:
+) -> SyntheticLandscape:
     """Returns a landscape over the space of a CIFAR ResNet of `6 * blocks + 2` layers.
 
     Args:
@@ -115,7 +145,7 @@ def resnet_landscape(
     sensitivities = np.exp(rng.normal(0.0, 0.8, len(groups)))
     first = sensitivities * np.exp(rng.normal(0.0, 0.3, len(groups)))
     bends = rng.uniform(0.8, 1.4, len(groups))
-    return Landscape(
+    return SyntheticLandscape(
         space=space,
         profile=ModelProfile(tuple(profiles)),
         ladder=simulated_ladder(rungs),

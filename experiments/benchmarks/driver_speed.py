@@ -23,7 +23,7 @@ from autoprune.core.seams import BackendReport
 from autoprune.strategies.registry import make_strategy
 from autoprune.study import Ledger, Study
 from autoprune.testing.landscape import Landscape, resnet_landscape
-from autoprune.testing.simulation import drive
+from autoprune.testing.simulation import Crew, drive
 from experiments.benchmarks.common import write
 
 WORKERS, CANDIDATES = 64, 400
@@ -80,7 +80,7 @@ def simulated(strategy: str) -> dict[str, float]:
     scene = resnet_landscape(seed=0, rungs=2)
     with tempfile.TemporaryDirectory() as folder, Ledger(Path(folder, "ledger.jsonl"), run={}) as ledger:
         study = study_of(scene, strategy, ledger, candidates=CANDIDATES)
-        seconds = drive(study, scene, workers=WORKERS)
+        seconds = drive(study, scene, crew=Crew(WORKERS, spread=0.8)).driver_seconds
     return {
         "candidates": study.proposed,
         "evaluations": len(study.evaluations),
