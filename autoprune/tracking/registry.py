@@ -192,6 +192,8 @@ class _Registrar:
                 # Named here, for MLflow would find them out by loading the model in another process: 9 s.
                 pip_requirements=list(picked.requirements),
                 serialization_format="pt2",
+                # MLflow would load the network again and serve the example, and only log what came of it: 5 s.
+                validate_serving_input=False,
             )
         return str(logged.model_uri)
 

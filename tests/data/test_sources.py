@@ -17,6 +17,19 @@ def tensors(count: int = 6, classes: int = 3) -> TensorDataset:
     return TensorDataset(torch.randn(count, 1, 4, 4), torch.arange(count) % classes)
 
 
+@pytest.mark.parametrize("moved", [False, True], ids=["from its file", "from scikit-learn"])
+def test_digits_are_those_of_scikit_learn(moved, monkeypatch) -> None:
+    from sklearn.datasets import load_digits
+
+    from autoprune.data import sources
+
+    if moved:
+        monkeypatch.setattr(Path, "is_file", lambda path: False)
+    table, (images, digits) = sources._digits_table(), load_digits(return_X_y=True)
+    assert np.array_equal(table[:, :-1], images)
+    assert np.array_equal(table[:, -1], digits)
+
+
 def test_digits_have_one_stratified_test_image_in_five() -> None:
     data = load_data("digits")
     assert (len(data.train), len(data.test)) == (1438, 359)
