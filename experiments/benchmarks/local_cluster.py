@@ -23,6 +23,7 @@ from typing import Any
 
 _STORE_BYTES = 80 * 2**20
 _JOBS_PORT = 8265
+_START_SECONDS, _ATTEMPTS = 90, 3
 #: A node that was killed is to be missed within seconds; Ray's own settings take half a minute.
 _HEALTH = {
     "health_check_initial_delay_ms": 1000,
@@ -80,7 +81,7 @@ class LocalCluster:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": self._token(),
             "RAY_USAGE_STATS_ENABLED": "0",
-            "RAY_raylet_start_wait_time_s": "150",  # on a busy machine the usual 30 s are too few
+            "RAY_raylet_start_wait_time_s": str(_START_SECONDS),  # on a busy machine the usual 30 s are too few
             "PYTHONPATH": os.pathsep.join([os.getcwd(), *filter(None, [os.environ.get("PYTHONPATH")])]),
         }
 
@@ -113,17 +114,14 @@ class LocalCluster:
             options += ["--system-config", json.dumps(_HEALTH), "--temp-dir", str(self._folder / "ray")]
         else:
             options += ["--address", self.address]
-        log = (self._folder / f"node-{index}.log").open("wb")
-        with log:
-            self._processes[index] = subprocess.Popen(
-                self.command([sys.executable, "-m", "ray.scripts.scripts", "start", *options, "--block"], node=index),
-                env=self.environment,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        self._wait_for(index)
-        return index
+        # On a machine with far more work than cores a raylet now and then never answers; the next one does.
+        for _ in range(_ATTEMPTS):
+            self._start(index, options)
+            if self._started(index):
+                return index
+            self.kill(index)
+        said = (self._folder / f"node-{index}.log").read_text(errors="replace")
+        raise RuntimeError(f"Node {index} did not start in {_ATTEMPTS} attempts:\n{said[-2000:]}")
 
     def command(self, command: Sequence[str], *, node: int = 0) -> list[str]:
         """Returns a command as it is to be run on a node."""
@@ -193,14 +191,26 @@ class LocalCluster:
             if not _ip(*step):
                 raise RuntimeError(f"ip {' '.join(step)} failed.")
 
-    def _wait_for(self, index: int) -> None:
-        """Waits until a node says that it runs."""
+    def _start(self, index: int, options: Sequence[str]) -> None:
+        command = [sys.executable, "-m", "ray.scripts.scripts", "start", *options, "--block"]
+        with (self._folder / f"node-{index}.log").open("wb") as log:
+            self._processes[index] = subprocess.Popen(
+                self.command(command, node=index),
+                env=self.environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def _started(self, index: int) -> bool:
+        """Waits until a node says that it runs; returns whether it does."""
         log = self._folder / f"node-{index}.log"
-        deadline = time.monotonic() + 180
-        while b"Ray runtime started" not in log.read_bytes():
-            if self._processes[index].poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"Node {index} does not start:\n{log.read_text(errors='replace')[-2000:]}")
+        deadline = time.monotonic() + _START_SECONDS
+        while self._processes[index].poll() is None and time.monotonic() < deadline:
+            if b"Ray runtime started" in log.read_bytes():
+                return True
             time.sleep(0.2)
+        return False
 
 
 def descendants(pid: int) -> list[int]:
