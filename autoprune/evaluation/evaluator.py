@@ -39,7 +39,7 @@ class CandidateEvaluator:
 
     @cached_property
     def _calibration_images(self) -> Tensor:
-        return self._subject.calibration_images.contiguous(memory_format=self._scorer.layout)
+        return self._subject.calibration_images.contiguous(memory_format=self._scorer.form.layout)
 
     def evaluate(self, candidate: Candidate) -> Outcome:
         """Returns the evaluation; diverging, a forward that raises: all are a `Failure`.

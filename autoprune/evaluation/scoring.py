@@ -17,17 +17,17 @@ from torch import Tensor, nn
 
 from autoprune.data.images import Images
 from autoprune.evaluation.subject import Subject
-from autoprune.models.folding import fold_norms, folds_truly
+from autoprune.models.folding import Form, fastest_form
 from autoprune.tasks.base import Batches, Metrics, Task
 from autoprune.tasks.registry import CLASSIFICATION
 from autoprune.training.feed import make_feed
 
-#: Floats of input per batch, by the kind of device: on a CPU 32 images of CIFAR-10.
-_BATCH_FLOATS = {"cpu": 3 << 15}
+#: Floats of input per batch, by the kind of device: on a CPU 64 images of CIFAR-10.
+_BATCH_FLOATS = {"cpu": 3 << 16}
 _MOST_BATCH_FLOATS = 1 << 21
 #: A hold-out of up to so many floats is kept preprocessed: 128 MiB, the usual one of CIFAR-10 takes 47.
 _KEPT_FLOATS = 1 << 25
-#: Images that tell whether a network can be folded.
+#: Images that tell whether a network can take a form.
 _PROBES = 2
 
 
@@ -39,36 +39,25 @@ class Scorer:
         self._device = device
 
     @cached_property
-    def layout(self) -> torch.memory_format:
-        """How images are best laid out for networks of this subject: channels last where the forward can take it."""
-        if self._device.type == "cpu" and self._folds(torch.channels_last):
-            return torch.channels_last
-        return torch.contiguous_format
+    def form(self) -> Form:
+        """How networks of this subject are run."""
+        subject = self._subject
+        return fastest_form(subject.model, subject.network, subject.calibration_images[:_PROBES])
 
     def score(self, model: nn.Module, images: int, *, parts: int = 1) -> Metrics:
         """Returns what the task says of a network on the first so many images of the hold-out.
 
         Args:
-            model: in eval mode; its norms are folded and its memory layout changes.
+            model: in eval mode; it is brought into the form.
             images: how many, at most.
             parts: what batches are divided by, where memory is short.
         """
         subject, count = self._subject, min(images, len(self._subject.holdout))
-        if self._foldable:
-            fold_norms(model, subject.network)
-        model.to(memory_format=self.layout)  # type: ignore[call-overload]
+        model = self.form.put_on(model, subject.network)
         size = _batch_size(subject.holdout, self._device, most=subject.task.largest_batch, parts=parts)
         kept = parts == 1 and subject.holdout.take([0]).numel() * len(subject.holdout) <= _KEPT_FLOATS
         batches = first(self._whole, count) if kept else self._loaded(count, size)
         return subject.task.judge(model, batches, subject.dense_logits[:count])
-
-    @cached_property
-    def _foldable(self) -> bool:
-        return self._folds(self.layout)
-
-    def _folds(self, layout: torch.memory_format) -> bool:
-        subject = self._subject
-        return folds_truly(subject.model, subject.network, subject.calibration_images[:_PROBES], layout=layout)
 
     @cached_property
     def _whole(self) -> list[tuple[Tensor, Any]]:
@@ -77,7 +66,7 @@ class Scorer:
 
     def _loaded(self, count: int, size: int) -> Iterator[tuple[Tensor, Any]]:
         for inputs, targets in _batches(self._subject.holdout, np.arange(count), self._device, size=size):
-            yield inputs.contiguous(memory_format=self.layout), targets
+            yield inputs.contiguous(memory_format=self.form.layout), targets
 
 
 def first(batches: Iterable[tuple[Tensor, Any]], count: int) -> Iterator[tuple[Tensor, Any]]:

@@ -1,12 +1,15 @@
-"""Networks made ready to be scored: batch norms folded into the convolutions in front of them, and run no more.
+"""Networks made ready to be scored: the same outputs, but for rounding, with fewer passes over memory.
 
-What is left computes the same numbers, but for rounding, with half of the passes over memory. It is for scoring only:
-one gradient step on folded weights ruins a reconstructed network (see `models.reconstruction`).
+Batch norms are folded into the convolutions in front of them and run no more, ReLUs overwrite what they read, and on a
+CPU channels lie last. It is for scoring only: one gradient step on folded weights ruins a reconstructed network (see
+`models.reconstruction`). A forward may do what does not go with one of these (view channels that no longer lie
+together, read a ReLU's input again), so each is tried on the dense network first.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +19,74 @@ from autoprune.models.network import TracedNetwork
 from autoprune.models.surgery import replicate
 from autoprune.tasks.detectors import raw_outputs
 
-#: Largest deviation of folded outputs from those before, relative to the largest output; rounding makes 1e-6 of it.
+#: Largest deviation of outputs that counts as rounding, relative to the largest output; as a rule it is 1e-6.
 _TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How a network is run where only its outputs count.
+
+    Attributes:
+        folded: whether batch norms are folded.
+        in_place: whether ReLU modules overwrite what they read.
+        channels_last: whether the channels of a pixel lie together, in images and weights.
+    """
+
+    folded: bool = False
+    in_place: bool = False
+    channels_last: bool = False
+
+    @property
+    def layout(self) -> torch.memory_format:
+        """The memory layout of images."""
+        return torch.channels_last if self.channels_last else torch.contiguous_format
+
+    def put_on(self, model: nn.Module, network: TracedNetwork) -> nn.Module:
+        """Brings a network into this form, in place, and returns it.
+
+        Args:
+            model: in eval mode: the dense network or a cut one, with tensors that may be written to.
+            network: the trace of the dense one.
+        """
+        if self.folded:
+            fold_norms(model, network)
+        if self.in_place:
+            for module in model.modules():
+                if type(module) is nn.ReLU:
+                    module.inplace = True
+        return model.to(memory_format=self.layout)
+
+
+@torch.no_grad()
+def fastest_form(model: nn.Module, network: TracedNetwork, images: Tensor) -> Form:
+    """Returns the fastest form in which the dense network still puts out what it does.
+
+    Args:
+        model: the dense network, in eval mode; not changed.
+        network: its trace.
+        images: (B, C, H, W) a few, on its device.
+    """
+    form, wanted = Form(), tree_leaves(raw_outputs(model, images))
+    steps: list[dict[str, bool]] = [{"folded": True}, {"in_place": True}]
+    if images.device.type == "cpu":
+        steps.append({"channels_last": True})
+    for step in steps:
+        tried = replace(form, **step)
+        ready = tried.put_on(replicate(model, {}, {}), network)
+        try:
+            found = tree_leaves(raw_outputs(ready, images.clone(memory_format=tried.layout)))
+        except RuntimeError:
+            continue
+        if len(found) == len(wanted) and all(map(_alike, found, wanted)):
+            form = tried
+    return form
+
+
+def _alike(found: object, wanted: object) -> bool:
+    if not isinstance(found, Tensor) or not isinstance(wanted, Tensor) or found.shape != wanted.shape:
+        return False
+    return found.numel() == 0 or bool((found - wanted).abs().max() <= _TOLERANCE * wanted.abs().max())
 
 
 class PassingNorm2d(nn.BatchNorm2d):
@@ -30,12 +99,7 @@ class PassingNorm2d(nn.BatchNorm2d):
 
 @torch.no_grad()
 def fold_norms(model: nn.Module, network: TracedNetwork) -> nn.Module:
-    """Folds, in place, every batch norm that alone reads a convolution into it; returns the model.
-
-    Args:
-        model: in eval mode: the dense network or a cut one, with tensors that may be written to.
-        network: its trace.
-    """
+    """Folds, in place, every batch norm that alone reads a convolution into it; returns the model in eval mode."""
     for conv, norm in _pairs(model, network):
         mean, variance = norm.running_mean, norm.running_var
         assert mean is not None
@@ -58,32 +122,3 @@ def _pairs(model: nn.Module, network: TracedNetwork) -> Iterator[tuple[nn.Conv2d
         # Of another class, they may do anything else as well: a weight norm, a layer whose channels are all gone.
         if type(conv) is nn.Conv2d and type(norm) is nn.BatchNorm2d and norm.affine and norm.track_running_stats:
             yield conv, norm
-
-
-@torch.no_grad()
-def folds_truly(
-    model: nn.Module, network: TracedNetwork, images: Tensor, *, layout: torch.memory_format = torch.contiguous_format
-) -> bool:
-    """Returns whether a copy of the dense network with folded norms, run in a memory layout, puts out what it does.
-
-    It does not where a forward reads weights past their layers, or views channels where they no longer lie together.
-
-    Args:
-        model: the dense network, in eval mode.
-        network: its trace.
-        images: (B, C, H, W) a few, on its device.
-        layout: of images and weights.
-    """
-    folded = fold_norms(replicate(model, {}, {}), network).to(memory_format=layout)
-    wanted = tree_leaves(raw_outputs(model, images))
-    try:
-        found = tree_leaves(raw_outputs(folded, images.contiguous(memory_format=layout)))
-    except RuntimeError:
-        return False
-    return len(found) == len(wanted) and all(map(_alike, found, wanted))
-
-
-def _alike(found: object, wanted: object) -> bool:
-    if not isinstance(found, Tensor) or not isinstance(wanted, Tensor) or found.shape != wanted.shape:
-        return False
-    return found.numel() == 0 or bool((found - wanted).abs().max() <= _TOLERANCE * wanted.abs().max())

@@ -151,7 +151,7 @@ class _LayerSolver(ChainTap):
         extents = output_extents(x.shape[2:], weight.shape[2:], stride=stride, padding=padding, dilation=dilation)
         shape = (len(x), len(weight), *extents)
         # An addition in place may write into it directly; a batch norm in between needs no memory.
-        return x.new_zeros(()).expand(shape) if self.call.norm_call is not None else x.new_zeros(shape)
+        return x.new_zeros(()).expand(shape) if self.call.norm_call is not None else x.new_empty(shape)
 
     def normed(self, norm: Operation) -> Any:
         """Returns any values of the right shape, in memory that an addition in place may write into."""
@@ -183,7 +183,8 @@ class _LayerSolver(ChainTap):
         self.layer = self.norm = self._operands = None
         assert layer is not None
         assert operands is not None
-        target = self._targets.index_select(2, self._rows)
+        whole = len(self._rows) == self._targets.shape[2]
+        target = self._targets if whole else self._targets.index_select(2, self._rows)
         floor = torch.zeros_like(target) if self.call.rectified else None
         if other is not None:
             added = rows_at(other, self._positions)

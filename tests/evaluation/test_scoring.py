@@ -10,7 +10,7 @@ from autoprune.core.candidate import Merge
 from autoprune.evaluation import scoring
 from autoprune.evaluation.evaluator import CandidateEvaluator, fidelity_for
 from autoprune.evaluation.scoring import Scorer, first
-from autoprune.models.folding import PassingNorm2d
+from autoprune.models.folding import Form, PassingNorm2d
 from autoprune.models.surgery import replicate
 from tests.evaluation.subjects import candidate, factory
 
@@ -43,12 +43,11 @@ def test_a_holdout_that_is_too_large_to_keep_is_read_again(subject, monkeypatch)
     assert "_whole" not in vars(scorer)
 
 
-def test_images_are_laid_out_as_the_network_can_take_them(subject, monkeypatch):
-    assert Scorer(subject, CPU).layout is torch.channels_last
-    monkeypatch.setattr(scoring, "folds_truly", lambda *_, **__: False)
-    scorer, model = Scorer(subject, CPU), replicate(subject.model, {}, {})
-    assert scorer.layout is torch.contiguous_format
-    assert scorer.score(model, 48) == pytest.approx(judged(subject, 48), rel=1e-5)
+def test_a_network_that_takes_no_other_form_is_scored_as_it_is(subject, monkeypatch):
+    assert Scorer(subject, CPU).form == Form(folded=True, in_place=True, channels_last=True)
+    monkeypatch.setattr(scoring, "fastest_form", lambda *_: Form())
+    model = replicate(subject.model, {}, {})
+    assert Scorer(subject, CPU).score(model, 48) == pytest.approx(judged(subject, 48), rel=1e-5)
     assert not any(isinstance(module, PassingNorm2d) for module in model.modules())
 
 
@@ -57,9 +56,9 @@ def test_reconstruction_on_images_with_channels_last_is_the_same():
     given = made.subject(made.arrays)
     wanted = candidate(made, 0.5, fidelity_for(Merge.SEQUENTIAL, level=0, calibration=32, holdout=48))
     built = []
-    for layout in (torch.contiguous_format, torch.channels_last):
+    for form in (Form(), Form(channels_last=True)):
         evaluator = CandidateEvaluator(replace(given))
-        evaluator._scorer.__dict__["layout"] = layout
+        evaluator._scorer.__dict__["form"] = form
         built.append(evaluator.build(wanted.structure, wanted.fidelity, seed=0)[0])
     for found, other in zip(*(model.state_dict().values() for model in built), strict=True):
         torch.testing.assert_close(found, other, rtol=1e-3, atol=1e-4)
