@@ -39,7 +39,7 @@ def results_table(folder: Path) -> str:
 
 
 def _search_table(contents: Sequence[Mapping[str, Any]]) -> str:
-    """Returns the figures of searches: means over seeds, with the range where there are several."""
+    """Returns the figures of searches: means over seeds, with the range where there are several, the better in bold."""
     lines = [
         "| network, data, budget | dense | | uniform | incumbent | kept FLOPs | seeds | search |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
@@ -56,16 +56,17 @@ def _search_table(contents: Sequence[Mapping[str, Any]]) -> str:
         searched = f"{first['candidates']} candidates" + (f", {minutes:.1f} min" if minutes > 0 else "")
         errors = [item["latency"]["error"] for item in runs if item.get("latency")]
         searched += f", latency off by {100 * statistics.mean(errors):.1f} % in the median" if errors else ""
-        name = f"[{first['model']}](experiments/{content['experiment']}), {first['data']}, {' '.join(first['budget'])}"
+        title = f"[{first['model']}](experiments/{content['experiment']}), {first['data']}, {' '.join(first['budget'])}"
         # What has further metrics names its own first among them; a classifier's accuracy needs no name.
-        name += "".join(f" ({metric})" for metric in list(first["dense"].get("metrics", ()))[:1])
+        title += "".join(f" ({metric})" for metric in list(first["dense"].get("metrics", ()))[:1])
         for index, (label, key) in enumerate(stages):
+            accuracies = [[item[name][key] for item in runs] for name in ("uniform", "incumbent")]
+            best = max(map(statistics.mean, accuracies))
             cells = [
-                name if index == 0 else "",
+                title if index == 0 else "",
                 _percent([item["dense"]["accuracy"] for item in runs]) if index == 0 else "",
                 label,
-                _percent([item["uniform"][key] for item in runs]),
-                f"**{_percent([item['incumbent'][key] for item in runs])}**",
+                *(_marked(_percent(values), statistics.mean(values) == best) for values in accuracies),
                 f"{100 * share:.1f} %" if index == 0 else "",
                 str(len(runs)) if index == 0 else "",
                 searched if index == 0 else "",
@@ -117,8 +118,11 @@ def _rank(row: Mapping[str, Any]) -> float:
 def _bold(value: float | None, best: float | None) -> str:
     if value is None:
         return ""
-    text = f"{100 * value:.2f}"
-    return f"**{text}**" if value == best else text
+    return _marked(f"{100 * value:.2f}", value == best)
+
+
+def _marked(text: str, is_best: bool) -> str:
+    return f"**{text}**" if is_best else text
 
 
 def _percent(values: Sequence[float]) -> str:
