@@ -1,7 +1,7 @@
 """Runs experiment files and keeps their figures in results files.
 
 A results file says with which commit, command, hardware, versions and date its figures were measured. A comparison is
-written down row by row: one that was stopped goes on where it was.
+written down row by row: one that was stopped goes on where it was, and rows measured at another commit name it.
 """
 
 from __future__ import annotations
@@ -89,14 +89,15 @@ def _compare(path: Path, target: Path, *, seeds: Sequence[int] | None, display: 
     observer = display(options.candidates)
     try:
         contest = Contest(compared, options, observer)
-        content = _unfinished(target, contest)
+        about = contest.about()
+        content = _unfinished(target, about)
         if content is None:
-            content = {
-                **_provenance(path, listed), "kind": "comparison", "complete": False, **contest.about(), "rows": []
-            }  # fmt: skip
+            content = {**_provenance(path, listed), "kind": "comparison", "complete": False, **about, "rows": []}
+        here = commit()
+        own = {} if content["commit"] == here else {"commit": here}
         done = {(row["budget"], row["method"]) for row in content["rows"]}
         for row in contest.rows([pair for pair in contest.pairs if pair not in done]):
-            content["rows"].append(dict(row))
+            content["rows"].append({**row, **own})
             _write(target, content)
     finally:
         observer.close()
@@ -104,15 +105,17 @@ def _compare(path: Path, target: Path, *, seeds: Sequence[int] | None, display: 
     return target
 
 
-def _unfinished(target: Path, contest: Contest) -> dict[str, Any] | None:
+def _unfinished(target: Path, about: Mapping[str, Any]) -> dict[str, Any] | None:
     """Returns the rows so far of the same comparison that was stopped, None where there is none."""
     try:
         content = json.loads(target.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
-    if not isinstance(content, dict) or content.get("complete", True) or content.get("weights") != contest.fingerprint:
+    if not isinstance(content, dict) or content.get("complete", True) or "commit" not in content:
         return None
-    return content if content.get("commit") == commit() else None
+    # Written and read again: a tuple comes back as a list.
+    same = all(content.get(name) == value for name, value in json.loads(json.dumps(about)).items())
+    return content if same else None
 
 
 def _provenance(path: Path, listed: str) -> dict[str, Any]:

@@ -38,10 +38,15 @@ def test_every_method_has_a_row_for_every_budget_and_keeps_within_it(compared):
 def test_a_comparison_that_was_stopped_goes_on_where_it_was(compared, folder):
     content = json.loads(compared.read_text())
     first = dict(content["rows"][0], own=0.123)
-    compared.write_text(json.dumps({**content, "rows": [first, *content["rows"][2:]], "complete": False}))
+    stopped = {**content, "rows": [first, *content["rows"][2:]], "complete": False, "commit": "before"}
+    compared.write_text(json.dumps(stopped))
     assert command_line(["experiment", "mine.toml"]) == 0
-    rows = json.loads(compared.read_text())["rows"]
+    again = json.loads(compared.read_text())
+    rows = again["rows"]
     assert rows[0]["own"] == 0.123
+    # What was measured at another commit than the file says so itself.
+    assert again["commit"] == "before"
+    assert [row.get("commit", "before") for row in rows] == ["before"] * 5 + [content["commit"]]
     assert {(row["budget"], row["method"]) for row in rows} == {
         (row["budget"], row["method"]) for row in content["rows"]
     }
