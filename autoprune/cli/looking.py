@@ -191,7 +191,7 @@ def report(
     ] = None,
     optuna: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", show_default=False, help="Add the search as a study to this SQLite file."),
+        typer.Option(metavar="FILE", show_default=False, help="Add the search as a study to this Optuna journal."),
     ] = None,
     tensorboard: Annotated[
         Path | None,

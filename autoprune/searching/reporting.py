@@ -85,7 +85,7 @@ def write_report(
         out: the page; `RUN/report.html` if None. The pictures lie in a folder of its name beside it.
         latency: whether to measure dense and pruned network on this machine.
         repeats: folders of the same search with other seeds, for error bars: on the page, and in `RUN/front.html`.
-        optuna: a file of Optuna studies to add the search to.
+        optuna: a journal of Optuna studies to add the search to.
         tensorboard: a folder of TensorBoard's logs to add it to.
 
     Raises:
@@ -108,7 +108,7 @@ def write_report(
         markup = report_page(record, numbers, rows)
         pictures = _pictures(drawings(record, numbers, rows))
         logs = {
-            **({} if optuna is None else {"optuna": f"sqlite:///{optuna}", "study": write_study(optuna, record, rows)}),
+            **({} if optuna is None else {"optuna": str(optuna), "study": write_study(optuna, record, rows)}),
             **({} if tensorboard is None else {"tensorboard": str(tensorboard)}),
         }
         if tensorboard is not None:

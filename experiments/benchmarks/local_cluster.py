@@ -23,7 +23,7 @@ from typing import Any
 
 _STORE_BYTES = 80 * 2**20
 _JOBS_PORT = 8265
-_START_SECONDS, _ATTEMPTS = 90, 3
+_START_SECONDS, _ATTEMPTS = 170, 2
 #: A node that was killed is to be missed within seconds; Ray's own settings take half a minute.
 _HEALTH = {
     "health_check_initial_delay_ms": 1000,

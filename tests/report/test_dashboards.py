@@ -17,11 +17,12 @@ from tests.report.recorded_run import GROUPS, pruning, search, shown
 def studied(path, record=None):
     record = record or search()
     name = write_study(path, record, shown(record)[1])
-    return optuna.load_study(study_name=name, storage=f"sqlite:///{path}")
+    backend = optuna.storages.journal.JournalFileBackend(str(path))
+    return optuna.load_study(study_name=name, storage=optuna.storages.JournalStorage(backend))
 
 
 def test_a_candidate_is_the_trial_of_its_number(tmp_path):
-    study = studied(tmp_path / "studies.db")
+    study = studied(tmp_path / "studies.log")
     assert [direction.name for direction in study.directions] == ["MAXIMIZE", "MINIMIZE"]
     assert study.metric_names == list(METRICS)
     rows = shown(search())[1]
@@ -39,30 +40,30 @@ def test_a_candidate_is_the_trial_of_its_number(tmp_path):
 
 
 def test_optuna_finds_the_front_that_the_search_found(tmp_path):
-    best = studied(tmp_path / "studies.db").best_trials
+    best = studied(tmp_path / "studies.log").best_trials
     assert sorted(trial.number for trial in best) == sorted(row["id"] for row in shown(search())[1] if row["front"])
 
 
 def test_a_file_takes_several_searches_but_none_twice(tmp_path):
-    path = tmp_path / "deep" / "studies.db"
+    path = tmp_path / "deep" / "studies.log"
     studied(path)
     other = replace(search(), folder="runs/other")
-    assert len(studied(path, other).trials) == len(studied(tmp_path / "b.db").trials)
+    assert len(studied(path, other).trials) == len(studied(tmp_path / "b.log").trials)
     before = path.read_bytes()
     with pytest.raises(ConfigError, match="holds a study 'other' already"):
         studied(path, other)
     assert path.read_bytes() == before
-    assert sorted(item.name for item in path.parent.iterdir()) == ["studies.db"]
+    assert sorted(item.name for item in path.parent.iterdir()) == ["studies.log"]
 
 
 def test_a_file_of_something_else_stays_as_it_is(tmp_path):
     path = tmp_path / "notes.txt"
     path.write_text("mine" * 1000)
-    with pytest.raises(ConfigError, match="is no file of Optuna studies"):
+    with pytest.raises(ConfigError, match="is no journal of Optuna studies"):
         studied(path)
     assert path.read_text() == "mine" * 1000
     with pytest.raises(RunError, match=r"Cannot write .*Name another file with --optuna"):
-        studied(tmp_path / "notes.txt" / "studies.db")
+        studied(tmp_path / "notes.txt" / "studies.log")
 
 
 def events(folder):
@@ -114,7 +115,7 @@ def test_tensorboard_has_the_progress_and_the_candidates_of_the_last_rung(tmp_pa
 
 def test_a_run_without_candidates_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="'runs/pruned' holds no search"):
-        write_study(tmp_path / "studies.db", pruning(), [])
+        write_study(tmp_path / "studies.log", pruning(), [])
     with pytest.raises(ConfigError, match="holds no search"):
         write_events(tmp_path / "logs", pruning(), [], [])
     assert not list(tmp_path.iterdir())

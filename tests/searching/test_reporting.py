@@ -216,11 +216,12 @@ def test_other_seeds_are_error_bars_in_the_report_and_in_the_page_of_the_front(s
 def test_a_search_goes_to_optuna_and_to_tensorboard(searched, folder, capsys):
     import optuna
 
-    assert run(["report", "run", "--optuna", "studies.db", "--tensorboard", "logs"]) == 0
+    assert run(["report", "run", "--optuna", "studies.log", "--tensorboard", "logs"]) == 0
     said = capsys.readouterr().out
-    assert "optuna-dashboard sqlite:///studies.db" in said
+    assert "optuna-dashboard studies.log" in said
     assert "tensorboard --logdir logs" in said
-    assert len(optuna.load_study(study_name="run", storage="sqlite:///studies.db").trials) == 6
+    journal = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend("studies.log"))
+    assert len(optuna.load_study(study_name="run", storage=journal).trials) == 6
     assert (folder / "logs" / "run").is_dir()
 
 
