@@ -48,6 +48,7 @@ def write_study(path: Path, record: RunRecord, rows: Sequence[Mapping[str, Any]]
 
 def _write(place: Path, path: Path, name: str, trials: Sequence[Mapping[str, Any]]) -> None:
     import optuna
+    from optuna.storages.journal import JournalFileBackend
 
     if path.exists():
         shutil.copyfile(path, place)
@@ -56,7 +57,7 @@ def _write(place: Path, path: Path, name: str, trials: Sequence[Mapping[str, Any
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(place)))
+            storage = optuna.storages.JournalStorage(JournalFileBackend(str(place)))
             study = optuna.create_study(study_name=name, storage=storage, directions=["maximize", "minimize"])
             study.set_metric_names(list(METRICS))
             study.add_trials([optuna.trial.create_trial(**trial) for trial in trials])
