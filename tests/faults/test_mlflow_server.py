@@ -1,4 +1,4 @@
-"""A real MLflow server that is killed in the middle of a search: for a minute, and for good."""
+"""A real MLflow server that is killed in the middle of a search, and comes back within a minute, or never."""
 
 from __future__ import annotations
 
@@ -56,7 +56,10 @@ class Server:
 
 
 class Harm(NullObserver):
-    """Kills the server after the second candidate; with the third it comes back, `away` seconds later."""
+    """Kills the server after the second candidate; with the third it is started again, `away` seconds later.
+
+    To start takes it another eight seconds on an idle machine. The tracker tries for seventy.
+    """
 
     def __init__(self, server, away):
         self.server, self.away, self.count, self.warnings = server, away, 0, []
@@ -79,7 +82,7 @@ def search(out, observer, **where):
     return json.loads((out / "summary.json").read_text())
 
 
-@pytest.mark.parametrize("away", [60.0, None], ids=["for a minute", "for good"])
+@pytest.mark.parametrize("away", [30.0, None], ids=["for a while", "for good"])
 def test_a_search_outlives_its_mlflow_server(tmp_path, store, monkeypatch, away, tally):
     from mlflow import MlflowClient
 
@@ -104,9 +107,9 @@ def test_a_search_outlives_its_mlflow_server(tmp_path, store, monkeypatch, away,
         assert any("could not be written to MLflow" in text for text in watched.warnings)
         assert len(written) < CANDIDATES
     else:
-        assert watched.warnings == []
+        assert not any("MLflow" in text for text in watched.warnings), watched.warnings
         assert written == {str(number) for number in range(CANDIDATES)}
         assert roles.count("candidate") == CANDIDATES
         assert {run.info.status for run in found} == {"FINISHED"}
-    how = "away for a minute" if away else "gone for good"
+    how = "back within a minute" if away else "gone for good"
     tally(f"MLflow server killed, {how}", "the search ends the same" + (", all is written later" if away else ""))
