@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from autoprune.config.options import WEIGHTS_ROOT_VARIABLE
+from autoprune.config.options import DATA_ROOT_VARIABLE, WEIGHTS_ROOT_VARIABLE
 from autoprune.core.budget import parse_budgets
 from autoprune.core.candidate import Candidate, Evaluation, Failure, Merge
 from autoprune.core.files import write_whole
@@ -111,6 +111,7 @@ class Arena:
         options = SearchOptions(
             model=network.model,
             data=network.data,
+            data_root=Path(os.environ[DATA_ROOT_VARIABLE]) if DATA_ROOT_VARIABLE in os.environ else None,
             weights=_weights(network, folder),
             budgets=network.budgets[:1],
             backend="serial",
