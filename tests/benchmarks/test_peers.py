@@ -1,12 +1,12 @@
 """The comparison with peers: it runs without them, goes on where it stopped, and its README table is what it prints."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from autoprune.errors import ConfigError
 from experiments.benchmarks.peers import __main__ as command
 from experiments.benchmarks.peers import contestants
 from experiments.benchmarks.peers.figures import figures_of, interval, mean_curve, standings
@@ -176,11 +176,18 @@ def test_the_plan_names_known_methods_and_each_record_once():
     assert len({task.file_name for task in tasks}) == len(tasks)
 
 
-def test_an_unknown_key_of_a_plan_is_named(tmp_path):
-    path = tmp_path / "plan.toml"
-    path.write_text(TOY.replace("calibration", "calibratoin"), encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"unknown key 'calibratoin'. Did you mean 'calibration'"):
-        load_plan(path)
+@pytest.mark.parametrize(
+    ("written", "instead", "message"),
+    [
+        ("calibration", "calibratoin", r"unknown key 'calibratoin'. Did you mean 'calibration'"),
+        ("evaluations = 6, seeds = 2", "evaluations = 0", r"'toy', auto: evaluations is 0. Write a whole number"),
+        ("uniform =", "unifrom =", r"Unknown method 'unifrom' in the plan. Did you mean 'uniform'"),
+    ],
+)
+def test_a_wrong_plan_is_refused_in_one_line(written, instead, message, tmp_path, capsys):
+    (tmp_path / "plan.toml").write_text(TOY.replace(written, instead), encoding="utf-8")
+    assert command.main(arguments(tmp_path)) == 2
+    assert re.search(message, capsys.readouterr().err)
 
 
 @pytest.mark.skipif(not (RESULTS / "peers.json").is_file(), reason="the benchmark has not been recorded")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/peers"), help="folder of the records")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of peers.json, peers.md and peers.svg")
     parser.add_argument("--network", action="append", help="only this network of the plan; repeatable")
+    parser.add_argument("--budget", action="append", help="only this budget of the plan; repeatable")
     parser.add_argument("--method", action="append", help="only this method of the plan; repeatable")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--plan", action="store_true", help="say how long it will take, and run nothing")
@@ -41,14 +43,14 @@ def main(arguments: list[str]) -> int:
         if given.table:
             sys.stdout.write(table_of(given.results / "peers.json") + "\n")
             return 0
-        networks = _chosen(load_plan(given.plan_file), given.network, given.method)
+        networks = _chosen(load_plan(given.plan_file), given)
         if given.plan:
             estimated(networks, given.out, _say)
             return 0
         torch.set_num_threads(1)
         if not given.summary:
             run_plan(networks, given.out, _say)
-        write_results(load_plan(given.plan_file), given.out, given.results, arguments)
+        write_results(load_plan(given.plan_file), given.out, given.results, plan=given.plan_file.name)
     except AutopruneError as error:
         sys.stderr.write(f"{error}\n")
         return 2
@@ -60,7 +62,7 @@ def table_of(path: Path) -> str:
     return short_table(json.loads(path.read_text(encoding="utf-8"))["networks"])
 
 
-def write_results(networks: tuple[Network, ...], folder: Path, results: Path, arguments: list[str]) -> None:
+def write_results(networks: tuple[Network, ...], folder: Path, results: Path, *, plan: str) -> None:
     """Writes figures, tables and picture."""
     records = read_records(folder)
     figures = figures_of(networks, records)
@@ -68,7 +70,8 @@ def write_results(networks: tuple[Network, ...], folder: Path, results: Path, ar
     content: dict[str, Any] = {
         "benchmark": "peers",
         **circumstances(installed),
-        "command": " ".join(["python -m experiments.benchmarks.peers", *arguments]),
+        "command": "python -m experiments.benchmarks.peers",
+        "plan": plan,
         "commits_of_records": sorted({str(record["commit"]) for record in records}),
         "records": len(records),
         "networks": figures,
@@ -84,13 +87,20 @@ def write_results(networks: tuple[Network, ...], folder: Path, results: Path, ar
     _say(short_table(figures))
 
 
-def _chosen(networks: tuple[Network, ...], names: list[str] | None, methods: list[str] | None) -> tuple[Network, ...]:
-    from dataclasses import replace
+def _chosen(networks: tuple[Network, ...], given: argparse.Namespace) -> tuple[Network, ...]:
+    """Returns the part of a plan that was asked for."""
 
-    chosen = [network for network in networks if names is None or network.name in names]
+    def wanted(names: list[str] | None, name: str) -> bool:
+        return names is None or name in names
+
     return tuple(
-        replace(one, entries={key: entry for key, entry in one.entries.items() if methods is None or key in methods})
-        for one in chosen
+        replace(
+            one,
+            budgets=tuple(budget for budget in one.budgets if wanted(given.budget, budget)),
+            entries={name: entry for name, entry in one.entries.items() if wanted(given.method, name)},
+        )
+        for one in networks
+        if wanted(given.network, one.name)
     )
 
 

@@ -111,16 +111,18 @@ def _entry(table: Any, where: str) -> Entry:
     if not isinstance(table, dict):
         raise ConfigError(f"{where} is {type_name(table)}. Write {{ evaluations = 100, seeds = 3 }}.")
     require_keys(table, [item.name for item in fields(Entry)], where=where)
+    counts = {key: table.get(key, 1) for key in ("evaluations", "seeds")}
+    for key, value in counts.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ConfigError(f"{where}: {key} is {value!r}. Write a whole number of at least 1.")
     budgets = table.get("budgets")
-    return Entry(
-        int(table.get("evaluations", 1)), int(table.get("seeds", 1)), None if budgets is None else tuple(budgets)
-    )
+    return Entry(**counts, budgets=None if budgets is None else tuple(budgets))
 
 
 def tasks_of(networks: tuple[Network, ...]) -> Iterator[Task]:
     """Yields every record of a plan: seed by seed, so that what is there after a while compares."""
     for network in networks:
-        for seed in range(max(entry.seeds for entry in network.entries.values())):
+        for seed in range(max((entry.seeds for entry in network.entries.values()), default=0)):
             for budget in network.budgets:
                 for method, entry in network.entries.items():
                     if seed < entry.seeds and (entry.budgets is None or budget in entry.budgets):

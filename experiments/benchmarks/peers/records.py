@@ -13,7 +13,7 @@ from torch import nn
 
 from autoprune.core.candidate import Merge
 from autoprune.core.files import atomic_write_text
-from autoprune.errors import AutopruneError, RunError
+from autoprune.errors import AutopruneError, ConfigError, RunError, nearest
 from autoprune.searching.circumstances import commit
 from experiments.benchmarks.peers.arena import Arena, Run
 from experiments.benchmarks.peers.contestants import CONTESTANTS
@@ -42,8 +42,15 @@ def run_plan(networks: Sequence[Network], folder: Path, say: Say) -> None:
 
 
 def present_tasks(networks: Sequence[Network], say: Say) -> list[Task]:
-    """Returns the tasks whose packages are installed; says once what is left out, and what to install."""
+    """Returns the tasks whose packages are installed; says once what is left out, and what to install.
+
+    Raises:
+        ConfigError: a method is unknown.
+    """
     tasks = list(tasks_of(tuple(networks)))
+    for task in tasks:
+        if task.method not in CONTESTANTS:
+            raise ConfigError(f"Unknown method {task.method!r} in the plan.{nearest(task.method, CONTESTANTS)}")
     absent = {task.method for task in tasks if not CONTESTANTS[task.method].present}
     for name in sorted(absent):
         contestant = CONTESTANTS[name]
