@@ -129,7 +129,7 @@ def picture(network: Mapping[str, Any], budget: str) -> Drawing:
 
 
 def _decades(shown: Sequence[tuple[str, Any]], column: int) -> tuple[float, float]:
-    places = [max(1e-2, step[column]) for _, curve in shown for step in curve]
+    places = [max(1.0, step[column]) for _, curve in shown for step in curve]
     return math.floor(math.log10(min(places))), math.ceil(math.log10(1.01 * max(places)))
 
 
@@ -140,8 +140,8 @@ def _panel(axes: Axes, rows: Mapping[str, Any], shown: Sequence[tuple[str, Any]]
     axes.grid(x_name=name, y_name="hold-out accuracy", x_text=power, y_text=percent, x_ticks=4, whole=True)
     for index, (method, curve) in enumerate(shown):
         end = (rows[method]["scorings"], rows[method]["seconds"])[column]
-        points = [(math.log10(max(1e-2, step[column])), step[2]) for step in curve]
-        points.append((min(axes.x_range[1], math.log10(max(end, 1e-2))), curve[-1][2]))
+        points = [(math.log10(max(1.0, step[column])), step[2]) for step in curve]
+        points.append((min(axes.x_range[1], math.log10(max(end, 1.0))), curve[-1][2]))
         axes.steps(points, f"curve s{index}", to_edge=False)
         x, y = points[-1]
         axes.drawing.add("circle", class_=f"f{index}", cx=axes.x(x), cy=axes.y(y), r=4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -20,12 +21,10 @@ class Entry:
     Attributes:
         evaluations: how many structures it may score; methods that need fewer use fewer.
         seeds: 0, 1, ... so many.
-        budgets: those it is run within; None for all of the network.
     """
 
     evaluations: int
     seeds: int
-    budgets: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ class Task:
     def file_name(self) -> str:
         """Of the record."""
         parts = (self.network.name, self.budget, self.method, f"seed{self.seed}")
-        return "--".join(part.replace("/", "-").replace("%", "") for part in parts) + ".json"
+        return "--".join(re.sub(r"[^A-Za-z0-9.]+", "-", part).strip("-") for part in parts) + ".json"
 
 
 def load_plan(path: Path) -> tuple[Network, ...]:
@@ -115,15 +114,14 @@ def _entry(table: Any, where: str) -> Entry:
     for key, value in counts.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ConfigError(f"{where}: {key} is {value!r}. Write a whole number of at least 1.")
-    budgets = table.get("budgets")
-    return Entry(**counts, budgets=None if budgets is None else tuple(budgets))
+    return Entry(**counts)
 
 
 def tasks_of(networks: tuple[Network, ...]) -> Iterator[Task]:
-    """Yields every record of a plan: seed by seed, so that what is there after a while compares."""
-    for network in networks:
-        for seed in range(max((entry.seeds for entry in network.entries.values()), default=0)):
+    """Yields every record of a plan: seed by seed over all networks, so that what is there after a while compares."""
+    for seed in range(max((entry.seeds for network in networks for entry in network.entries.values()), default=0)):
+        for network in networks:
             for budget in network.budgets:
                 for method, entry in network.entries.items():
-                    if seed < entry.seeds and (entry.budgets is None or budget in entry.budgets):
+                    if seed < entry.seeds:
                         yield Task(network, budget, method, seed)
