@@ -109,7 +109,7 @@ def test_the_plan_says_how_long_it_will_take_and_runs_nothing(finished, monkeypa
     monkeypatch.setattr(command, "_say", said.append)
     next((folder / "out").glob("*optuna*")).rename(folder / "kept")
     assert command.main(arguments(folder, "--plan")) == 0
-    (folder / "kept").rename(folder / "out" / "toy--60flops--optuna--seed0.json")
+    (folder / "kept").rename(folder / "out" / "toy--60-flops--optuna--seed0.json")
     assert any("Optuna: 1 records of 6 evaluations" in line for line in said)
     assert said[-1].startswith("In all about")
 

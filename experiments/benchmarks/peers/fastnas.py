@@ -106,6 +106,10 @@ def _converted(arena: Arena, grid: int) -> nn.Module:
             settings.update({key: shares for key in settings if key in ("channels_ratio", "features_ratio")})
     with _quiet():
         model: nn.Module = mtn.convert(copy.deepcopy(arena.dense), mode=[("fastnas", config)])
+    if any(isinstance(item, nn.Conv2d) and item.groups > 1 for item in arena.dense.modules()):
+        # One channel of a depthwise layer is taken for an ungrouped one (ModelOpt 0.47: IndexError in its slices).
+        for _, hp in named_hparams(model, configurable=True):
+            hp.choices = [choice for choice in hp.choices if choice > 1 or choice == hp.original]
     return model
 
 
