@@ -142,6 +142,9 @@ def _searched(
             if name.rpartition(".")[0] not in layers:
                 hp.choices = [hp.original]
         _restrict(table, {name for name, _ in named_hparams(model, configurable=True)})
+    smallest = _smallest(model, arena)
+    if 100 * smallest > share:
+        raise RunError(f"FastNAS keeps at least {100 * smallest:.1f} % of this network's multiply-accumulates.")
     with _quiet():
         pruned, _ = mtn.search(
             model,
@@ -155,6 +158,15 @@ def _searched(
         )
     exported: nn.Module = pruned.eval()
     return exported
+
+
+def _smallest(model: nn.Module, arena: Arena) -> float:
+    """Returns the share of the multiply-accumulates that the smallest network of a search space keeps."""
+    with _quiet():
+        mtn.sample(model, min)
+        share = arena.count(model) / arena.count(arena.dense)
+        mtn.sample(model, max)
+    return share
 
 
 def _restrict(table: Path, names: set[str]) -> None:
