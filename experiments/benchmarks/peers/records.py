@@ -13,7 +13,7 @@ from torch import nn
 
 from autoprune.core.candidate import Merge
 from autoprune.core.files import atomic_write_text
-from autoprune.errors import ConfigError, RunError, nearest
+from autoprune.errors import AutopruneError, ConfigError, RunError, nearest
 from autoprune.report import formats
 from autoprune.searching.circumstances import commit
 from experiments.benchmarks.peers.arena import Arena, Run
@@ -73,7 +73,8 @@ def recorded(arena: Arena, task: Task) -> dict[str, Any]:
         run = CONTESTANTS[task.method].way(arena, task)
         return {**record, **_judged(arena, task, run)}
     except Exception as error:  # peers raise what they like, and the others go on
-        return {**record, "failed": f"{type(error).__name__}: {formats.one_line(str(error))}"}
+        kind = "" if isinstance(error, AutopruneError) else f"{type(error).__name__}: "
+        return {**record, "failed": kind + formats.one_line(str(error))}
 
 
 def _judged(arena: Arena, task: Task, run: Run) -> dict[str, Any]:
