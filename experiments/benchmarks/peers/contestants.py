@@ -30,11 +30,13 @@ class Contestant:
         label: in tables and pictures.
         way: what runs it.
         package: that has to be installed for it; "" for none.
+        cuts_our_way: whether its widths were chosen for our cut: how they do sliced says nothing of it then.
     """
 
     label: str
     way: Way
     package: str = ""
+    cuts_our_way: bool = False
 
     @property
     def present(self) -> bool:
@@ -137,10 +139,12 @@ OURS = "auto"
 CONTESTANTS: dict[str, Contestant] = {
     OURS: Contestant("autoprune", _ours("auto")),
     "fastnas": Contestant("FastNAS", _peer("fastnas"), "modelopt"),
-    "fastnas-cut": Contestant("FastNAS, our score", _peer("fastnas", Merge.LEAST_SQUARES), "modelopt"),
+    "fastnas-cut": Contestant(
+        "FastNAS, our score", _peer("fastnas", Merge.LEAST_SQUARES), "modelopt", cuts_our_way=True
+    ),
     "torch-pruning": Contestant("Torch-Pruning", _peer("torchpruning"), "torch_pruning"),
     "optuna": Contestant("Optuna", _optuna(Merge.SLICE)),
-    "optuna-cut": Contestant("Optuna, our score", _optuna(Merge.SEQUENTIAL)),
-    "random": Contestant("random", _ours("random")),
+    "optuna-cut": Contestant("Optuna, our score", _optuna(Merge.SEQUENTIAL), cuts_our_way=True),
+    "random": Contestant("random", _ours("random"), cuts_our_way=True),
     "uniform": Contestant("uniform", uniform),
 }

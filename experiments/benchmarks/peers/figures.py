@@ -92,7 +92,8 @@ def _method(name: str, records: Sequence[Record]) -> dict[str, Any]:
         hits = _hits(own.values(), (part, which))
         found[view] = {"accuracy": _mean(hits), "interval": interval(hits), "kept": _kept(own.values(), part)}
         shared = sorted(set(own) & {seed for seed, row in ours.items() if "cut" in row})
-        if name != OURS and shared:
+        compares = part == "cut" or not CONTESTANTS[name].cuts_our_way
+        if name != OURS and shared and compares:
             difference = _hits([ours[seed] for seed in shared], ("cut", which)) - _hits(
                 [own[seed] for seed in shared], (part, which)
             )

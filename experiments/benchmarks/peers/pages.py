@@ -45,14 +45,14 @@ def _lead(row: Mapping[str, Any] | None, view: str) -> str:
         return "failed" if "failed" in row else ""
     lead = row[view].get("lead")
     if lead is None:
-        return f"{100 * row[view]['accuracy']:.2f}"
+        return ""
     low, high = lead["interval"]
     return f"{100 * lead['points']:+.1f} [{100 * low:.1f}, {100 * high:.1f}] {lead['verdict']}"
 
 
 def _verdicts(networks: Figures) -> str:
     parts = [
-        f"{view}: {counts['win']} wins, {counts['tie']} ties, {counts['loss']} losses"
+        f"{view}: won {counts['win']}, tied {counts['tie']}, lost {counts['loss']}"
         for view, counts in standings(networks).items()
     ]
     return "; ".join(parts) + "."
