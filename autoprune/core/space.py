@@ -32,7 +32,7 @@ Holds = Callable[[FloatArray], npt.NDArray[np.bool_]]
 SLACK = 0.001
 #: A legal structure within this share below the limit is left as it is.
 TOLERATED_SLACK = 0.005
-_BISECTIONS = 48
+_BISECTIONS = 30
 #: Scales that a structure is tried at in one go, and rows that are priced in one go where there are many structures.
 _MOST_CUTS, _ROWS = 15, 64
 _SMALLEST_WISH = 1e-3

@@ -1,10 +1,13 @@
 """The default: heuristics first, then a model of the outcomes that proposes exchanges around the best.
 
 1. The heuristic structures of the profile: distinct, and the best of them is usually close.
-2. From then on a Gaussian process (`surrogate`) is conditioned on everything told, the pending proposals included at
-   their expected value, so that workers do not propose the same. A pool of structures on the budget is drawn: exchanges
-   of channels around the best, and exact solutions of the additive part of the model drawn from its posterior, within a
-   trust region. What promises the largest expected improvement is proposed.
+2. From then on a Gaussian process (`surrogate`) is conditioned on everything told, the latest pending proposals
+   included at their expected value, so that workers do not propose the same. A pool of structures on the budget is
+   drawn: exchanges of channels around the best, and exact solutions of the additive part of the model drawn from its
+   posterior, within a trust region. Two more pools are drawn around the best of the one before. What promises the
+   largest expected improvement is proposed.
+3. Every fifth proposal is such a solution wherever it lies: without them a trust region that has narrowed stays where
+   the heuristics began.
 A front is searched the same way, every proposal at another cost of the band.
 
 Why this is the default: on the landscapes of `autoprune.testing` (100 candidates, 4 workers, 5 seeds that nothing was
@@ -22,9 +25,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
+from autoprune.core.budget import Limit
 from autoprune.core.candidate import Evaluation, Outcome
 from autoprune.core.cost import FloatArray
 from autoprune.core.profile import ModelProfile
@@ -45,10 +50,26 @@ _LATEST_POINTS = 48
 _CENTRES = 4
 #: Solutions of the additive model a proposal, each for another draw of its effects.
 _SOLUTIONS = 2
+#: Pools a proposal: the first around the best that is known, each other around the best of those before, and closer.
+_CLIMBS, _SHRINK = 3, 0.6
+#: One model serves so many-th a part of the pending proposals, and each looks at this share of its pool.
+_SHARED_BY, _SEEN = 16, 0.3
+#: Pending proposals that a model is conditioned on, the latest.
+_MOST_PENDING = 64
+#: One proposal in so many leaves the trust region, up to this factor (its logarithm) from the best.
+_WILD, _ANYWHERE = 5, 2.5
 #: Largest relative change of a width: start, narrowest, widest.
 _REACH, _NARROWEST, _WIDEST = 0.5, 0.08, 1.0
 #: Golden ratio steps spread the costs of a band evenly however many proposals there are.
 _GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
+
+
+@dataclass(frozen=True, eq=False)
+class _Model:
+    """A conditioned surrogate, and the (n, G) told widths that it rests on."""
+
+    surrogate: Surrogate
+    widths: FloatArray
 
 
 class AutoStrategy(ProposingStrategy):
@@ -66,6 +87,10 @@ class AutoStrategy(ProposingStrategy):
         self._reach = _REACH
         self._wins = self._losses = 0
         self._best_merit = -math.inf
+        self._scored = self._modelled_on = 0
+        self._model: _Model | None = None
+        self._gains: dict[Structure, float] = {}
+        self._pool_limits: tuple[Limit, ...] | None = None
 
     def _next(self, candidate_id: int) -> Structure | None:
         while self._first:
@@ -73,13 +98,37 @@ class AutoStrategy(ProposingStrategy):
             if self._is_new(structure):
                 return structure
         rng = self._rng(candidate_id)
-        evaluations = self.evaluations
-        if len(evaluations) < _FEWEST_TOLD:
+        if self._scored < _FEWEST_TOLD:
             return self._fresh(self.space.sample(1, rng)[0], rng)
         target = with_ceiling(self.space, max(0.02, (candidate_id * _GOLDEN) % 1.0))
-        return self._improving(evaluations, target, rng)
+        # With hundreds of workers a model for each proposal would keep them waiting: some share one, and its pool.
+        if self._model is None or len(self.outcomes) - self._modelled_on >= len(self._pending) // _SHARED_BY:
+            self._model, self._modelled_on = self._fitted(self.evaluations), len(self.outcomes)
+        elif self._pool_limits == target.limits:
+            left = [one for one in self._gains if self._is_new(one)]
+            # Of a random part, lest they all lie side by side.
+            some = [one for one in left if rng.random() < _SEEN] or left
+            if some:
+                return max(some, key=lambda one: self._gains[one])
+        return self._proposed_by(self._model, target, rng, wild=candidate_id % _WILD == 0)
+
+    def _proposed_by(
+        self, model: _Model, target: SearchSpace, rng: np.random.Generator, *, wild: bool
+    ) -> Structure | None:
+        """Returns the structure of the largest expected improvement, or a wild one, from a pool that is kept."""
+        centres = self._centres(model, target)
+        if wild:
+            wished = self._solution(model.surrogate, centres[0], target, rng, reach=_ANYWHERE)
+            structure = target.project(wished[None])[0]
+            if self._is_new(structure):
+                return structure
+        self._gains, self._pool_limits = self._climbed(model.surrogate, centres, target, rng), target.limits
+        if not self._gains:
+            return self._fresh(centres[0], rng)
+        return max(self._gains, key=lambda one: self._gains[one])
 
     def _learn(self, outcome: Outcome) -> None:
+        self._scored += isinstance(outcome, Evaluation)
         if isinstance(outcome, Evaluation) and outcome.merit > self._best_merit:
             self._best_merit = outcome.merit
             self._wins, self._losses = self._wins + 1, 0
@@ -90,23 +139,29 @@ class AutoStrategy(ProposingStrategy):
         elif self._losses >= max(4, self.space.dimension // 3):
             self._reach, self._losses = max(_NARROWEST, 0.6 * self._reach), 0
 
-    def _improving(
-        self, evaluations: Sequence[Evaluation], target: SearchSpace, rng: np.random.Generator
-    ) -> Structure | None:
-        surrogate, widths = self._model(evaluations)
-        centres = self._centres(surrogate, widths, target)
-        pool = [one for one in self._pool(surrogate, centres, target, rng) if self._is_new(one)]
-        pool = list(dict.fromkeys(pool))
-        if not pool:
-            return self._fresh(centres[0], rng)
-        mean, covariance = surrogate.posterior(_array(pool))
-        deviation = np.sqrt(np.maximum(np.diag(covariance), 1e-12))
+    def _climbed(
+        self, surrogate: Surrogate, centres: list[Structure], target: SearchSpace, rng: np.random.Generator
+    ) -> dict[Structure, float]:
+        """Returns new structures by the logarithm of their expected improvement: a pool, then pools around its best."""
         # The best expectation, not the best outcome: noise makes the latter unreachable.
-        known, _ = surrogate.posterior(_array(centres))
-        gain = _log_expected_improvement(mean - float(known.max()), deviation)
-        return pool[int(np.argmax(gain))]
+        known = float(surrogate.posterior(_array(centres))[0].max())
+        gains: dict[Structure, float] = {}
+        pool, reach = self._pool(surrogate, centres, target, rng), self._reach
+        for climb in range(_CLIMBS):
+            if climb > 0:
+                reach *= _SHRINK
+                around = sorted(gains, key=lambda one: -gains[one])[:_CENTRES] or centres
+                share = max(1, _pool_size(target) // len(around))
+                wished = [_exchanges(target, one, rng, count=share, reach=reach) for one in around]
+                pool = target.project(np.concatenate(wished))
+            fresh = [one for one in dict.fromkeys(pool) if one not in gains and self._is_new(one)]
+            if fresh:
+                mean, variance = surrogate.posterior(_array(fresh))
+                found = _log_expected_improvement(mean - known, np.sqrt(variance))
+                gains.update(zip(fresh, found.tolist(), strict=True))
+        return gains
 
-    def _model(self, evaluations: Sequence[Evaluation]) -> tuple[Surrogate, FloatArray]:
+    def _fitted(self, evaluations: Sequence[Evaluation]) -> _Model:
         # As they are: drawing in the lower tail cost half a point on the landscapes of `testing`.
         values = common_scale(evaluations)
         if len(values) > _MOST_POINTS:
@@ -118,7 +173,7 @@ class AutoStrategy(ProposingStrategy):
         surrogate = Surrogate(self._features, widths=widths, values=values, kernel=kernel)
         if kernel is None:
             self._kernel, self._fitted_on = surrogate.kernel, len(self.outcomes)
-        pending = list(self._pending.values())
+        pending = list(self._pending.values())[-_MOST_PENDING:]
         if pending:
             expected = surrogate.restore(surrogate.posterior(_array(pending))[0])
             surrogate = Surrogate(
@@ -127,13 +182,14 @@ class AutoStrategy(ProposingStrategy):
                 values=np.append(values, expected),
                 kernel=surrogate.kernel,
             )
-        return surrogate, widths
+        return _Model(surrogate, widths)
 
-    def _centres(self, surrogate: Surrogate, widths: FloatArray, target: SearchSpace) -> list[Structure]:
+    def _centres(self, model: _Model, target: SearchSpace) -> list[Structure]:
         """Returns the told structures of the best expected values, moved to the wanted cost in a band."""
+        widths = model.widths
         if target.limits != self.space.limits:
             widths = _array(list(dict.fromkeys(target.project(widths))))
-        mean, _ = surrogate.posterior(widths)
+        mean, _ = model.surrogate.posterior(widths)
         best = np.argsort(-mean, kind="stable")[:_CENTRES]
         within = [Structure(tuple(int(width) for width in widths[index])) for index in best]
         legal = [one for one in within if target.is_legal(one)]
@@ -142,24 +198,28 @@ class AutoStrategy(ProposingStrategy):
     def _pool(
         self, surrogate: Surrogate, centres: list[Structure], target: SearchSpace, rng: np.random.Generator
     ) -> list[Structure]:
-        """Returns structures around the centres, most of them around the first."""
-        # Projecting is most of the time and grows with the number of groups.
-        count = max(12, min(64, 2400 // target.dimension))
-        shares = [2.0 * count] + [2.0 * count / len(centres)] * (len(centres) - 1)
-        wished = [
-            _exchanges(target, centre, rng, count=round(share), reach=self._reach)
-            for centre, share in zip(centres, shares, strict=True)
+        """Returns structures around the centres, half of them around the first."""
+        share = max(1, _pool_size(target) // (2 * len(centres)))
+        wished = [_exchanges(target, one, rng, count=share, reach=self._reach) for one in centres]
+        wished.append(_exchanges(target, centres[0], rng, count=share * len(centres), reach=self._reach))
+        solved = [
+            self._solution(surrogate, centres[0], target, rng, reach=self._reach)[None] for _ in range(_SOLUTIONS)
         ]
-        solved = [self._solution(surrogate, centre, target, rng)[None] for centre in centres[:1] * _SOLUTIONS]
         # Projected together: numpy's overhead is paid once.
         return target.project(np.concatenate([*wished, *solved]))
 
     def _solution(
-        self, surrogate: Surrogate, centre: Structure, target: SearchSpace, rng: np.random.Generator
+        self,
+        surrogate: Surrogate,
+        centre: Structure,
+        target: SearchSpace,
+        rng: np.random.Generator,
+        *,
+        reach: float,
     ) -> FloatArray:
-        """Returns (G,) widths: the best within the trust region for one draw of the additive effects."""
+        """Returns (G,) widths: the best within reach of the centre for one draw of the additive effects."""
         by_energy, by_log = surrogate.additive_effects(rng)
-        factor = math.exp(self._reach)
+        factor = math.exp(reach)
         rows, damage = [], []
         for group, middle in enumerate(centre.widths):
             levels = self._levels[group]
@@ -170,6 +230,11 @@ class AutoStrategy(ProposingStrategy):
             effect = by_energy[group] * self._features.energy_of(group, near)
             damage.append(-effect - by_log[group] * self._features.logarithm_of(group, near))
         return lagrangian_widths(target, DamageTables.of(rows, damage), start=centre, rounds=2)
+
+
+def _pool_size(space: SearchSpace) -> int:
+    """Returns how many structures a pool has: projecting them is most of the time and grows with the groups."""
+    return max(24, min(128, 4800 // space.dimension))
 
 
 def _exchanges(

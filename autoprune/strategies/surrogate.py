@@ -110,12 +110,14 @@ class Surrogate:
         self._condition(self.kernel)
 
     def posterior(self, widths: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Returns (m,) means and (m, m) covariance of the noiseless values at (m, G) widths, standardised."""
-        views = self._view(widths)
+        """Returns (m,) means and (m,) variances of the noiseless values at (m, G) widths, standardised."""
+        total, u, v = views = self._view(widths)
         cross = self._covariance(views, self._views, self.kernel)
         mean: FloatArray = cross @ self._alpha
-        half = self._inverse_root @ cross.T
-        return mean, self._covariance(views, views, self.kernel) - half.T @ half
+        shared, by_u, by_v, rest = self.kernel.shares
+        prior = shared * total**2 + by_u * (u**2).sum(axis=1) + by_v * (v**2).sum(axis=1) + rest
+        variance: FloatArray = prior - ((self._inverse_root @ cross.T) ** 2).sum(axis=0)
+        return mean, np.maximum(variance, _JITTER)
 
     def restore(self, standardised: FloatArray) -> FloatArray:
         """Returns values in the units they were given in."""

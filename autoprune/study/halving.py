@@ -19,29 +19,42 @@ import numpy as np
 from autoprune.core.candidate import Evaluation, Ladder
 
 
-def dominators(evaluations: list[Evaluation]) -> list[int]:
-    """Returns, for each evaluation, how many of the others are at least as good in score and MACs and better in one."""
-    scores = np.asarray([evaluation.score for evaluation in evaluations])
-    macs = np.asarray([evaluation.candidate.cost.macs for evaluation in evaluations])
-    no_worse = (scores[None, :] >= scores[:, None]) & (macs[None, :] <= macs[:, None])
-    better = (scores[None, :] > scores[:, None]) | (macs[None, :] < macs[:, None])
-    return [int(count) for count in (no_worse & better).sum(axis=1)]
-
-
-def ranked(evaluations: list[Evaluation], *, whole_front: bool) -> list[Evaluation]:
-    """Returns the evaluations of one rung, the best first.
+class Ranking:
+    """The evaluations of one rung, kept in order as they come: a search of thousands ranks after each of them.
 
     Args:
-        evaluations: of one rung.
-        whole_front: rank by the number of dominators first, as a search over a band of budgets needs: by score alone,
-            only the dear end of the band would climb.
+        whole_front: rank by the number of dominators first (of the others that are at least as good in score and MACs
+            and better in one), as a search over a band of budgets needs: by score alone, only the dear end would climb.
     """
-    order = dominators(evaluations) if whole_front else [0] * len(evaluations)
-    pairs = sorted(
-        zip(order, evaluations, strict=True),
-        key=lambda pair: (pair[0], -pair[1].score, pair[1].candidate.cost.macs, pair[1].candidate.id),
-    )
-    return [evaluation for _, evaluation in pairs]
+
+    def __init__(self, *, whole_front: bool) -> None:
+        self.evaluations: list[Evaluation] = []
+        self._whole_front = whole_front
+        self._scores = self._macs = self._ids = np.empty(0)
+        self._dominators = np.empty(0, dtype=np.int64)
+
+    def __len__(self) -> int:
+        """Returns how many there are."""
+        return len(self.evaluations)
+
+    def add(self, evaluation: Evaluation) -> None:
+        """Puts one in its place."""
+        score, macs = evaluation.score, evaluation.candidate.cost.macs
+        by = 0
+        if self._whole_front:
+            no_better, no_worse = self._scores <= score, self._scores >= score
+            no_cheaper, no_dearer = self._macs >= macs, self._macs <= macs
+            self._dominators += no_better & no_cheaper & ~(no_worse & no_dearer)
+            by = int((no_worse & no_dearer & ~(no_better & no_cheaper)).sum())
+        self._dominators = np.append(self._dominators, by)
+        self._scores, self._macs = np.append(self._scores, score), np.append(self._macs, macs)
+        self._ids = np.append(self._ids, evaluation.candidate.id)
+        self.evaluations.append(evaluation)
+
+    def top(self, count: int) -> list[Evaluation]:
+        """Returns the best, the best first; of equal ones the cheaper, then the earlier candidate."""
+        order = np.lexsort((self._ids, self._macs, -self._scores, self._dominators))
+        return [self.evaluations[index] for index in order[:count]]
 
 
 class Halving:
@@ -49,8 +62,7 @@ class Halving:
 
     def __init__(self, ladder: Ladder, *, whole_front: bool) -> None:
         self._ladder = ladder
-        self._whole_front = whole_front
-        self._seen: list[list[Evaluation]] = [[] for _ in ladder.rungs]
+        self._seen = [Ranking(whole_front=whole_front) for _ in ladder.rungs]
         self._climbed: list[set[int]] = [set() for _ in ladder.rungs]
         self._late: Evaluation | None = None
         self._stale = False
@@ -60,9 +72,9 @@ class Halving:
         level = evaluation.candidate.fidelity.level
         seen = self._seen[level]
         first = len(seen) < self._ladder.keep
-        seen.append(evaluation)
+        seen.add(evaluation)
         self._stale = True
-        return level < self._ladder.top.level and (first or evaluation in self._top(level))
+        return level < self._ladder.top.level and (first or any(one is evaluation for one in self._top(level)))
 
     def promoted(self, candidate_id: int, *, level: int) -> None:
         """Notes that a candidate leaves a rung upwards, for whatever reason."""
@@ -86,5 +98,4 @@ class Halving:
 
     def _top(self, level: int) -> list[Evaluation]:
         seen = self._seen[level]
-        quota = math.ceil(len(seen) / self._ladder.keep)
-        return ranked(seen, whole_front=self._whole_front)[:quota]
+        return seen.top(math.ceil(len(seen) / self._ladder.keep))

@@ -95,6 +95,7 @@ class Study:
         self.candidates = candidates
         self.evaluations: list[Evaluation] = []
         self.failures: list[Failure] = []
+        self._best: Evaluation | None = None
         self._seed = seed
         self._trackers: tuple[Tracker, ...] = tuple(trackers)
         named: dict[Structure, Proposal] = {}
@@ -170,11 +171,7 @@ class Study:
     @property
     def incumbent(self) -> Evaluation | None:
         """The best within budget at the highest rung reached; of equal scores the cheaper, then the earlier one."""
-        return min(
-            self._best_rung(),
-            key=lambda e: (-e.score, e.candidate.cost.macs, e.candidate.id),
-            default=None,
-        )
+        return self._best
 
     @property
     def proposed(self) -> int:
@@ -321,6 +318,8 @@ class Study:
             self.failures.append(outcome)
             return False
         self.evaluations.append(outcome)
+        if record.legal and (self._best is None or _order(outcome) < _order(self._best)):
+            self._best = outcome
         among_the_best = record.legal and self._halving.climbs(outcome)
         return among_the_best or (record.baseline and record.candidate.fidelity != self.ladder.top)
 
@@ -337,3 +336,9 @@ class Study:
         legal = [evaluation for evaluation in self.evaluations if self._records[evaluation.candidate.id].legal]
         level = max((evaluation.candidate.fidelity.level for evaluation in legal), default=0)
         return [evaluation for evaluation in legal if evaluation.candidate.fidelity.level == level]
+
+
+def _order(evaluation: Evaluation) -> tuple[float, ...]:
+    """Returns what the incumbent has the least of: the highest rung, of that the best score, then the cheapest."""
+    candidate = evaluation.candidate
+    return (-candidate.fidelity.level, -evaluation.score, candidate.cost.macs, candidate.id)

@@ -2,7 +2,7 @@
 
 Between the recorded structures scores are interpolated, in logits, one regression per rung. What the interpolation
 misses of the records, known by leaving each of them out, is laid over it as noise: a function of the structure. A
-search is judged by the interpolated accuracy, without that noise.
+search is judged by the interpolated score, without that noise: accuracies on small hold-outs are too coarse.
 """
 
 from __future__ import annotations
@@ -51,17 +51,15 @@ class TabularLandscape:
         return self.table.profile
 
     def accuracy(self, structure: Structure) -> float:
-        """Returns the interpolated accuracy in [0, 1] at the top rung: what a search is judged by."""
-        return float(_share(self._accuracies(_row(structure)))[0])
+        """Returns the interpolated score in [0, 1] at the top rung: what a search maximises, and is judged by."""
+        return float(_share(self._rungs[-1].score(_row(structure)))[0])
 
     def evaluate(self, candidate: Candidate) -> Evaluation:
         """Returns the score of a candidate at its rung, with the noise of its structure, and the seconds it takes."""
-        row, model = _row(candidate.structure), self._rungs[self._column(candidate)]
+        row, model = _row(candidate.structure), self._rungs[candidate.fidelity.level - len(self.ladder.rungs)]
         noise = generator(self.seed, "noise", candidate.fidelity.name, *candidate.structure.widths).normal()
-        score = _share(model.score(row) + model.noise * noise)[0]
-        seconds = float(np.exp(model.seconds(row)[0]))
-        accuracy = self.accuracy(candidate.structure)
-        return Evaluation(candidate, score=float(score), accuracy=accuracy, seconds=seconds)
+        score = float(_share(model.score(row) + model.noise * noise)[0])
+        return Evaluation(candidate, score=score, accuracy=score, seconds=float(np.exp(model.seconds(row)[0])))
 
     @property
     def noise(self) -> float:
@@ -78,18 +76,9 @@ class TabularLandscape:
         found: FloatArray = self.space.cost_model.costs("macs", kept) / self.space.cost_model.dense.macs
         return found
 
-    def _column(self, candidate: Candidate) -> int:
-        # The last rung of the table stands alone where one rung is climbed.
-        return candidate.fidelity.level - len(self.ladder.rungs)
-
     @cached_property
     def _rungs(self) -> tuple[_Rung, ...]:
         return tuple(_Rung.of(self.table, column) for column in range(len(self.table.ladder.rungs)))
-
-    @cached_property
-    def _accuracies(self) -> Interpolation:
-        known = ~np.isnan(self.table.accuracies[:, -1])
-        return _interpolated(self.table, _logit(self.table.accuracies[known, -1]), known, pairs=True)
 
 
 @dataclass(frozen=True, eq=False)
