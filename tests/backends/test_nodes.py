@@ -60,6 +60,25 @@ def test_a_cluster_of_another_ray_is_one_line_that_says_which():
     assert "Install the same Ray and Python" in str(caught.value)
 
 
+@pytest.mark.parametrize("done", [True, False])
+def test_what_tune_cannot_write_at_its_end_costs_nothing(done, monkeypatch):
+    from types import SimpleNamespace
+
+    from autoprune.backends import RayBackend
+    from autoprune.backends.ray_tune import backend
+
+    def gone(*_, **__):
+        raise FileNotFoundError(2, "No such file or directory")
+
+    monkeypatch.setattr(backend.tune, "run", gone)
+    drive = lambda: RayBackend(1)._drive(SimpleNamespace(done=done, stop_all=None), 1)  # noqa: E731
+    if done:
+        assert drive() is None
+    else:
+        with pytest.raises(BackendError, match="Ray Tune cannot write below"):
+            drive()
+
+
 def test_the_example_of_a_cluster_is_what_rays_launcher_takes():
     yaml = pytest.importorskip("yaml")
     pytest.importorskip("jsonschema")

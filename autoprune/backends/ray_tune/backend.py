@@ -125,6 +125,8 @@ class RayBackend:
                 verbose=0,
             )
         except OSError as error:
+            if driver.done:
+                return  # what Tune writes at its end is thrown away: seen where Ray carries the working directory
             raise BackendError(
                 f"Ray Tune cannot write below {tempfile.gettempdir()}: {error.strerror or error}. Make room, or set "
                 "TMPDIR to another folder."

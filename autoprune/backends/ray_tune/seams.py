@@ -54,6 +54,11 @@ class Driver:
         # and what hangs on the study (terminals, files, threads) could not be pickled anyway.
         return object, ()
 
+    @property
+    def done(self) -> bool:
+        """Whether every candidate has been told."""
+        return self.error is None and self._study.done
+
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """Returns the config of the next trial, None to wait, or FINISHED."""
         finished: str = Searcher.FINISHED
