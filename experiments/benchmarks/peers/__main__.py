@@ -81,8 +81,8 @@ def write_results(networks: tuple[Network, ...], folder: Path, results: Path, *,
     atomic_write_text(results / "peers.md", long_table(figures) + "\n")
     pictured = [(one, budget) for one in figures for budget, rows in one["budgets"].items() if rows.get(OURS)]
     if pictured:
-        # The one that most methods have run on.
-        one, budget = max(pictured, key=lambda pair: len(pair[0]["budgets"][pair[1]]))
+        # The one that says most: by its test images, then by the methods that have run on it.
+        one, budget = max(pictured, key=lambda pair: (pair[0]["images"]["test"], len(pair[0]["budgets"][pair[1]])))
         atomic_write_text(results / "peers.svg", picture(one, budget).file())
     _say(short_table(figures))
 
