@@ -23,8 +23,6 @@ from torch import Tensor, nn
 
 from autoprune.core.cost import FloatArray
 from autoprune.models.calibration import Calibration
-from autoprune.models.elimination import elimination_order, readers_of
-from autoprune.models.folding import folded_weight
 from autoprune.models.network import IndexArray, LayerCall, TracedNetwork
 from autoprune.models.surgery import Kept
 
@@ -82,26 +80,13 @@ def ranking(covariances: Sequence[Tensor], weights: Sequence[Tensor], *, order: 
 
 
 def rank_groups(
-    model: nn.Module,
-    network: TracedNetwork,
-    calibration: Calibration,
-    *,
-    images: Tensor | None = None,
-    greedy: bool = False,
+    model: nn.Module, network: TracedNetwork, calibration: Calibration, *, greedy: bool = False
 ) -> tuple[Ranking, ...]:
-    """Returns the ranking of every group for sequential reconstruction: the order of elimination.
+    """Returns the ranking of every group by the norm of its consumers' weights, or the greedy one.
 
-    ResNet-20-B, 0.5 and 0.35 of every block's channels, 512 calibration images, 2,000 hold-out images: 87.25 and 75.45
-    % by norm, 87.65 and 77.5 % greedy, 89.45 and 78.2 % by elimination, which takes 3 CPU seconds more, once a search.
-    Groups with a very wide consumer are ranked by norm, those whose consumers have no statistics by filter norm.
-
-    Args:
-        model: the dense network, in eval mode.
-        network: its trace.
-        calibration: its statistics.
-        images: (B, C, H, W) those of the calibration; without them groups are ranked by the norm of the weights that
-            read them, or greedily.
-        greedy: add channels that lower the error most, one at a time, reading each as one number a pixel.
+    Sequential reconstruction takes either equally well (ResNet-20-B at half the MACs, 2 structures, 512 calibration
+    images, 4,000 hold-out images: 91.8 and 93.1 % by norm, 91.5 and 92.2 % greedy). Groups whose consumers have no
+    statistics are ranked by filter norm.
     """
     consumers: list[list[tuple[Tensor, Tensor]]] = [[] for _ in network.groups]
     for call in network.calls:
@@ -109,14 +94,11 @@ def rank_groups(
             continue
         for group in network.channels[call.input].members:
             consumers[group].extend(_consumer(model, network, call, group, calibration.covariance(call.call)))
-    readers = None if images is None else readers_of(model, network, calibration, images)
     rankings = []
     for index, found in enumerate(consumers):
         if found:
             covariances, weights = zip(*found, strict=True)
-            order = None if readers is None else elimination_order(readers[index])
-            if order is None and not greedy:
-                order = np.argsort(-consumer_norms(model, network, index), kind="stable")
+            order = None if greedy else np.argsort(-consumer_norms(model, network, index), kind="stable")
             rankings.append(ranking(covariances, weights, order=order))
         else:
             rankings.append(_by_norm(model, network, index))
@@ -138,6 +120,19 @@ def _consumer(
         read = weight.index_select(1, index).double()
         blocks.append((covariance[index][:, index], torch.einsum("oik,ojk->ij", read, read)))
     return blocks
+
+
+def folded_weight(model: nn.Module, call: LayerCall) -> Tensor:
+    """Returns the (o, n, kernel area) weight of a layer with the scale of its batch norm folded in."""
+    weight = model.get_parameter(call.weight).detach()
+    flat = weight.reshape(weight.shape[0], weight.shape[1], -1)
+    if call.norm is None:
+        return flat
+    norm = model.get_submodule(call.norm.rpartition(".")[0])
+    if not isinstance(norm, nn.modules.batchnorm._NormBase) or norm.running_var is None:
+        return flat  # a norm called as a function: its parameters have no common home
+    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+    return flat * scale.detach()[:, None, None]
 
 
 def _by_norm(model: nn.Module, network: TracedNetwork, group: int) -> Ranking:
