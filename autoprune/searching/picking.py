@@ -42,6 +42,19 @@ class Choice:
         if self.min_accuracy is not None and not 0 <= self.min_accuracy <= 1:
             raise ConfigError(f"--min-accuracy {self.min_accuracy:g} must lie in [0, 1], for example 0.92.")
 
+    def require_told(self, events: Sequence[Event]) -> None:
+        """Refuses an id that a ledger says nothing of, before anything is prepared for it.
+
+        Raises:
+            ConfigError: no such candidate was told.
+        """
+        told = {int(event["id"]) for event in events if event["event"] == "told"}
+        if self.id is not None and self.id not in told:
+            raise self._unknown(max(told, default=-1))
+
+    def _unknown(self, last: int) -> ConfigError:
+        return ConfigError(f"Candidate {self.id} was not evaluated. The candidates are 0 to {last}.")
+
     def of(self, evaluations: Sequence[Evaluation], prepared: Prepared) -> Evaluation:
         """Returns the chosen evaluation.
 
@@ -51,8 +64,7 @@ class Choice:
         if self.id is not None:
             mine = [item for item in evaluations if item.candidate.id == self.id]
             if not mine:
-                known = max((item.candidate.id for item in evaluations), default=-1)
-                raise ConfigError(f"Candidate {self.id} was not evaluated. The candidates are 0 to {known}.")
+                raise self._unknown(max((item.candidate.id for item in evaluations), default=-1))
             return mine[-1]
         top = max((item.candidate.fidelity.level for item in evaluations), default=0)
         fitting = [item for item in evaluations if item.candidate.fidelity.level == top]
@@ -110,6 +122,7 @@ def pick(
     registration = registration or Registration()
     events = read_ledger(run / LEDGER_NAME)
     header = run_of(events)
+    choice.require_told(events)
     options = recorded_options(header, run, registration.changes)
     tracked = registration.wanted(options)
     problem = load_problem(options, observer)

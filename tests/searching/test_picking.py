@@ -23,6 +23,12 @@ def test_a_candidate_that_was_not_evaluated_is_named():
         Choice(id=7).of([], None)
 
 
+def test_a_candidate_that_nobody_asked_for_is_refused_before_the_network_is_read(searched, monkeypatch):
+    monkeypatch.setattr("autoprune.searching.picking.load_problem", lambda *_: pytest.fail("read the network"))
+    with pytest.raises(ConfigError, match=r"Candidate 999 was not evaluated\. The candidates are 0 to \d\."):
+        picked(searched, id=999)
+
+
 def test_nothing_that_fits_is_one_clear_line():
     with pytest.raises(ConfigError, match="none was evaluated"):
         Choice(min_accuracy=0.9).of([], None)
