@@ -16,6 +16,8 @@ from statistics import median
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
+#: All but what earlier runs have written.
+_CODE = ("--", ":/", ":(top,exclude,glob)experiments/**/results/**")
 
 
 def milliseconds(runs: Mapping[str, Callable[[], object]], *, repeats: int) -> dict[str, dict[str, float]]:
@@ -44,7 +46,7 @@ def circumstances(packages: tuple[str, ...]) -> dict[str, Any]:
     """Returns date, commit, hardware, load and versions."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": _git("rev-parse", "HEAD") + ("+changes" if _git("status", "--porcelain", "-uno") else ""),
+        "commit": _git("rev-parse", "HEAD") + ("+changes" if _git("status", "--porcelain", "-uno", *_CODE) else ""),
         "hardware": {
             "cpu": _cpu(),
             "cores": os.cpu_count(),
