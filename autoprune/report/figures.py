@@ -44,7 +44,7 @@ def front_figure(rows: Rows, marks: Marks, budgets: Marks, *, width: int = WIDE)
     )
     _budget_lines(axes, budgets)
     front = sorted((row for row in rows if row["front"]), key=lambda row: (row["macs"], row["id"]))
-    axes.steps([(row["retained_flops"], row["accuracy"]) for row in front], "front")
+    axes.front([(row["retained_flops"], row["accuracy"]) for row in front], "front")
     top = max((row["level"] for row in rows), default=0)
     for row in sorted(rows, key=lambda row: (row["front"], row["level"])):
         if axes.holds(row["retained_flops"], row["accuracy"]):

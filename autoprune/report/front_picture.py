@@ -187,7 +187,9 @@ const inRange = (v, low, high) => v >= low - .5 && v <= high + .5;
 const visible = r => shown().includes(r);
 function frontLine() {
   let steps = [];
-  if (state.axis === 'retained_flops') steps = front;
+  // By score a point may be on the front whose accuracy is below that of a cheaper one; the line never falls to it.
+  if (state.axis === 'retained_flops')
+    for (const r of front) if (!steps.length || r.accuracy > steps.at(-1).accuracy) steps.push(r);
   if (state.axis === 'order') {
     // The incumbent over time: a candidate that climbed higher ranks above all below it.
     let best = null;

@@ -150,7 +150,7 @@ def live_figure(peers: Sequence[Standing], front: Sequence[Standing], *, width: 
         y_text=percent,
         x_ticks=6,
     )
-    axes.steps([(one.macs, one.accuracy) for one in front], "front")
+    axes.front([(one.macs, one.accuracy) for one in front], "front")
     on_front = {one.id for one in front}
     for one in peers:
         if axes.holds(one.macs, one.accuracy):

@@ -40,7 +40,7 @@ def overlaid_fronts(runs: Sequence[tuple[str, Rows]], *, width: int = WIDE) -> D
                 axes.bar(row["retained_flops"], row["low"], row["high"], f"s{colour}")
             drawing.add("circle", class_=f"f{colour}", cx=x, cy=y, r=size, opacity=opacity)
         front = sorted((row for row in rows if row["front"]), key=lambda row: (row["macs"], row["id"]))
-        axes.steps([(row["retained_flops"], row["accuracy"]) for row in front], f"curve s{colour}")
+        axes.front([(row["retained_flops"], row["accuracy"]) for row in front], f"curve s{colour}")
     legend(drawing, entries, top=430)
     return drawing
 

@@ -170,6 +170,17 @@ class Axes:
             path += f"H{self.x(x):.1f}V{self.y(max(y, bottom)):.1f}"
         self.drawing.add("path", class_=class_, d=path + (f"H{self.box[2]:.1f}" if to_edge else ""))
 
+    def front(self, points: Sequence[tuple[float, float]], class_: str) -> None:
+        """Draws the staircase of the best accuracy up to each cost, of (cost, accuracy) points, cheapest first.
+
+        A front by score may hold points whose accuracy is below that of a cheaper one; the line never falls to them.
+        """
+        rising: list[tuple[float, float]] = []
+        for point in points:
+            if not rising or point[1] > rising[-1][1]:
+                rising.append(point)
+        self.steps(rising, class_)
+
     def bar(self, x: float, low: float, high: float, class_: str) -> None:
         """Draws an error bar; what reaches beyond the ranges is cut off."""
         bottom, top = self.y_range

@@ -14,7 +14,7 @@ from autoprune.report import figures
 from autoprune.report.page import drawings
 from autoprune.report.progress import agreement_of, kendall_tau
 from autoprune.report.record import evaluations_of
-from autoprune.report.svg import Drawing, ticks
+from autoprune.report.svg import Axes, Drawing, ticks
 from tests.report.recorded_run import pruning, search, shown, training
 
 WIDTHS = [figures.WIDE, figures.NARROW]
@@ -99,6 +99,15 @@ def test_the_front_marks_dense_uniform_and_incumbent():
     assert "incumbent 80.00 %" in text
     assert "uniform 70.00 %" in text
     assert "budget 50%flops" in text
+
+
+def test_the_line_of_a_front_never_falls_to_a_candidate_that_a_cheaper_one_surpasses():
+    drawing = Drawing(100, 100, "a front by score")
+    Axes(drawing, (0, 0, 100, 100), (0, 1), (0, 1)).front([(0.2, 0.6), (0.4, 0.5), (0.6, 0.9)], "front")
+    (path,) = (node.get("d") for node in parsed(drawing).iter() if node.tag.endswith("path"))
+    heights = [float(value) for value in re.findall(r"(?:V|M[\d.]+ )([\d.]+)", path)]
+    assert heights == [40.0, 10.0]
+    assert len(re.findall("H", path)) == 2
 
 
 def test_long_networks_are_drawn_by_block_and_lose_nothing():
