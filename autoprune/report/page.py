@@ -216,9 +216,9 @@ def _front(record: RunRecord, numbers: Numbers, rows: Rows, count: Counter) -> s
         return ""
     data = _front_arguments(record, rows)
     caption = count(
-        f"Hold-out accuracy of every candidate against its cost. The line joins the {len(numbers['front'])} that no "
-        "other beats in both score and cost; the score, the mean probability of the right class, tells networks of "
-        "equal accuracy apart."
+        f"Hold-out accuracy of every candidate against its cost. The line rises along the {len(numbers['front'])} that "
+        "no other beats in both score and cost; the score, the mean probability of the right class, tells networks of "
+        "equal accuracy apart. It does not fall to those whose accuracy a cheaper one has."
     )
     if record.repeats:
         caption += (
