@@ -63,6 +63,7 @@ def check_proxy(
     scope: p.Scope = None,
     search_space: p.SearchSpace = None,
     seed: p.Seed = None,
+    channels: p.Channels = None,
     calibration_images: p.CalibrationImages = None,
     holdout_images: p.HoldoutImages = None,
     backend: p.Backend = None,

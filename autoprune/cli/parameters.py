@@ -125,6 +125,15 @@ Scope = Annotated[
         "(default: internal)",
     ),
 ]
+Channels = Annotated[
+    str | None,
+    typer.Option(
+        metavar="WAY",
+        rich_help_panel=_NETWORK,
+        help="Which channels stay: by elimination (what their consumers miss least goes) or norm (of the weights that "
+        "read them). (default: elimination)",
+    ),
+]
 SearchSpace = Annotated[
     str | None,
     typer.Option(

@@ -22,6 +22,8 @@ from autoprune.errors import ConfigError, nearest
 #: Folder that a relative `weights` is also looked up in, and the default of `data_root`.
 WEIGHTS_ROOT_VARIABLE = "AUTOPRUNE_WEIGHTS_ROOT"
 DATA_ROOT_VARIABLE = "AUTOPRUNE_DATA_ROOT"
+#: How the channels that stay are chosen.
+CHANNELS = ("elimination", "norm")
 BACKENDS = ("ray", "serial")
 #: What networks do; `autoprune.tasks.registry` makes them.
 TASKS = ("classification", "detection")
@@ -164,6 +166,7 @@ OPTIONS: Mapping[str, Option] = {
         _option("seed", _integer(0)),
         _option("out", _path),
         _option("scope", _choice(SCOPES)),
+        _option("channels", _choice(CHANNELS)),
         _option("calibration_images", _integer(1)),
         _option("holdout_images", _integer(1)),
         _option("device", _device),

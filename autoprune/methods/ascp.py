@@ -41,8 +41,8 @@ from autoprune.methods.softly import (
     training_recipe,
 )
 from autoprune.models.calibration import to_numpy
+from autoprune.models.folding import folded_weight
 from autoprune.models.network import IndexArray, LayerKind, TracedNetwork
-from autoprune.models.selection import folded_weight
 from autoprune.models.surgery import Kept, named_tensors
 from autoprune.strategies.clustering import MergeTree, bisected_knob, merge_tree
 

@@ -36,7 +36,7 @@ Move = Callable[[IntArray, IntArray, np.random.Generator], IntArray]
 class BeeColony:
     """Search of layer widths by artificial bees (ABCPruner's code).
 
-    Within a budget every source is projected onto it, channels are chosen by the norm of their consumers' weights, and
+    Within a budget every source is projected onto it, channels are chosen by elimination, and
     a structure is scored without training, on hold-out images after a least-squares merge [OURS].
 
     As published: no budget, so that only the tenths bound the widths; random filters, a fitness of two epochs'

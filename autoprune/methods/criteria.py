@@ -283,13 +283,13 @@ class OrthoFisher(Criterion):
 
 @dataclass(frozen=True)
 class Uniform:
-    """One share off every group; the channels of the largest consumer weights stay. The control of every comparison.
+    """One share off every group; the channels that are missed most stay. The control of every comparison.
 
     Attributes:
         as_published: not possible, it is no published method.
     """
 
-    source: ClassVar[str] = "Control: uniform widths, channels by the norm of their consumers' weights [OURS]"
+    source: ClassVar[str] = "Control: uniform widths, channels by elimination [OURS]"
     trains: ClassVar[bool] = False
 
     as_published: bool = False

@@ -13,7 +13,7 @@ from autoprune.strategies.heuristics import heuristic_structure
 
 @dataclass(frozen=True)
 class Heuristic:
-    """Widths by a heuristic of the search, channels by the norm of the weights that read them ([OURS]).
+    """Widths by a heuristic of the search, channels by elimination (`models.elimination`, [OURS]).
 
     Attributes:
         name: of `autoprune.strategies.heuristics`.

@@ -299,6 +299,21 @@ def patches_at(
     return taken.view(*positions.shape, -1)
 
 
+def sampled_inputs(call: LayerCall, args: tuple[Any, ...], x: Tensor, positions: Tensor) -> Tensor:
+    """Returns (B, p, d) what a layer reads for the outputs at (B, p) flat positions, pixel by pixel.
+
+    Args:
+        call: the layer.
+        args: of the operation.
+        x: what it reads.
+        positions: of its output.
+    """
+    if call.kind is LayerKind.LINEAR:
+        return rows_at(x, positions)
+    weight, (stride, padding, dilation) = args[1], args[3:6]
+    return patches_at(x, positions, kernel=weight.shape[2:], stride=stride, padding=padding, dilation=dilation)
+
+
 def to_numpy(tensor: Tensor) -> npt.NDArray[np.float64]:
     """Returns a float64 numpy copy."""
     return tensor.detach().cpu().double().numpy()

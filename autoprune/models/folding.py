@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from autoprune.models.network import TracedNetwork
+from autoprune.models.network import LayerCall, TracedNetwork
 from autoprune.models.surgery import replicate
 from autoprune.tasks.detectors import raw_outputs
 
@@ -122,3 +122,16 @@ def _pairs(model: nn.Module, network: TracedNetwork) -> Iterator[tuple[nn.Conv2d
         # Of another class, they may do anything else as well: a weight norm, a layer whose channels are all gone.
         if type(conv) is nn.Conv2d and type(norm) is nn.BatchNorm2d and norm.affine and norm.track_running_stats:
             yield conv, norm
+
+
+def folded_weight(model: nn.Module, call: LayerCall) -> Tensor:
+    """Returns the (o, n, kernel area) weight of a layer with the scale of its batch norm folded in."""
+    weight = model.get_parameter(call.weight).detach()
+    flat = weight.reshape(weight.shape[0], weight.shape[1], -1)
+    if call.norm is None:
+        return flat
+    norm = model.get_submodule(call.norm.rpartition(".")[0])
+    if not isinstance(norm, nn.modules.batchnorm._NormBase) or norm.running_var is None:
+        return flat  # a norm called as a function: its parameters have no common home
+    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+    return flat * scale.detach()[:, None, None]

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from autoprune.core.cost import FloatArray
 from autoprune.core.profile import GroupProfile, ModelProfile
 from autoprune.models.calibration import Calibration, to_numpy
+from autoprune.models.folding import folded_weight
 from autoprune.models.network import LayerCall, TracedNetwork
 from autoprune.models.operations import OperationTap
-from autoprune.models.selection import Ranking, consumer_norms, filter_norms, folded_weight
+from autoprune.models.selection import Ranking, consumer_norms, filter_norms
 from autoprune.tasks.detectors import raw_outputs
 
 _QUANTILES = np.linspace(0.0, 1.0, 1001)

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.errors import ModelError
-from autoprune.models.calibration import Calibration, output_extents, patches_at, rows_at, solvable
+from autoprune.models.calibration import Calibration, output_extents, rows_at, sampled_inputs, solvable
 from autoprune.models.network import LayerCall, LayerKind, TracedNetwork
 from autoprune.models.operations import ChainTap, Handler, LayerOperands, Operation, OperationTap
 from autoprune.models.ridge import ridge_solution
@@ -203,12 +203,7 @@ class _LayerSolver(ChainTap):
 
     def _patches(self, layer: Operation, x: Tensor) -> Tensor:
         """Returns (B, p, d) the input patches of the sampled positions."""
-        if self.call.kind is LayerKind.LINEAR:
-            return rows_at(x, self._positions)
-        weight, (stride, padding, dilation) = layer.args[1], layer.args[3:6]
-        return patches_at(
-            x, self._positions, kernel=weight.shape[2:], stride=stride, padding=padding, dilation=dilation
-        )
+        return sampled_inputs(self.call, layer.args, x, self._positions)
 
 
 class _ConstantSolver(_LayerSolver):

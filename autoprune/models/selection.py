@@ -1,15 +1,15 @@
 """Which channels to keep, and what is lost with the others.
 
-For each consumer, dropping channels and predicting them linearly from the kept ones leaves an error in its output. The
-greedy order adds, one at a time, the channel that lowers the error most; every width then keeps a prefix of it.
+For each consumer, dropping channels and predicting them linearly from the kept ones leaves an error in its output.
+Every width keeps a prefix of one order of the channels.
 
 Notation:
     C   (n, n)  covariance of the consumer's input channels of one group; a constant is no loss, biases make up for it
     S   (n, n)  sum over output channels and kernel positions of w w^T, batch-norm scale folded in
     R   (n, n)  residual covariance once the kept channels predict the rest: C - C_K C_KK^-1 C_K^T
-    error       trace(S R) / trace(S C), in [0, 1]; the gain of channel j is (R S R)_jj / R_jj
+    error       trace(S R) / trace(S C), in [0, 1]
 
-The greedy choice by residual variance is pivoted Cholesky; weighting by the consumer's kernel is [OURS].
+Channel after channel, R follows from pivoted Cholesky; weighting by the consumer's kernel is [OURS].
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from torch import Tensor, nn
 
 from autoprune.core.cost import FloatArray
 from autoprune.models.calibration import Calibration
+from autoprune.models.elimination import DAMPING, elimination_order, readers_of
+from autoprune.models.folding import folded_weight
 from autoprune.models.network import IndexArray, LayerCall, TracedNetwork
 from autoprune.models.surgery import Kept
 
@@ -32,7 +34,7 @@ _VANISHED = 1e-9
 
 @dataclass(frozen=True, eq=False)
 class Ranking:
-    """The greedy order of one group's channels.
+    """The order of one group's channels.
 
     Attributes:
         order: (N,) channels, the most valuable first.
@@ -43,50 +45,49 @@ class Ranking:
     error: FloatArray
 
 
-def ranking(covariances: Sequence[Tensor], weights: Sequence[Tensor], *, order: IndexArray | None = None) -> Ranking:
-    """Returns the greedy order of n channels, or the error along a given order.
+def errors_along(order: IndexArray, covariances: Sequence[Tensor], weights: Sequence[Tensor]) -> FloatArray:
+    """Returns (n + 1,) the mean over consumers of the error when the first k channels of an order are kept.
 
     Args:
+        order: (n,) channels.
         covariances: C of every consumer, (n, n) float64.
         weights: S of every consumer, (n, n) float64.
-        order: (n,) an order to follow instead of the greedy one.
     """
-    count = len(covariances[0])
     residual = torch.stack(list(covariances)).double()
     weight = torch.stack(list(weights)).double()
-    scale = (residual * weight).sum((1, 2)).clamp_min(1e-300)
-    weight = weight / scale[:, None, None]
-    product = residual @ weight
-    floor = _VANISHED * residual.diagonal(dim1=1, dim2=2).amax(1, keepdim=True).clamp_min(1e-300)
-    chosen, error = [], [1.0]
-    left = torch.ones(count, dtype=torch.bool, device=residual.device)
-    for step in range(count):
-        variance = residual.diagonal(dim1=1, dim2=2)
-        gains = (product * residual).sum(2)
-        gain = torch.where(variance > floor, gains / variance.clamp_min(1e-300), torch.zeros_like(gains)).mean(0)
-        greedy = int(torch.where(left, gain, torch.full_like(gain, -1.0)).argmax())
-        best = greedy if order is None else int(order[step])
-        left[best] = False
-        chosen.append(best)
-        pivot = residual[:, best, best]
-        column = residual[:, :, best] / pivot.clamp_min(floor[:, 0]).sqrt()[:, None]
-        column = torch.where((pivot > floor[:, 0])[:, None], column, torch.zeros_like(column))
+    weight = weight / (residual * weight).sum((1, 2)).clamp_min(1e-300)[:, None, None]
+    floor = _VANISHED * residual.diagonal(dim1=1, dim2=2).amax(1).clamp_min(1e-300)
+    error = [1.0]
+    for channel in order:
+        pivot = residual[:, channel, channel]
+        column = residual[:, :, channel] / pivot.clamp_min(floor).sqrt()[:, None]
+        column = torch.where((pivot > floor)[:, None], column, torch.zeros_like(column))
         residual = residual - column[:, :, None] * column[:, None, :]
-        product = product - column[:, :, None] * (column[:, None, :] @ weight)
         error.append(float((residual * weight).sum((1, 2)).mean().clamp(0.0, 1.0)))
     curve = np.minimum.accumulate(np.array(error))
     curve[-1] = 0.0
-    return Ranking(np.array(chosen, dtype=np.int64), curve)
+    return curve
 
 
 def rank_groups(
-    model: nn.Module, network: TracedNetwork, calibration: Calibration, *, greedy: bool = False
+    model: nn.Module,
+    network: TracedNetwork,
+    calibration: Calibration,
+    *,
+    images: Tensor | None = None,
+    damping: float = DAMPING,
 ) -> tuple[Ranking, ...]:
-    """Returns the ranking of every group by the norm of its consumers' weights, or the greedy one.
+    """Returns the ranking of every group for sequential reconstruction: the order of elimination, or of norms.
 
-    Sequential reconstruction takes either equally well (ResNet-20-B at half the MACs, 2 structures, 512 calibration
-    images, 4,000 hold-out images: 91.8 and 93.1 % by norm, 91.5 and 92.2 % greedy). Groups whose consumers have no
-    statistics are ranked by filter norm.
+    Groups with a very wide consumer are ranked by norm, those whose consumers have no statistics by filter norm.
+
+    Args:
+        model: the dense network, in eval mode.
+        network: its trace.
+        calibration: its statistics.
+        images: (B, C, H, W) those of the calibration; without them groups are ranked by the norm of the weights that
+            read them.
+        damping: of the elimination.
     """
     consumers: list[list[tuple[Tensor, Tensor]]] = [[] for _ in network.groups]
     for call in network.calls:
@@ -94,12 +95,15 @@ def rank_groups(
             continue
         for group in network.channels[call.input].members:
             consumers[group].extend(_consumer(model, network, call, group, calibration.covariance(call.call)))
+    readers = None if images is None else readers_of(model, network, calibration, images, damping=damping)
     rankings = []
     for index, found in enumerate(consumers):
         if found:
             covariances, weights = zip(*found, strict=True)
-            order = None if greedy else np.argsort(-consumer_norms(model, network, index), kind="stable")
-            rankings.append(ranking(covariances, weights, order=order))
+            order = None if readers is None else elimination_order(readers[index])
+            if order is None:
+                order = np.argsort(-consumer_norms(model, network, index), kind="stable")
+            rankings.append(Ranking(order, errors_along(order, covariances, weights)))
         else:
             rankings.append(_by_norm(model, network, index))
     return tuple(rankings)
@@ -120,19 +124,6 @@ def _consumer(
         read = weight.index_select(1, index).double()
         blocks.append((covariance[index][:, index], torch.einsum("oik,ojk->ij", read, read)))
     return blocks
-
-
-def folded_weight(model: nn.Module, call: LayerCall) -> Tensor:
-    """Returns the (o, n, kernel area) weight of a layer with the scale of its batch norm folded in."""
-    weight = model.get_parameter(call.weight).detach()
-    flat = weight.reshape(weight.shape[0], weight.shape[1], -1)
-    if call.norm is None:
-        return flat
-    norm = model.get_submodule(call.norm.rpartition(".")[0])
-    if not isinstance(norm, nn.modules.batchnorm._NormBase) or norm.running_var is None:
-        return flat  # a norm called as a function: its parameters have no common home
-    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
-    return flat * scale.detach()[:, None, None]
 
 
 def _by_norm(model: nn.Module, network: TracedNetwork, group: int) -> Ranking:

@@ -30,6 +30,8 @@ class SearchOptions:
         seed: of everything random.
         out: the run folder.
         scope: `internal` (channels inside blocks) or `coupled` (residual streams, too).
+        channels: which of a structure's channels stay: `elimination` (what their consumers, solved anew, miss
+            most) or `norm` (what the largest weights read).
         calibration_images: that reconstructions are fitted on; None for the default.
         holdout_images: that score candidates; None for the default.
         device: where candidates are evaluated; None for a GPU if there is one.
@@ -58,6 +60,7 @@ class SearchOptions:
     seed: int = 0
     out: Path | None = None
     scope: str = "internal"
+    channels: str = "elimination"
     calibration_images: int | None = None
     holdout_images: int | None = None
     device: str | None = None

@@ -278,7 +278,9 @@ def prepare(problem: Problem, options: SearchOptions, observer: Observer, *, rec
         observer.stage(f"Reading the dense network on {len(split.calibration)} images")
         images = problem.data.train.take(split.calibration)
         calibration = calibrate(problem.model, network, images, seed=derive_seed(options.seed, "calibration"))
-        rankings = rank_groups(problem.model, network, calibration)
+        rankings = rank_groups(
+            problem.model, network, calibration, images=images if options.channels == "elimination" else None
+        )
     ladder = default_ladder(len(split.calibration), len(split.holdout))
     return Prepared(problem, network, space, split, calibration, rankings, ladder, device, options, record)
 

@@ -288,6 +288,7 @@ def _identity(prepared: Prepared, asked: ProxyOptions, rungs: Sequence[Fidelity]
     kept = ("model", "weights", "data", "budget", "scope", "seed", "split", "groups")
     return {
         **{key: header[key] for key in kept},
+        "channels": prepared.options.channels,
         "structures": asked.structures,
         "fidelities": [rung.name for rung in rungs],
     }

@@ -1,4 +1,4 @@
-"""CIFAR-10 networks that benchmarks share.
+"""Networks that benchmarks share: those of CIFAR-10, and by their names those that come with the program.
 
 Weights are looked up under AUTOPRUNE_WEIGHTS_ROOT, images under AUTOPRUNE_DATA_ROOT.
 """
@@ -25,11 +25,10 @@ WEIGHTS = {
 
 
 def prepared(spec: str, **options: Any) -> Prepared:
-    """Returns a search of a network on CIFAR-10, ready to run on one thread: half the FLOPs, channels inside blocks."""
+    """Returns a search of a network, ready to run on one thread: half the FLOPs, channels inside blocks."""
     given = {
         "model": spec,
-        "weights": WEIGHTS[spec],
-        "data": "cifar10",
+        **({"weights": WEIGHTS[spec], "data": "cifar10"} if spec in WEIGHTS else {}),
         "budgets": ["50%flops"],
         "scope": "internal",
         "backend": "serial",

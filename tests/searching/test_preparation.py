@@ -9,6 +9,7 @@ from autoprune.errors import BudgetError, ConfigError, DataError, ModelError, Pl
 from autoprune.report.observer import NullObserver
 from autoprune.searching.options import SearchOptions
 from autoprune.searching.preparation import Problem, load_problem, prepare, problem_from, require_fit
+from autoprune.searching.recorded import recorded_options
 
 
 def problem(model, data=None):
@@ -130,3 +131,19 @@ class TestPrepare:
         first, second = prepared().header(), prepared().header()
         assert first == second
         assert prepared(seed=1).header() != first
+
+
+def test_channels_are_chosen_as_asked():
+    chosen = {way: prepared(channels=way).rankings for way in ("elimination", "norm")}
+    assert any(
+        ours.order.tolist() != norms.order.tolist()
+        for ours, norms in zip(chosen["elimination"], chosen["norm"], strict=True)
+    )
+    assert [r.order.tolist() for r in prepared().rankings] == [r.order.tolist() for r in chosen["elimination"]]
+
+
+def test_a_search_from_before_the_choice_goes_on_by_norm(tmp_path):
+    before = SearchOptions(model="digits/resnet").to_json()
+    assert recorded_options({"options": before}, tmp_path).channels == "elimination"
+    del before["channels"]
+    assert recorded_options({"options": before}, tmp_path).channels == "norm"
