@@ -6,10 +6,14 @@ import json
 import os
 import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from autoprune.errors import ConfigError, RunError
+
+if TYPE_CHECKING:
+    from autoprune.searching.aside import Aside
 
 _LEDGER = "ledger.jsonl"
 #: What a run folder holds at least one of.
@@ -50,8 +54,29 @@ def pick(
     # Before torch is imported. The network is small and the machine perhaps busy: threads that wait for one another
     # actively took 16.5 s of processor time where 6.6 s suffice.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from autoprune.cli.quiet import hush_libraries
+    from autoprune.searching.aside import Aside
+
+    with nullcontext() if wanted["no_mlflow"] else Aside() as aside:
+        entry = _picked(run, chosen, wanted, out=out, finetune_epochs=finetune_epochs, aside=aside)
     from autoprune.cli.render import show_pick
+
+    if as_json:
+        print(json.dumps(entry, indent=2, default=str))
+    else:
+        show_pick(entry)
+    return 0
+
+
+def _picked(
+    run: Path,
+    chosen: Mapping[str, Any],
+    wanted: Mapping[str, Any],
+    *,
+    out: Path | None,
+    finetune_epochs: float,
+    aside: Aside | None,
+) -> dict[str, Any]:
+    from autoprune.cli.quiet import hush_libraries
     from autoprune.report.live import LiveProgress
     from autoprune.searching.picking import Choice, pick
     from autoprune.searching.registering import Registration
@@ -59,14 +84,15 @@ def pick(
     hush_libraries()
     choice, registration = Choice(**chosen), Registration(**wanted)
     with LiveProgress(candidates=0) as observer:
-        entry = pick(
-            run, choice, observer=observer, out=out, finetune_epochs=finetune_epochs, registration=registration
+        return pick(
+            run,
+            choice,
+            observer=observer,
+            out=out,
+            finetune_epochs=finetune_epochs,
+            registration=registration,
+            aside=aside,
         )
-    if as_json:
-        print(json.dumps(entry, indent=2, default=str))
-    else:
-        show_pick(entry)
-    return 0
 
 
 def report(

@@ -14,10 +14,12 @@ from autoprune.core.resources import RESOURCES
 from autoprune.core.structure import Structure
 from autoprune.errors import ConfigError, RunError
 from autoprune.report.observer import Observer
+from autoprune.searching.aside import Aside
 from autoprune.searching.finish import Finisher, describe, save_finished
 from autoprune.searching.preparation import Prepared, load_problem, prepare, usable_cores
 from autoprune.searching.recorded import recorded_options
 from autoprune.searching.registering import Registration, log_finished, write_request
+from autoprune.searching.running import store_of
 from autoprune.searching.timing import torch_threads
 from autoprune.study.ledger import Event, decode_told, read_ledger, run_of
 
@@ -103,6 +105,7 @@ def pick(
     out: Path | None = None,
     finetune_epochs: float = 0.0,
     registration: Registration | None = None,
+    aside: Aside | None = None,
 ) -> dict[str, Any]:
     """Returns what `summary.json` would say of the chosen candidate, having saved it.
 
@@ -113,6 +116,7 @@ def pick(
         out: where to save it; `RUN/picked-ID` if None.
         finetune_epochs: with distillation from the dense network; 0 for none.
         registration: where in MLflow it is written down; where the search is, unregistered, if None.
+        aside: the process that writes there; this one if None.
 
     Raises:
         RunError: the folder holds no search, or the dense network has other weights by now.
@@ -125,6 +129,8 @@ def pick(
     choice.require_told(events)
     options = recorded_options(header, run, registration.changes)
     tracked = registration.wanted(options)
+    if aside is not None:
+        aside.open(store_of(options)) if tracked else aside.close()
     problem = load_problem(options, observer)
     prepared = prepare(problem, options, observer, recorded_latency=header.get("latency"))
     if prepared.fingerprint != header.get("weights"):
@@ -153,6 +159,7 @@ def pick(
             run_uuid=str(header.get("uuid")),
             register=registration.register,
             observer=observer,
+            aside=aside,
         )
     return {**entry, "run": str(run), "request": str(request), "mlflow": mlflow}
 

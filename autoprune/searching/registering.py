@@ -15,6 +15,7 @@ from autoprune.core.candidate import Candidate
 from autoprune.errors import AutopruneError, BackendError, ConfigError
 from autoprune.report.files import atomic_write_text
 from autoprune.report.observer import Observer
+from autoprune.searching.aside import Aside
 from autoprune.searching.finish import Finished
 from autoprune.searching.options import SearchOptions
 from autoprune.searching.preparation import Prepared
@@ -88,6 +89,7 @@ def log_finished(
     run_uuid: str,
     register: str | None,
     observer: Observer,
+    aside: Aside | None = None,
 ) -> dict[str, Any] | None:
     """Returns where the network is found in MLflow; None, after a warning, where MLflow did not take it.
 
@@ -99,6 +101,7 @@ def log_finished(
         run_uuid: of the search.
         register: name in the model registry, None for no name.
         observer: hears of the stages.
+        aside: the process that writes; this one if None.
 
     Raises:
         BackendError: MLflow did not take it, and it was to be registered.
@@ -113,7 +116,7 @@ def log_finished(
     try:
         with torch.no_grad():
             outputs = finished.model(torch.from_numpy(images)).numpy()
-        logged = log_network(
+        logged = (log_network if aside is None else aside.log)(
             PickedNetwork(
                 network=finished.model,
                 images=images,

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +25,7 @@ from numpy.typing import NDArray
 from autoprune.errors import BackendError, ConfigError
 from autoprune.tracking.mlflow_tracker import import_mlflow, silence_loggers
 from autoprune.tracking.scribe import find_experiment, legal_key, now_ms, user_name
-from autoprune.tracking.uris import mask_secrets, mask_uri
+from autoprune.tracking.uris import mask_secrets, mask_uri, store_file
 
 #: What the version that a name stands for is called in the registry.
 ALIAS = "champion"
@@ -125,6 +127,21 @@ def log_network(
         raise BackendError(f"MLflow at {mask_uri(store)} did not take the network: {reason}") from error
 
 
+def open_existing(store: str) -> None:
+    """Opens a SQLite store that is there already, for runs and for models: `log_network` then finds it open.
+
+    A new one is left alone: making its tables must not be broken off.
+    """
+    file = store_file(store)
+    if file is None or not file.is_file():
+        return
+    silence_loggers()
+    mlflow = import_mlflow()
+    silence_loggers()
+    with _store_of(mlflow, store):
+        mlflow.MlflowClient(tracking_uri=store).search_registered_models(max_results=1)
+
+
 def _require_export(mlflow: ModuleType) -> None:
     if "serialization_format" not in inspect.signature(mlflow.pytorch.log_model).parameters:
         raise BackendError(
@@ -182,7 +199,7 @@ class _Registrar:
     def _model(self, picked: PickedNetwork, run_id: str) -> str:
         """Returns the address of the network as a model of the run."""
         mlflow = self._mlflow
-        with mlflow.start_run(run_id=run_id, nested=True):
+        with mlflow.start_run(run_id=run_id, nested=True), _pins_unchecked():
             logged = mlflow.pytorch.log_model(
                 picked.network,
                 name=MODEL_NAME,
@@ -206,6 +223,21 @@ class _Registrar:
         made = self._client.create_model_version(name, source=model_uri, run_id=run_id, model_id=model_id)
         self._client.set_registered_model_alias(name, ALIAS, made.version)
         return str(made.version)
+
+
+@contextmanager
+def _pins_unchecked() -> Iterator[None]:
+    """Spares MLflow the search for packages that differ from the pins: they are those of this process.
+
+    It reads the file lists of all installed packages for that, 0.8 s of processor time.
+    """
+    environment = sys.modules.get("mlflow.utils.environment")
+    check = "warn_dependency_requirement_mismatches"
+    if not hasattr(environment, check):
+        yield
+        return
+    with patch.object(environment, check, lambda _requirements: None):
+        yield
 
 
 @contextmanager

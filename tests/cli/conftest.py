@@ -114,7 +114,7 @@ class FakeSearch:
         self.call("export_saved", directory, options)
         return []
 
-    def pick(self, run, choice, *, observer, out, finetune_epochs, registration):
+    def pick(self, run, choice, *, observer, out, finetune_epochs, registration, aside):
         self.call("pick", run, choice, registration=registration)
         return {**PICKED, "run": str(run)}
 
