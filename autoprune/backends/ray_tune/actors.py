@@ -97,32 +97,50 @@ class Board:
 class CandidateTrial(tune.Trainable):  # type: ignore[misc]
     """A Tune trial: one candidate, one result a rung, evaluated elsewhere."""
 
+    _config: dict[str, Any]
+    _begun: bool
+    _evaluator: Any
+    _ready: Any
+
     def setup(self, config: dict[str, Any]) -> None:
         """Begins with a candidate."""
-        self._config = config
-        self._begun = False
-        self._evaluator = ray.get_actor(config["evaluator"], namespace=config["namespace"])
-        self._board = ray.get_actor(config["board"], namespace=config["namespace"])
+        self._actors: dict[str, Any] = {}
+        self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Begins with another candidate in the same process."""
-        self.setup(new_config)
+        self._begin(new_config)
         return True
 
     def step(self) -> dict[str, Any]:
         """Returns the timed outcome of one rung."""
         candidate: Candidate = self._config["candidate"]
         if self._begun:
-            candidate = replace(candidate, fidelity=ray.get(self._board.read.remote(candidate.id)))
+            board = self._actor(self._config["board"])
+            candidate = replace(candidate, fidelity=ray.get(board.read.remote(candidate.id)))
+            self._ready = self._evaluator.ready.remote()
         self._begun = True
         return {"timed": self._evaluate(candidate, timeout=self._config["timeout"])}
+
+    def _begin(self, config: dict[str, Any]) -> None:
+        self._config = config
+        self._begun = False
+        self._evaluator = self._actor(config["evaluator"])
+        # Asked now and heard in `step`: the answer comes while Tune turns from the one to the other.
+        self._ready = self._evaluator.ready.remote()
+
+    def _actor(self, name: str) -> Any:
+        """Returns an actor by its name, which is looked up once: a successor has another one."""
+        if name not in self._actors:
+            self._actors[name] = ray.get_actor(name, namespace=self._config["namespace"])
+        return self._actors[name]
 
     def _evaluate(self, candidate: Candidate, *, timeout: float | None) -> Timed | None:
         """Returns the timed outcome, None where the worker died: the driver decides who tries again."""
         started = time.time()
         try:
             # The time limit is for the evaluation, not for a worker that is still starting, or starting again.
-            ray.get(self._evaluator.ready.remote())
+            ray.get(self._ready)
             evaluation = self._evaluator.evaluate.options(max_task_retries=0).remote(candidate)
             timed: Timed = ray.get(evaluation, timeout=timeout)
             return timed

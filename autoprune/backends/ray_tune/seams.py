@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -19,9 +20,18 @@ from autoprune.backends.ray_tune.pool import Pool
 from autoprune.core.candidate import Candidate, Failure
 from autoprune.core.seams import PassiveStudy
 
+#: Candidates that are asked for before a worker is free. More would be proposed knowing less.
+_AHEAD = 2
+#: Seconds without news after which all workers have begun: who asks sooner lets one of them wait.
+_SETTLED = 0.1
+
 
 class Driver:
-    """Stands between Tune and the study, in the driver process: who evaluates what, and whether to go on."""
+    """Stands between Tune and the study, in the driver process: who evaluates what, and whether to go on.
+
+    While all workers are busy it asks for what they will do next: a proposal of a strategy that learns takes longer
+    than all else between two evaluations. One worker is asked for when it is free, as in the serial backend.
+    """
 
     def __init__(
         self,
@@ -42,6 +52,8 @@ class Driver:
         #: {trial: (its candidate, None once that is finished; its evaluator)}.
         self._running: dict[str, tuple[Candidate | None, int]] = {}
         self._again: deque[Candidate] = deque()
+        self._ahead: deque[Candidate] = deque()
+        self._news_at = time.monotonic()
         self._lost: Counter[int] = Counter()
         #: Trials whose worker died, and trials whose evaluator went with its node and has a successor.
         self._died: set[str] = set()
@@ -65,9 +77,10 @@ class Driver:
         if self.stopped or not self._free:
             return finished if self.stopped else None
         with self._guard():
-            candidate = self._again.popleft() if self._again else self._study.ask()
+            candidate = self._next()
             if candidate is None:
                 return finished if self._study.done else None
+            self._news_at = time.monotonic()
             index = self._free.pop()
             self._running[trial_id] = candidate, index
             return {**self._pool.names(index), "candidate": candidate, "timeout": self._timeout}
@@ -77,6 +90,7 @@ class Driver:
         """Tells the study what a rung said; returns whether the trial goes on. None says that its worker died."""
         if self.stopped:
             return False
+        self._news_at = time.monotonic()
         if timed is None:
             self._died.add(trial_id)
             return False
@@ -117,9 +131,25 @@ class Driver:
                 self._pool.check()
                 self._tend()
                 self.stopped = self._should_stop()
+                self._think_ahead()
         if self.stopped:
             self._pool.kill()
         return self.stopped
+
+    def _next(self) -> Candidate | None:
+        for waiting in (self._again, self._ahead):
+            if waiting:
+                return waiting.popleft()
+        return self._study.ask()
+
+    def _think_ahead(self) -> None:
+        """Asks for a candidate that no worker is free for, when there is nothing else to do."""
+        enough = self._pool.size < 2 or len(self._ahead) >= _AHEAD
+        if self.stopped or self._free or enough or time.monotonic() - self._news_at < _SETTLED:
+            return
+        candidate = self._study.ask()
+        if candidate is not None:
+            self._ahead.append(candidate)
 
     def _tend(self) -> None:
         """Takes evaluators whose node has gone out of work, and their successors into it."""
