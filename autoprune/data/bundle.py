@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from autoprune.data.images import DatasetImages, Images
+from autoprune.data.boxed_files import BoxedFiles
+from autoprune.data.images import DatasetImages, FolderImages, Images
 from autoprune.data.preprocessing import NO_AUGMENTATION, Augmentation, Preprocessing
 from autoprune.errors import DataError
 from autoprune.tasks.base import Task
@@ -95,6 +97,18 @@ def bundle_from(
         raise DataError(f"{name!r} has the label {highest} but only {len(names)} classes. Labels count from 0.")
     task = CLASSIFICATION if getattr(train_images, "boxes", None) is None else DETECTION
     return DataBundle(name, train_images, test_images, names, shape, preprocessing, augmentation, task)
+
+
+def missing_here(images: Images) -> str | None:
+    """Returns in one sentence which file of these images is not on this machine, and what to do; None if all are."""
+    paths = images.paths if isinstance(images, FolderImages | BoxedFiles) else ()
+    missing = next((path for path in paths if not path.is_file()), None)
+    if missing is None:
+        return None
+    return (
+        f"The image {str(missing)!r} is not on the machine {socket.gethostname()}. "
+        "Put the image folder at the same path on every node"
+    )
 
 
 def as_images(source: Any) -> Images:

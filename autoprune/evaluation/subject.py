@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from autoprune.core.seams import Evaluator
 from autoprune.data.boxed_files import BoxedFiles
 from autoprune.data.boxes import Boxes
-from autoprune.data.images import ArrayImages, FolderImages, Images
+from autoprune.data.bundle import missing_here
+from autoprune.data.images import ArrayImages, Images
 from autoprune.data.preprocessing import Augmentation, Preprocessing
 from autoprune.errors import ConfigError, DataError
 from autoprune.models.calibration import Calibration, shared_tensor
@@ -131,13 +132,9 @@ class SubjectFactory:
         )
 
     def _require_here(self) -> None:
-        if isinstance(self.lazy_training, FolderImages):
-            missing = next((path for path in self.lazy_training.paths if not path.is_file()), None)
-            if missing is not None:
-                raise DataError(
-                    f"The image {str(missing)!r} is not on the machine {socket.gethostname()}. "
-                    "Put the image folder at the same path on every node"
-                )
+        missing = None if self.lazy_training is None else missing_here(self.lazy_training)
+        if missing is not None:
+            raise DataError(missing)
         if self.device.startswith("cuda") and not torch.cuda.is_available():
             raise ConfigError(f"torch finds no GPU on the machine {socket.gethostname()}")
 

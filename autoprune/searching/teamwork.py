@@ -13,8 +13,9 @@ from torch import Tensor
 
 from autoprune.core.files import write_whole
 from autoprune.core.seeds import derive_seed
+from autoprune.data.bundle import missing_here
 from autoprune.data.splits import Split
-from autoprune.errors import DivergenceError
+from autoprune.errors import AutopruneError, DataError, DivergenceError
 from autoprune.report.observer import NullObserver, Observer
 from autoprune.training.checkpoints import newest_checkpoint
 from autoprune.training.team import Team
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from autoprune.searching.training import Task
 
 Tell = Callable[[tuple[Any, ...]], None]
+
+#: What a process tells before it ends without a network, and what that is for whoever waits.
+_FAILURES: Mapping[str, type[AutopruneError]] = {"diverged": DivergenceError, "absent": DataError}
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +50,11 @@ class TeamTraining:
         """Trains as process `rank` of `size`; the leader tells stages, epochs, checkpoints and the result."""
         from autoprune.searching.training import trained
 
+        missing = missing_here(self.task.data.train)
+        if missing is not None:
+            message = f"{missing}, or finetune with --workers 1."
+            tell(("absent", message))
+            raise DataError(message)
         torch.set_num_threads(1)
         torch.manual_seed(derive_seed(self.task.options.seed, "dropout", rank))
         team = Team(rank, size)
@@ -102,6 +111,7 @@ def trained_by_team(
 
     Raises:
         BackendError: Ray cannot be reached, or a process died; the checkpoints are sound.
+        DataError: a node lacks the images.
         DivergenceError: the loss or a weight is not finite.
     """
     from autoprune.backends.ray_tune.team import run_team
@@ -120,8 +130,8 @@ def trained_by_team(
     try:
         run_team(work, workers=workers, gpus=float(device.startswith("cuda")), address=address, hear=hearing)
     except Exception as error:
-        if hearing.diverged is not None:
-            raise DivergenceError(hearing.diverged) from error
+        if hearing.failure is not None:
+            raise hearing.failure from error
         raise
     assert hearing.result is not None
     found, state = hearing.result
@@ -134,7 +144,7 @@ class _Hearing:
 
     def __init__(self, observer: Observer, on_row: OnRow | None, checkpoints: Path) -> None:
         self.result: tuple[dict[str, Any], dict[str, Tensor]] | None = None
-        self.diverged: str | None = None
+        self.failure: AutopruneError | None = None
         self._observer, self._on_row, self._checkpoints = observer, on_row, checkpoints
 
     def __call__(self, item: tuple[Any, ...]) -> None:
@@ -150,8 +160,8 @@ class _Hearing:
             name, content = values
             self._checkpoints.mkdir(parents=True, exist_ok=True)
             write_whole(self._checkpoints / name, lambda place: place.write_bytes(content))
-        elif what == "diverged":
-            (self.diverged,) = values
+        elif what in _FAILURES:
+            self.failure = _FAILURES[what](*values)
         elif what == "done":
             found, state = values
             self.result = found, state

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from autoprune.data import ArrayImages, DataBundle, FolderImages, Preprocessing, bundle_from, load_data
+from autoprune.data.bundle import missing_here
 from autoprune.data.preprocessing import RAW
 from autoprune.errors import DataError, PluginError
 
@@ -93,6 +95,18 @@ def test_an_image_folder_is_read_lazily_with_one_class_per_folder(folder: Path) 
     assert isinstance(data.train, FolderImages)
     assert data.train.labels.tolist() == [0] * 4 + [1] * 4
     assert data.test.take([0, 3]).mean(dim=(1, 2, 3)).round().tolist() == [0, 100]
+
+
+def test_an_image_that_another_machine_lacks_is_named_with_the_machine(folder: Path) -> None:
+    images = load_data(f"imagefolder:{folder}").train
+    assert missing_here(images) is None
+    lost = folder / "train" / "bee" / "2.png"
+    lost.unlink()
+    assert missing_here(images) == (
+        f"The image {str(lost)!r} is not on the machine {socket.gethostname()}. "
+        "Put the image folder at the same path on every node"
+    )
+    assert missing_here(load_data("digits").train) is None
 
 
 def test_an_image_folder_without_a_size_is_cropped_to_224(folder: Path) -> None:

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from autoprune.cli.edge import run
 from autoprune.data.sources import load_data
-from autoprune.errors import ConfigError, DivergenceError, RunError
+from autoprune.errors import BackendError, ConfigError, DataError, DivergenceError, RunError
 from autoprune.models.saved import STRUCTURE, load, read_saved
 from autoprune.models.weights import load_weights, read_state, state_fingerprint
 from autoprune.report.observer import NullObserver
@@ -345,3 +346,19 @@ def test_two_workers_finetune_like_one_with_the_same_batch_and_their_driver_tell
             assert torch.nn.functional.cosine_similarity(value.flatten(), second[name].flatten(), dim=0) > 0.99
     assert not (Path("two") / "checkpoints").exists()
     assert any("Epoch 2 of 2" in text for text in watching.stages)
+
+
+def test_a_node_without_the_images_is_one_line_that_names_it_and_the_file(saved, monkeypatch, capsys):
+    def one_process(work, *, workers, gpus, address, hear):
+        try:
+            work(1, workers, hear)
+        except DataError as error:
+            raise BackendError(f"A training process failed: {error}") from error
+
+    missing = (
+        "The image '/data/cat/1.png' is not on the machine node-b. Put the image folder at the same path on every node"
+    )
+    monkeypatch.setattr("autoprune.backends.ray_tune.team.run_team", one_process)
+    monkeypatch.setattr("autoprune.searching.teamwork.missing_here", lambda _images: missing)
+    assert run(["finetune", "net", "--out", "tuned", "--workers", "2", "--epochs", "1", "--no-mlflow"]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == f"autoprune: error: {missing}, or finetune with --workers 1."
