@@ -1,17 +1,19 @@
-"""A second process that gets MLflow and `torch.export` ready while a network is made, and then writes it.
+"""Second processes that get `torch.export` and MLflow ready while a network is made, then export and write it.
 
 Importing the two and opening a store takes longer than cutting and testing a small network, and no thread can do it
-beside: imports hold the interpreter. Nothing here imports torch, so that the process starts first.
+beside: imports hold the interpreter. Nothing here imports torch at once, so that the processes start first.
 """
 
 from __future__ import annotations
 
 import gc
+import io
 import json
 import os
 import pickle
 import subprocess
 import sys
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -25,20 +27,56 @@ if TYPE_CHECKING:
 
 #: `-P` keeps the working directory off the path: what is imported is what this process would import.
 _COMMAND = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from autoprune.searching.aside import serve; serve()"
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from autoprune.searching.aside import serve; "
+    "serve(sys.argv[2])"
 )
-#: Modules that take long to import and that writing a network needs, the private one if torch still has it.
-_HEAVY = ("mlflow.pytorch", "torch.export._trace")
+#: What takes long to import, by work: the private module if torch still has it.
+_HEAVY = {"export": "torch.export._trace", "log": "mlflow.pyfunc"}
+
+
+def exported(network: Any, images: Any) -> bytes:
+    """Returns a torch module on the CPU as a `torch.export` file, which takes any batch size.
+
+    Args:
+        network: in eval mode.
+        images: (B, C, H, W) float32 array of an example, B of 2 or more.
+
+    Raises:
+        BackendError: it cannot be traced.
+    """
+    import torch
+
+    try:
+        shapes = ({0: torch.export.Dim.AUTO},)
+        program = torch.export.export(network, (torch.from_numpy(images),), dynamic_shapes=shapes)
+        file = io.BytesIO()
+        torch.export.save(program, file)
+    except Exception as error:  # whatever the tracer and the network's own code raise
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise BackendError(f"torch.export cannot trace the network: {reason}") from error
+    return file.getvalue()
+
+
+def logged(picked: PickedNetwork, where: Mapping[str, Any]) -> LoggedNetwork:
+    """Returns what `log_network` returns; looked up late, for it imports MLflow."""
+    from autoprune.tracking.registry import log_network
+
+    return log_network(picked, **where)
+
+
+#: {work: the function that does it, here or there}.
+_WORK: Mapping[str, Callable[..., Any]] = {"export": exported, "log": logged}
 
 
 class Aside:
-    """The second process, started at once; entered, it does not outlive the block.
+    """Both processes, started at once; entered, they do not outlive the block.
 
-    Where it cannot be had, or cannot read the network, `log` writes in this process: slower, the same.
+    Where a process cannot be had, or cannot read the network, the work is done in this one: slower, the same.
     """
 
     def __init__(self) -> None:
-        self._process = _started()
+        self._exporter, self._writer = _Process("export"), _Process("log")
+        self._exporter.say(None)
 
     def __enter__(self) -> Aside:
         return self
@@ -49,42 +87,54 @@ class Aside:
         self.close()
 
     def close(self) -> None:
-        """Ends the process, whatever it does."""
+        """Ends the processes, whatever they do."""
+        self._exporter.close()
+        self._writer.close()
+
+    def open(self, store: str) -> None:
+        """Lets a process open the store where the network will be written; does not wait for it."""
+        self._writer.say(store)
+
+    def exported(self, network: Any, images: Any) -> bytes:
+        """Returns and raises what the function of that name does, which is called in a process."""
+        content: bytes = self._exporter.done(network, images)
+        return content
+
+    def logged(self, picked: PickedNetwork, where: Mapping[str, Any]) -> LoggedNetwork:
+        """Returns and raises what the function of that name does, which is called in a process.
+
+        Raises:
+            BackendError: also where the process died while it wrote.
+        """
+        entry: LoggedNetwork = self._writer.done(picked, where)
+        return entry
+
+
+class _Process:
+    """A process that does one piece of work."""
+
+    def __init__(self, work: str) -> None:
+        self._work = work
+        self._process = _started(work)
+
+    def close(self) -> None:
         process, self._process = self._process, None
         if process is not None:
             process.kill()
             process.communicate()
 
-    def open(self, store: str) -> None:
-        """Lets the process open the store where the network will be written; does not wait for it."""
-        self._say(store)
-
-    def log(
-        self, picked: PickedNetwork, *, store: str, experiment: str, search: str, register: str | None = None
-    ) -> LoggedNetwork:
-        """Returns what `log_network` returns, which is called in the process.
-
-        Raises:
-            BackendError: MLflow did not take the network, or the process died while it wrote.
-        """
-        from autoprune.tracking.registry import log_network
-
-        where = {"store": store, "experiment": experiment, "search": search, "register": register}
+    def done(self, *arguments: Any) -> Any:
+        """Returns what the work comes to."""
         try:
-            job = pickle.dumps((picked, where))
+            job = pickle.dumps(arguments)
         except Exception:  # whatever a network's own classes raise
             job = b""
-        if not job or not self._say(job):
-            return log_network(picked, store=store, experiment=experiment, search=search, register=register)
-        kind, answer = self._heard()
-        if kind == "unread":
-            return log_network(picked, store=store, experiment=experiment, search=search, register=register)
+        kind, answer = self._heard() if job and self.say(job) else ("unread", None)
         if kind == "refused":
             raise BackendError(answer)
-        logged: LoggedNetwork = answer
-        return logged
+        return _WORK[self._work](*arguments) if kind == "unread" else answer
 
-    def _say(self, message: object) -> bool:
+    def say(self, message: object) -> bool:
         """Returns whether the process is there to read a message."""
         if self._process is None or self._process.poll() is not None:
             return False
@@ -102,36 +152,34 @@ class Aside:
         except (EOFError, OSError, pickle.UnpicklingError) as error:
             code = self._process.wait()
             raise BackendError(
-                f"The process that writes to MLflow ended with code {code} before it was done. Pick it again."
+                f"The process that was to {self._work} the network ended with code {code}. Pick it again."
             ) from error
         return kind, answer
 
 
-def serve() -> None:
-    """The process: gets ready, reads the store and the network, writes, answers; ends early when nobody is there."""
+def serve(work: str) -> None:
+    """The process: gets ready, reads the store and the network, answers; ends early when nobody is there."""
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever a library prints
     gc.disable()  # the process is short, and a fifth of the time of these imports went into looking for garbage
-    for module in _HEAVY:
-        with suppress(Exception):  # `log_network` says what is missing
-            import_module(module)
+    with suppress(Exception):  # the work says what is missing
+        import_module(_HEAVY[work])
     with suppress(EOFError, KeyboardInterrupt):
-        store: str = pickle.load(sys.stdin.buffer)
-        _warm_up(store)
+        store: str | None = pickle.load(sys.stdin.buffer)
+        if store is not None:
+            _warm_up(store)
         job: bytes = pickle.load(sys.stdin.buffer)
         with answers:
-            pickle.dump(_done(job), answers)
+            pickle.dump(_answer(work, job), answers)
 
 
-def _done(job: bytes) -> tuple[str, Any]:
-    from autoprune.tracking.registry import log_network
-
+def _answer(work: str, job: bytes) -> tuple[str, Any]:
     try:
-        picked, where = pickle.loads(job)
+        arguments = pickle.loads(job)
     except Exception as error:  # whatever a network's own classes raise
         return "unread", str(error)
     try:
-        return "logged", log_network(picked, **where)
+        return "done", _WORK[work](*arguments)
     except BackendError as error:
         return "refused", str(error)
 
@@ -143,10 +191,10 @@ def _warm_up(store: str) -> None:
         open_existing(store)
 
 
-def _started() -> subprocess.Popen[bytes] | None:
+def _started(work: str) -> subprocess.Popen[bytes] | None:
     try:
         return subprocess.Popen(
-            [sys.executable, "-P", "-c", _COMMAND, json.dumps(sys.path)],
+            [sys.executable, "-P", "-c", _COMMAND, json.dumps(sys.path), work],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

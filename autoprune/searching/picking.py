@@ -116,7 +116,7 @@ def pick(
         out: where to save it; `RUN/picked-ID` if None.
         finetune_epochs: with distillation from the dense network; 0 for none.
         registration: where in MLflow it is written down; where the search is, unregistered, if None.
-        aside: the process that writes there; this one if None.
+        aside: the processes that export it and write there; this one if None.
 
     Raises:
         RunError: the folder holds no search, or the dense network has other weights by now.

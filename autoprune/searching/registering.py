@@ -15,7 +15,7 @@ from autoprune.core.candidate import Candidate
 from autoprune.errors import AutopruneError, BackendError, ConfigError
 from autoprune.report.files import atomic_write_text
 from autoprune.report.observer import Observer
-from autoprune.searching.aside import Aside
+from autoprune.searching.aside import Aside, exported, logged
 from autoprune.searching.finish import Finished
 from autoprune.searching.options import SearchOptions
 from autoprune.searching.preparation import Prepared
@@ -101,12 +101,12 @@ def log_finished(
         run_uuid: of the search.
         register: name in the model registry, None for no name.
         observer: hears of the stages.
-        aside: the process that writes; this one if None.
+        aside: the processes that export and write; this one if None.
 
     Raises:
         BackendError: MLflow did not take it, and it was to be registered.
     """
-    from autoprune.tracking.registry import PickedNetwork, log_network
+    from autoprune.tracking.registry import PickedNetwork
 
     observer.stage("Writing the network to MLflow" if register is None else f"Registering {register} in MLflow")
     images = _images(prepared, _EXAMPLES)
@@ -116,9 +116,11 @@ def log_finished(
     try:
         with torch.no_grad():
             outputs = finished.model(torch.from_numpy(images)).numpy()
-        logged = (log_network if aside is None else aside.log)(
+        export, log = (exported, logged) if aside is None else (aside.exported, aside.logged)
+        entered = log(
             PickedNetwork(
-                network=finished.model,
+                program=export(finished.model, images),
+                torch_version=str(torch.__version__),
                 images=images,
                 outputs=outputs,
                 run_name=directory.name,
@@ -139,17 +141,19 @@ def log_finished(
                 folder=directory,
                 requirements=(f"torch=={torch.__version__.partition('+')[0]}", f"numpy=={np.__version__}"),
             ),
-            store=store_of(prepared.options),
-            experiment=experiment_name(prepared.problem),
-            search=run_uuid,
-            register=register,
+            {
+                "store": store_of(prepared.options),
+                "experiment": experiment_name(prepared.problem),
+                "search": run_uuid,
+                "register": register,
+            },
         )
     except AutopruneError as error:
         if register is not None:
             raise BackendError(f"{error} The network itself is saved in {str(directory)!r}.") from error
         observer.warning(str(error))
         return None
-    return asdict(logged)
+    return asdict(entered)
 
 
 def _images(prepared: Prepared, count: int) -> np.ndarray[Any, np.dtype[np.float32]]:

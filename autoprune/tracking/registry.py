@@ -1,16 +1,16 @@
 """Puts a picked network into MLflow: a run of its own, the network as a model, and its name in the model registry.
 
 MLflow's PyTorch flavour usually pickles, and whoever loads a pickle runs what is in it. The network is therefore stored
-as the graph that `torch.export` traces (`serialization_format="pt2"`): tensors and JSON, which MLflow can check before
+as the graph that `torch.export` traces (MLflow's `pt2`): tensors and JSON, which MLflow can check before
 it loads them (`MLFLOW_ALLOW_PICKLE_DESERIALIZATION=false`). It needs torch and MLflow, but neither autoprune nor the
 modules that the network was written in.
 """
 
 from __future__ import annotations
 
-import inspect
 import re
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +29,10 @@ from autoprune.tracking.uris import mask_secrets, mask_uri, store_file
 
 #: What the version that a name stands for is called in the registry.
 ALIAS = "champion"
+#: Where `mlflow.pytorch` looks for an exported network, within the model's data.
+_PROGRAM = "model.pt2"
+#: The first MLflow that loads them.
+_READS_EXPORTED = (3, 12)
 #: The model's name within its run.
 MODEL_NAME = "model"
 _NAME = re.compile(r"[\w][\w .-]{0,199}")
@@ -39,7 +43,8 @@ class PickedNetwork:
     """What is written into MLflow.
 
     Attributes:
-        network: a torch module in eval mode on the CPU; nothing here knows more of it.
+        program: the network as a file of `torch.export`; nothing here knows more of it.
+        torch_version: that exported it.
         images: (B, C, H, W) float32 input example, B of 2 or more: a batch of one would be taken for the only size.
         outputs: (B, classes) float32 what the network makes of them.
         run_name: of the run.
@@ -51,7 +56,8 @@ class PickedNetwork:
         requirements: what loading needs, as pip spells it; MLflow adds itself.
     """
 
-    network: Any
+    program: bytes
+    torch_version: str
     images: NDArray[np.float32]
     outputs: NDArray[np.float32]
     run_name: str
@@ -110,7 +116,7 @@ def log_network(
         register: name in the registry, whose alias `champion` then stands for this version.
 
     Raises:
-        BackendError: MLflow is missing or too old, the network cannot be exported, or the store does not take it.
+        BackendError: MLflow is missing or too old, or the store does not take it.
     """
     silence_loggers()
     mlflow = import_mlflow()
@@ -122,7 +128,7 @@ def log_network(
             return _Registrar(mlflow, store).log(picked, experiment=experiment, search=search, register=register)
     except BackendError:
         raise
-    except Exception as error:  # whatever a store, a server or torch.export raises
+    except Exception as error:  # whatever a store or a server raises
         reason = mask_secrets(" ".join(str(error).split())[:300]) or type(error).__name__
         raise BackendError(f"MLflow at {mask_uri(store)} did not take the network: {reason}") from error
 
@@ -143,9 +149,10 @@ def open_existing(store: str) -> None:
 
 
 def _require_export(mlflow: ModuleType) -> None:
-    if "serialization_format" not in inspect.signature(mlflow.pytorch.log_model).parameters:
+    # By its version: to import `mlflow.pytorch` is to import torch, 2 s, which nothing here needs.
+    if tuple(int(part) for part in re.findall(r"\d+", mlflow.__version__)[:2]) < _READS_EXPORTED:
         raise BackendError(
-            f"MLflow {mlflow.__version__} can only pickle networks. Install one that exports them: "
+            f"MLflow {mlflow.__version__} can only read pickled networks. Install one that reads exported ones: "
             "pip install 'mlflow>=3.12'."
         )
 
@@ -199,16 +206,23 @@ class _Registrar:
     def _model(self, picked: PickedNetwork, run_id: str) -> str:
         """Returns the address of the network as a model of the run."""
         mlflow = self._mlflow
-        with mlflow.start_run(run_id=run_id, nested=True), _pins_unchecked():
-            logged = mlflow.pytorch.log_model(
-                picked.network,
+        with (
+            mlflow.start_run(run_id=run_id, nested=True),
+            tempfile.TemporaryDirectory(prefix="autoprune-") as folder,
+            _pins_unchecked(),
+        ):
+            data = Path(folder) / "exported"
+            data.mkdir()
+            (data / _PROGRAM).write_bytes(picked.program)
+            logged = mlflow.models.Model.log(
+                artifact_path=None,
                 name=MODEL_NAME,
+                flavor=_Exported(mlflow, data, picked.torch_version),
+                metadata=dict(picked.metadata),
                 signature=mlflow.models.infer_signature(picked.images, picked.outputs),
                 input_example=picked.images,
-                metadata=dict(picked.metadata),
                 # Named here, for MLflow would find them out by loading the model in another process: 9 s.
                 pip_requirements=list(picked.requirements),
-                serialization_format="pt2",
                 # MLflow would load the network again and serve the example, and only log what came of it: 5 s.
                 validate_serving_input=False,
             )
@@ -223,6 +237,44 @@ class _Registrar:
         made = self._client.create_model_version(name, source=model_uri, run_id=run_id, model_id=model_id)
         self._client.set_registered_model_alias(name, ALIAS, made.version)
         return str(made.version)
+
+
+class _Exported:
+    """A model flavour for MLflow: like its own for PyTorch, but of a network that was exported before.
+
+    `mlflow.pytorch` loads what it writes. It would export the network itself, and import torch for that.
+    """
+
+    __name__ = "mlflow.pytorch"
+
+    def __init__(self, mlflow: ModuleType, data: Path, torch_version: str) -> None:
+        self._mlflow, self._data, self._torch_version = mlflow, data, torch_version
+
+    def save_model(
+        self,
+        path: str,
+        mlflow_model: Any,
+        *,
+        signature: Any,
+        input_example: Any,
+        pip_requirements: list[str],
+        validate_serving_input: bool,
+    ) -> None:
+        """Writes the model's folder; called by MLflow."""
+        del validate_serving_input  # said to MLflow
+        mlflow_model.add_flavor(
+            "pytorch", model_data=f"data/{self._data.name}", pytorch_version=self._torch_version, code=None
+        )
+        self._mlflow.pyfunc.save_model(
+            path,
+            mlflow_model=mlflow_model,
+            loader_module="mlflow.pytorch",
+            data_path=str(self._data),
+            signature=signature,
+            input_example=input_example,
+            pip_requirements=pip_requirements,
+            model_config={"device": None},
+        )
 
 
 @contextmanager

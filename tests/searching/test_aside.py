@@ -1,16 +1,19 @@
-"""Invariants: a network is written once, by the second process or by this one; one that dies is one clear line."""
+"""Invariants: a network is written once, by another process or by this one; a process that dies is one clear line."""
 
 from __future__ import annotations
 
+import io
 import pickle
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 from autoprune.errors import BackendError
 from autoprune.searching import aside
-from autoprune.searching.aside import Aside
+from autoprune.searching.aside import Aside, exported
 from autoprune.tracking.registry import PickedNetwork
 
 WHERE = {"store": "sqlite:///nowhere.db", "experiment": "toys", "search": "abc", "register": None}
@@ -21,9 +24,9 @@ ANSWER = "import pickle, sys; pickle.load(sys.stdin.buffer); pickle.dump({answer
 
 def network(**changes):
     images, outputs = np.zeros((2, 1, 8, 8), np.float32), np.zeros((2, 10), np.float32)
-    given = {"network": "a network", "images": images, "outputs": outputs, "run_name": "picked-1", "candidate": 1}
-    rest = {"params": {}, "metrics": {}, "metadata": {}, "folder": Path("picked-1"), "requirements": ()}
-    return PickedNetwork(**{**given, **rest, **changes})
+    given = {"program": b"a network", "torch_version": "2.15.0", "images": images, "outputs": outputs}
+    rest = {"run_name": "picked-1", "candidate": 1, "params": {}, "metrics": {}, "metadata": {}, "requirements": ()}
+    return PickedNetwork(**{**given, **rest, "folder": Path("picked-1"), **changes})
 
 
 @pytest.fixture
@@ -44,55 +47,68 @@ def started(monkeypatch, command):
     return Aside()
 
 
-def test_what_the_second_process_answers_is_returned(monkeypatch, written):
-    with started(monkeypatch, ANSWER.format(answer=("logged", "written there"))) as process:
-        assert process.log(network(), **WHERE) == "written there"
+def test_what_another_process_answers_is_returned(monkeypatch, written):
+    with started(monkeypatch, ANSWER.format(answer=("done", "written there"))) as processes:
+        assert processes.logged(network(), WHERE) == "written there"
     assert written == []
 
 
-def test_a_refusal_in_the_second_process_is_raised_in_this_one(monkeypatch, written):
+def test_a_refusal_in_another_process_is_raised_in_this_one(monkeypatch, written):
     answer = ANSWER.format(answer=("refused", "the disk is on fire."))
-    with started(monkeypatch, answer) as process, pytest.raises(BackendError, match="the disk is on fire"):
-        process.log(network(), **WHERE)
+    with started(monkeypatch, answer) as processes, pytest.raises(BackendError, match="the disk is on fire"):
+        processes.logged(network(), WHERE)
     assert written == []
 
 
 def test_a_process_that_dies_while_it_writes_is_one_clear_line_and_nothing_is_written_twice(monkeypatch, written):
-    with started(monkeypatch, DIE) as process, pytest.raises(BackendError, match=r"ended with code 3.*Pick it again"):
-        process.log(network(), **WHERE)
+    with started(monkeypatch, DIE) as processes, pytest.raises(BackendError, match=r"ended with code 3. Pick it again"):
+        processes.logged(network(), WHERE)
     assert written == []
 
 
-def test_a_network_that_cannot_be_read_elsewhere_is_written_here(monkeypatch, written):
-    with started(monkeypatch, ANSWER.format(answer=("unread", "no such module"))) as process:
-        assert process.log(network(), **WHERE) == "written here"
-    with started(monkeypatch, SLEEP) as process:
-        assert process.log(network(network=lambda images: images), **WHERE) == "written here"
-    assert len(written) == 2
-
-
-def test_without_a_second_process_the_network_is_written_here(monkeypatch, written):
-    monkeypatch.setattr("sys.executable", "/nowhere/python")
-    with Aside() as process:
-        process.open("sqlite:///nowhere.db")
-        assert process.log(network(), **WHERE) == "written here"
+def test_a_network_that_cannot_be_read_elsewhere_is_exported_and_written_here(monkeypatch, written):
+    with started(monkeypatch, ANSWER.format(answer=("unread", "no such module"))) as processes:
+        assert processes.logged(network(), WHERE) == "written here"
+    monkeypatch.setattr(aside, "_WORK", {"export": lambda *_: b"exported here"})
+    with started(monkeypatch, SLEEP) as processes:
+        assert processes.exported(lambda images: images, None) == b"exported here"
     assert len(written) == 1
 
 
-def test_a_process_does_not_outlive_the_block(monkeypatch):
-    with started(monkeypatch, SLEEP) as process:
-        inner = process._process
-        assert inner.poll() is None
-    assert inner.returncode == -9
+def test_without_other_processes_the_network_is_written_here(monkeypatch, written):
+    monkeypatch.setattr("sys.executable", "/nowhere/python")
+    with Aside() as processes:
+        processes.open("sqlite:///nowhere.db")
+        assert processes.logged(network(), WHERE) == "written here"
+    assert len(written) == 1
 
 
-def test_the_process_answers_for_every_end_of_a_job(monkeypatch, written):
+def test_no_process_outlives_the_block(monkeypatch):
+    with started(monkeypatch, SLEEP) as processes:
+        both = [processes._exporter._process, processes._writer._process]
+        assert [process.poll() for process in both] == [None, None]
+    assert [process.returncode for process in both] == [-9, -9]
+
+
+def test_a_process_answers_for_every_end_of_its_work(monkeypatch, written):
     job = pickle.dumps((network(), WHERE))
-    assert aside._done(job) == ("logged", "written here")
-    assert aside._done(b"no pickle")[0] == "unread"
+    assert aside._answer("log", job) == ("done", "written here")
+    assert aside._answer("log", b"no pickle")[0] == "unread"
 
     def refuse(*_args, **_options):
         raise BackendError("the disk is on fire.")
 
     monkeypatch.setattr("autoprune.tracking.registry.log_network", refuse)
-    assert aside._done(job) == ("refused", "the disk is on fire.")
+    assert aside._answer("log", job) == ("refused", "the disk is on fire.")
+
+
+def test_an_exported_network_takes_any_batch_and_one_that_cannot_be_traced_says_so():
+    class Choosy(nn.Module):
+        def forward(self, images):
+            return images if images.sum() > 0 else -images
+
+    images = np.ones((2, 3), np.float32)
+    program = torch.export.load(io.BytesIO(exported(nn.Linear(3, 4).eval(), images))).module()
+    assert program(torch.zeros(5, 3)).shape == (5, 4)
+    with pytest.raises(BackendError, match=r"torch\.export cannot trace the network: "):
+        exported(Choosy(), images)
