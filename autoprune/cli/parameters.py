@@ -92,7 +92,8 @@ Data = Annotated[
     typer.Option(
         metavar="NAME",
         rich_help_panel=_NETWORK,
-        help="digits, mnist, fashion-mnist, cifar10, cifar100, imagefolder:DIR, voc:DIR or package.module:factory. "
+        help="digits, digits-scenes, mnist, fashion-mnist, cifar10, cifar100, imagefolder:DIR, voc:DIR, "
+        "voc-segmentation:DIR or package.module:factory. "
         "(default: the data of the model's family)",
     ),
 ]
@@ -101,7 +102,8 @@ Task = Annotated[
     typer.Option(
         metavar="NAME",
         rich_help_panel=_NETWORK,
-        help="What the network does: classification, detection or package.module:factory. (default: what DATA is for)",
+        help="What the network does: classification, detection, segmentation or package.module:factory. "
+        "(default: what DATA is for)",
     ),
 ]
 Convention = Annotated[

@@ -26,7 +26,7 @@ DATA_ROOT_VARIABLE = "AUTOPRUNE_DATA_ROOT"
 CHANNELS = ("elimination", "norm")
 BACKENDS = ("ray", "serial")
 #: What networks do; `autoprune.tasks.registry` makes them.
-TASKS = ("classification", "detection")
+TASKS = ("classification", "detection", "segmentation")
 #: What a run folder that holds a search holds first.
 LEDGER_NAME = "ledger.jsonl"
 

@@ -2,7 +2,8 @@
 
 from autoprune.data.augment import augment
 from autoprune.data.bundle import DataBundle, as_images, bundle_from
-from autoprune.data.images import ArrayImages, DatasetImages, FolderImages, Images, preprocess
+from autoprune.data.dataset_images import DatasetImages
+from autoprune.data.images import ArrayImages, FolderImages, Images, preprocess
 from autoprune.data.preprocessing import Augmentation, Preprocessing
 from autoprune.data.sources import data_names, load_data
 from autoprune.data.splits import Split, split_train, stratified_order

@@ -2,24 +2,39 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from autoprune.data.boxes import Target
+from autoprune.data.masks import IGNORED
 from autoprune.data.preprocessing import Augmentation
 
 #: Weights of red, green and blue in the grey that saturation fades to (ITU-R BT.601).
 _GREY = (0.299, 0.587, 0.114)
 
 
-def augment(images: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
+def augment_with_targets(
+    images: Tensor, targets: Any, augmentation: Augmentation, generator: torch.Generator
+) -> tuple[Tensor, Any]:
+    """Returns varied images, and their targets where these are now: class indices, masks or boxes."""
+    if not isinstance(targets, Tensor):
+        return augment_boxed(images, targets, augmentation, generator)
+    if targets.ndim == 3:
+        return augment_masked(images, targets, augmentation, generator)
+    return augment(images, augmentation, generator), targets
+
+
+def augment(images: Tensor, augmentation: Augmentation, generator: torch.Generator, *, outside: int = 0) -> Tensor:
     """Returns (n, C, H, W) varied images of the same type.
 
     Args:
         images: (n, C, H, W), of any type.
         augmentation: what to do.
         generator: on the CPU, so that a seed gives the same crops on every device.
+        outside: what lies around an image.
     """
     if not augmentation.does_anything:
         return images
@@ -32,11 +47,29 @@ def augment(images: Tensor, augmentation: Augmentation, generator: torch.Generat
         columns = torch.where(mirrored, width - 1 - columns, columns)
     rows = (shifts[0] + torch.arange(height)).to(images.device)
     columns = (shifts[1] + columns).to(images.device)
-    padded = functional.pad(images, [padding] * 4) if padding else images
+    padded = functional.pad(images, [padding] * 4, value=outside) if padding else images
     picture = torch.arange(count, device=images.device)[:, None, None]
     # Channels last while indexing: one index per pixel instead of one per pixel and channel.
     varied = padded.permute(0, 2, 3, 1)[picture, rows[:, :, None], columns[:, None, :]]
     return varied.permute(0, 3, 1, 2).contiguous()
+
+
+def augment_masked(
+    images: Tensor, masks: Tensor, augmentation: Augmentation, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Returns varied images of the same type and their masks, cropped and mirrored alike.
+
+    Args:
+        images: (n, C, H, W), of any type.
+        masks: (n, H, W) int64; not changed.
+        augmentation: what to do.
+        generator: on the CPU, so that a seed gives the same images on every device.
+    """
+    before = generator.get_state()
+    varied = augment(images, augmentation, generator)
+    generator.set_state(before)
+    moved = augment(masks[:, None], augmentation, generator, outside=IGNORED)[:, 0]
+    return (_recoloured(varied, augmentation.colour, generator) if augmentation.colour else varied), moved
 
 
 def augment_boxed(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from autoprune.errors import DataError
+from autoprune.plugins import one_line
 
 IntArray = npt.NDArray[np.int64]
 #: One image's boxes, as torchvision's detectors want them, and which of them are difficult.
@@ -29,6 +30,8 @@ class Boxes:
         difficult: (K,) bool; not counted when detections are measured.
     """
 
+    kind: ClassVar[str] = "boxes"
+
     starts: IntArray
     corners: npt.NDArray[np.float32]
     classes: IntArray
@@ -45,6 +48,11 @@ class Boxes:
     def __len__(self) -> int:
         """Returns the number of images."""
         return len(self.starts) - 1
+
+    @property
+    def highest(self) -> int:
+        """The largest class; -1 where there is no box."""
+        return int(self.classes.max(initial=-1))
 
     def of(self, image: int) -> slice:
         """Returns where the boxes of an image stand."""
@@ -78,13 +86,36 @@ class Boxes:
         parts = [self.classes[self.of(image)] for image in range(len(self))]
         return np.array([part[np.argmin(counts[part])] if len(part) else 0 for part in parts], dtype=np.int64)
 
-    def to_arrays(self, prefix: str) -> dict[str, npt.NDArray[Any]]:
-        """Returns named arrays that `from_arrays` reads."""
-        return {f"{prefix}/boxes/{name}": getattr(self, name) for name in self.__dataclass_fields__}
 
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, npt.NDArray[Any]], prefix: str) -> Boxes | None:
-        """Returns the boxes under a prefix, None where there are none."""
-        if f"{prefix}/boxes/starts" not in arrays:
-            return None
-        return cls(*(arrays[f"{prefix}/boxes/{name}"] for name in cls.__dataclass_fields__))
+def boxes_of(found: Iterable[Mapping[str, Any]]) -> Boxes:
+    """Returns the boxes that a data set gives as torchvision's detectors want them: one mapping an image.
+
+    Args:
+        found: `boxes` (k, 4) corners x1, y1, x2, y2 in pixels; `labels` (k,) from 1, for 0 is the background; and, if
+            need be, `difficult` (k,).
+
+    Raises:
+        DataError: something else was found.
+    """
+    corners, classes, difficult = [], [], []
+    for image, target in enumerate(found):
+        try:
+            box = np.asarray(target["boxes"], dtype=np.float32).reshape(-1, 4)
+            label = np.asarray(target["labels"]).reshape(-1)
+            hard = np.asarray(target.get("difficult", np.zeros(len(box))), dtype=np.bool_).reshape(-1)
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(
+                f"The target of image {image} is no mapping of `boxes` (k, 4) and `labels` (k,): {one_line(error)}."
+            ) from error
+        if not len(box) == len(label) == len(hard):
+            raise DataError(f"Image {image} has {len(box)} boxes and {len(label)} labels. Give a label for each box.")
+        if len(label) and (not np.issubdtype(label.dtype, np.integer) or label.min() < 1):
+            raise DataError(
+                f"Image {image} has a box with the label {label.min()}. Count classes from 1, in integers: 0 is the "
+                "background."
+            )
+        corners.append(box)
+        classes.append(label.astype(np.int64) - 1)
+        difficult.append(hard)
+    starts = np.cumsum([0, *map(len, corners)]).astype(np.int64)
+    return Boxes(starts, np.concatenate(corners), np.concatenate(classes), np.concatenate(difficult))

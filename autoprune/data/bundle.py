@@ -8,14 +8,17 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset, default_collate
 
-from autoprune.data.boxed_files import BoxedFiles
-from autoprune.data.images import DatasetImages, FolderImages, Images
+from autoprune.data.annotated_files import AnnotatedFiles
+from autoprune.data.annotations import SAID, annotations_of, kind_of
+from autoprune.data.dataset_images import DatasetImages
+from autoprune.data.images import FolderImages, Images
+from autoprune.data.masks import Masks
 from autoprune.data.preprocessing import NO_AUGMENTATION, Augmentation, Preprocessing
 from autoprune.errors import DataError
 from autoprune.tasks.base import Task
-from autoprune.tasks.registry import CLASSIFICATION, DETECTION
+from autoprune.tasks.registry import CLASSIFICATION, TASKS_OF
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,12 +49,14 @@ class DataBundle:
         """Returns the same images for another task.
 
         Raises:
-            DataError: the task needs boxes and the images have none, or the other way round.
+            DataError: the task needs boxes and the images have none, say.
         """
-        boxed = getattr(self.train, "boxes", None) is not None
-        if boxed != task.boxed:
-            has, needs = ("boxes", "one class an image") if boxed else ("one class an image", "boxes, as voc:DIR has")
-            raise DataError(f"The images of {self.name!r} carry {has}, but the task {task.name!r} needs {needs}.")
+        kind = kind_of(self.train)
+        if kind != task.targets:
+            has = SAID[kind].partition(",")[0]
+            raise DataError(
+                f"The images of {self.name!r} carry {has}, but the task {task.name!r} needs {SAID[task.targets]}."
+            )
         return replace(self, task=task)
 
 
@@ -69,7 +74,8 @@ def bundle_from(
     Of a DataLoader the data set and `collate_fn` are used; autoprune batches and shuffles itself.
 
     Args:
-        train: gives (float tensor (C, H, W), int) items; a pair holds (N, C, H, W) floats and (N,) ints.
+        train: gives (float tensor (C, H, W), target) items, see `DatasetImages`; a pair holds (N, C, H, W) floats and
+            (N,) or (N, H, W) class indices.
         test: likewise.
         name: shown in reports.
         classes: their names; by default the numbers 0, 1, ...
@@ -91,17 +97,37 @@ def bundle_from(
             f"The training images of {name!r} are {_by(shape)} and its test images {_by(tested)} (channels x height x "
             "width). Bring both to one shape."
         )
-    highest = int(max(train_images.labels.max(), test_images.labels.max()))
+    parts = (train_images, test_images)
+    kind = _common_kind(name, parts)
+    highest = max(_highest(name, images, shape[1:]) for images in parts)
     names = tuple(str(label) for label in range(highest + 1)) if classes is None else tuple(classes)
     if highest >= len(names):
         raise DataError(f"{name!r} has the label {highest} but only {len(names)} classes. Labels count from 0.")
-    task = CLASSIFICATION if getattr(train_images, "boxes", None) is None else DETECTION
-    return DataBundle(name, train_images, test_images, names, shape, preprocessing, augmentation, task)
+    return DataBundle(name, train_images, test_images, names, shape, preprocessing, augmentation, TASKS_OF[kind])
+
+
+def _common_kind(name: str, parts: Sequence[Images]) -> str:
+    kinds = [kind_of(images) for images in parts]
+    if len(set(kinds)) > 1:
+        train, test = (SAID[kind].partition(",")[0] for kind in kinds)
+        raise DataError(f"The training images of {name!r} carry {train} and its test images {test}. Bring both to one.")
+    return kinds[0]
+
+
+def _highest(name: str, images: Images, sides: Sequence[int]) -> int:
+    """Returns the largest class of images of these sides."""
+    found = annotations_of(images)
+    if isinstance(found, Masks) and found.values.shape[1:] != tuple(sides):
+        raise DataError(
+            f"The images of {name!r} are {_by(sides)} and its masks {_by(found.values.shape[1:])} (height x width). "
+            "Bring both to one size."
+        )
+    return int(images.labels.max()) if found is None else found.highest
 
 
 def missing_here(images: Images) -> str | None:
     """Returns in one sentence which file of these images is not on this machine, and what to do; None if all are."""
-    paths = images.paths if isinstance(images, FolderImages | BoxedFiles) else ()
+    paths = images.paths if isinstance(images, FolderImages | AnnotatedFiles) else ()
     missing = next((path for path in paths if not path.is_file()), None)
     if missing is None:
         return None
@@ -127,7 +153,8 @@ def as_images(source: Any) -> Images:
             "__len__ and __getitem__, or (images, labels) tensors."
         )
     if isinstance(source, DataLoader) and hasattr(inner, "__len__"):
-        return DatasetImages(inner, source.collate_fn)
+        own = source.collate_fn is not default_collate
+        return DatasetImages(inner, source.collate_fn) if own else DatasetImages(inner)
     if isinstance(source, list | tuple) and len(source) == 2 and hasattr(source[0], "shape"):
         try:
             return DatasetImages(TensorDataset(torch.as_tensor(source[0]), torch.as_tensor(source[1])))

@@ -67,7 +67,7 @@ class Augmentation:
     Attributes:
         crop_padding: zeros (after preprocessing) around the image before a random crop to its size; 0 for no crop.
         flip: mirror half of the images left to right.
-        colour: largest change, as a share, of brightness, contrast and saturation; only of images with boxes.
+        colour: largest change, as a share, of brightness, contrast and saturation; only of images with boxes or masks.
     """
 
     crop_padding: int = 0

@@ -20,6 +20,7 @@ from autoprune.errors import DataError, nearest
 from autoprune.plugins import one_line
 
 PREFIX = "voc:"
+_LISTS = "Main"
 _SUFFIXES = (".jpg", ".jpeg", ".png")
 #: No annotation is larger; a file that is, is something else.
 _LARGEST_FILE = 1 << 22
@@ -72,7 +73,7 @@ def read_voc(folder: Path, classes: Sequence[str] | None = None) -> VocSplits:
     Raises:
         DataError: the folder has another layout, a split is empty, or a file is missing or broken; it is named.
     """
-    years = _years(folder)
+    years = years_of(folder, "Annotations", lists=_LISTS)
     tested = [year for year in years if _has_annotated(year, "test")]
     parts = ("trainval", "test") if tested else ("train", "val")
     train = [item for year in years for item in _split(year, parts[0])]
@@ -120,7 +121,7 @@ def read_annotation(path: Path, image: Path) -> Annotation:
     except ValueError:
         width = height = 0
     if min(width, height) < 1:  # left out or zero, as some tools write it
-        width, height = _size_of(image)
+        width, height = image_size(image)
     objects, empty = [], 0
     for item in root.iter("object"):
         try:
@@ -162,7 +163,12 @@ def _text(element: ElementTree.Element, name: str) -> str:
     return found
 
 
-def _size_of(image: Path) -> tuple[int, int]:
+def image_size(image: Path) -> tuple[int, int]:
+    """Returns the (width, height) of an image file.
+
+    Raises:
+        DataError: it cannot be read.
+    """
     from PIL import Image
 
     try:
@@ -172,46 +178,67 @@ def _size_of(image: Path) -> tuple[int, int]:
         raise DataError(f"Cannot read the image {image} ({type(error).__name__}). Repair or remove it.") from error
 
 
-def _years(folder: Path) -> list[Path]:
-    """Returns the folders that hold `Annotations`."""
+def years_of(folder: Path, annotations: str, *, lists: str) -> list[Path]:
+    """Returns the folders that hold annotations of that kind.
+
+    Raises:
+        DataError: there is none.
+    """
     folder = folder.expanduser()
     for place in (folder, folder / "VOCdevkit"):
-        if (place / "Annotations").is_dir():
+        if (place / annotations).is_dir():
             return [place]
-        found = sorted(year for year in place.glob("VOC*") if (year / "Annotations").is_dir())
+        found = sorted(year for year in place.glob("VOC*") if (year / annotations).is_dir())
         if found:
             return found
     raise DataError(
         f"{str(folder)!r} has not the layout of Pascal VOC: expected {folder / 'VOCdevkit' / 'VOC2007'} or "
-        f"{folder / 'Annotations'}, with JPEGImages, Annotations and ImageSets/Main."
+        f"{folder / annotations}, with JPEGImages, {annotations} and ImageSets/{lists}."
     )
 
 
-def _listed(year: Path, split: str) -> list[str]:
-    path = year / "ImageSets" / "Main" / f"{split}.txt"
+def listed(year: Path, split: str, *, lists: str) -> list[str]:
+    """Returns the IDs that a split lists; none where there is no list.
+
+    Raises:
+        DataError: the list cannot be read, or names a path.
+    """
+    path = year / "ImageSets" / lists / f"{split}.txt"
     if not path.is_file():
         return []
     try:
-        return [line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        names = [line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"The list {path} cannot be read ({type(error).__name__}).") from error
+    stray = next((name for name in names if Path(name).name != name), None)
+    if stray is not None:
+        raise DataError(f"{path} names {stray!r}, which is a path, no ID.")
+    return names
+
+
+def image_of(year: Path, name: str, split: str) -> Path:
+    """Returns the file of an image.
+
+    Raises:
+        DataError: it is missing.
+    """
+    image = next((path for end in _SUFFIXES if (path := year / "JPEGImages" / (name + end)).is_file()), None)
+    if image is None:
+        raise DataError(f"The image {year / 'JPEGImages' / name}.jpg of the split {split!r} is missing.")
+    return image
 
 
 def _has_annotated(year: Path, split: str) -> bool:
     """Returns whether a split has annotations: the test images of VOC 2012 are listed, but theirs are secret."""
-    return any((year / "Annotations" / f"{name}.xml").is_file() for name in _listed(year, split))
+    return any((year / "Annotations" / f"{name}.xml").is_file() for name in listed(year, split, lists=_LISTS))
 
 
 def _split(year: Path, split: str) -> Iterable[Annotation]:
-    names = _listed(year, split)
+    names = listed(year, split, lists=_LISTS)
     if not names and split == "trainval":
-        names = [*_listed(year, "train"), *_listed(year, "val")]
+        names = [*listed(year, "train", lists=_LISTS), *listed(year, "val", lists=_LISTS)]
     for name in names:
-        if Path(name).name != name:
-            raise DataError(f"{year / 'ImageSets' / 'Main' / (split + '.txt')} names {name!r}, which is a path, no ID.")
-        image = next((path for end in _SUFFIXES if (path := year / "JPEGImages" / (name + end)).is_file()), None)
-        if image is None:
-            raise DataError(f"The image {year / 'JPEGImages' / name}.jpg of the split {split!r} is missing.")
+        image = image_of(year, name, split)
         yield read_annotation(year / "Annotations" / f"{name}.xml", image)
 
 

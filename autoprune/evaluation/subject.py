@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.core.seams import Evaluator
-from autoprune.data.boxed_files import BoxedFiles
-from autoprune.data.boxes import Boxes
+from autoprune.data.annotated_files import AnnotatedFiles
+from autoprune.data.annotations import Annotations, annotations_of, from_arrays, to_arrays
 from autoprune.data.bundle import missing_here
 from autoprune.data.images import ArrayImages, Images
 from autoprune.data.preprocessing import Augmentation, Preprocessing
@@ -140,9 +140,10 @@ class SubjectFactory:
 
     def _images(self, arrays: Arrays, part: str) -> Images:
         pixels, labels = arrays[f"{part}/pixels"], arrays[f"{part}/labels"]
+        annotations = from_arrays(arrays, part)
         if self.preprocessing is not None and pixels.dtype == np.uint8:
-            return ArrayImages(pixels, labels, self.preprocessing, Boxes.from_arrays(arrays, part))
-        return FloatImages(pixels, labels)
+            return ArrayImages(pixels, labels, self.preprocessing, annotations)
+        return FloatImages(pixels, labels, annotations)
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,10 +153,12 @@ class FloatImages:
     Attributes:
         pixels: (N, C, H, W) float32, perhaps read-only.
         labels: (N,) int64.
+        annotations: of every image; None where they carry a class each.
     """
 
     pixels: npt.NDArray[np.float32]
     labels: npt.NDArray[np.int64]
+    annotations: Annotations | None = None
 
     def __len__(self) -> int:
         """Returns N."""
@@ -170,17 +173,17 @@ def image_arrays(images: Images, indices: npt.NDArray[np.int64], part: str) -> d
     """Returns the images at `indices` as arrays: bytes where they are held as bytes, else preprocessed floats."""
     taken = images.pixels_at if holds_bytes(images) else images.take
     blocks = [taken(indices[start : start + 256]).numpy() for start in range(0, len(indices), 256)]
-    boxes: Boxes | None = getattr(images, "boxes", None)
+    annotations = annotations_of(images)
     return {
         f"{part}/pixels": np.concatenate(blocks),
         f"{part}/labels": np.asarray(images.labels)[indices],
-        **({} if boxes is None else boxes.select(indices).to_arrays(part)),
+        **to_arrays(None if annotations is None else annotations.select(indices), part),
     }
 
 
-def holds_bytes(images: Images) -> TypeGuard[ArrayImages | BoxedFiles]:
+def holds_bytes(images: Images) -> TypeGuard[ArrayImages | AnnotatedFiles]:
     """Returns whether images can be had as bytes, before preprocessing."""
-    return isinstance(images, ArrayImages | BoxedFiles)
+    return isinstance(images, ArrayImages | AnnotatedFiles)
 
 
 def weight_arrays(model: nn.Module) -> dict[str, npt.NDArray[Any]]:

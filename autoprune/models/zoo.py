@@ -10,6 +10,7 @@ from pathlib import Path
 from torch import nn
 
 from autoprune.data.preprocessing import CIFAR10, DIGITS, IMAGENET, RAW, Preprocessing, unit_range
+from autoprune.data.scenes import SIDE as SCENE
 from autoprune.errors import ModelError, PluginError, nearest
 from autoprune.models.attention import adapt
 from autoprune.models.families.cifar_densenet import CifarDenseNet
@@ -18,6 +19,7 @@ from autoprune.models.families.cifar_mobilenet import CifarMobileNetV2
 from autoprune.models.families.cifar_resnet import CifarResNet
 from autoprune.models.families.cifar_vgg import CifarVgg
 from autoprune.models.families.densenet import DenseNet40
+from autoprune.models.families.digits_unet import DigitsUnet
 from autoprune.models.families.digits_vit import DigitsVit
 from autoprune.models.families.resnet8 import ResNet8
 from autoprune.models.families.ssd import SIDE, ssd_vgg_small
@@ -28,6 +30,8 @@ _TORCHVISION, _TIMM = "torchvision/", "timm/"
 #: Side of the images that a torchvision detector is meant for, by the beginning of its name.
 _DETECTOR_SIDES = {"ssd300": 300, "ssdlite320": 320}
 _DETECTOR_SIDE = 800
+#: Side that torchvision's segmentation networks were measured at.
+_SEGMENTER_SIDE = 520
 _KINDS = ("", "segmentation", "detection")
 _RESNET = re.compile(r"cifar/resnet(20|32|44|56|110)-([ab])")
 _FAMILIES: dict[str, Callable[[int], nn.Module]] = {
@@ -45,8 +49,11 @@ _FAMILIES: dict[str, Callable[[int], nn.Module]] = {
         blocks=3, option="b", classes=classes, widths=(4, 8, 32), in_channels=1
     ),
     "digits/vit": lambda classes: DigitsVit(classes=classes),
+    "digits/unet": lambda classes: DigitsUnet(classes=classes),
     "detection/ssd-vgg-small": ssd_vgg_small,
 }
+#: Outputs of families that do not have ten: scenes have a background, too.
+_CLASSES = {"digits/unet": 11}
 #: The public option-A weights were trained with ImageNet's statistics, the option-B ones with CIFAR-10's.
 _RESNET_PREPROCESSING = {"a": Preprocessing(IMAGENET.mean, IMAGENET.std), "b": CIFAR10}
 _RAW_INPUT = ("cifar/densenet40-nobn", "cifar/resnet8")
@@ -82,6 +89,8 @@ def model_info(spec: str) -> ModelInfo:
         ModelError: the name is unknown.
     """
     _require_known(spec)
+    if spec == "digits/unet":
+        return ModelInfo(spec, "digits-scenes", (1, SCENE, SCENE), DIGITS)
     if spec.startswith("digits/"):
         return ModelInfo(spec, "digits", (1, 8, 8), DIGITS)
     if spec.startswith("detection/"):
@@ -95,6 +104,9 @@ def model_info(spec: str) -> ModelInfo:
         if name in _torchvision_names("detection"):
             side = next((side for start, side in _DETECTOR_SIDES.items() if name.startswith(start)), _DETECTOR_SIDE)
             return ModelInfo(spec, "", (3, side, side), unit_range((side, side)))
+        if name in _torchvision_names("segmentation"):
+            size = (_SEGMENTER_SIDE, _SEGMENTER_SIDE)
+            return ModelInfo(spec, "", (3, *size), Preprocessing(IMAGENET.mean, IMAGENET.std, size))
         side = 299 if spec.endswith("inception_v3") else 224
         return ModelInfo(spec, "", (3, side, side), Preprocessing(IMAGENET.mean, IMAGENET.std, (side, side)))
     if spec.startswith(_TIMM):
@@ -110,8 +122,8 @@ def build_model(spec: str, *, classes: int | None = None, weights: Path | None =
     Args:
         spec: a name of `family_names()`, `torchvision/NAME`, or `package.module:factory`, which is called without
             arguments, or with `num_classes` if it takes that and `classes` is given.
-        classes: outputs; None for the family's own number (10, or ImageNet's 1000 for torchvision). A detector gets
-            one more, for the background.
+        classes: outputs; None for the family's own number (10 or 11, or ImageNet's 1000 for torchvision). A detector
+            gets one more, for the background.
         weights: a file to load; None leaves the initial weights.
 
     Raises:
@@ -131,7 +143,7 @@ def build_model(spec: str, *, classes: int | None = None, weights: Path | None =
 
         model = timm_models.build(spec.removeprefix(_TIMM), classes)
     else:
-        model = _from_family(spec, 10 if classes is None else classes)
+        model = _from_family(spec, _CLASSES.get(spec, 10) if classes is None else classes)
     model = adapt(model, share=True)
     if weights is not None:
         load_weights(model, weights)

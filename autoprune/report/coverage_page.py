@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -72,8 +74,11 @@ def _about(peer: Mapping[str, Any], content: Mapping[str, Any]) -> bool:
 
 def _peer_line(tool: str, rows: Sequence[Mapping[str, Any]], found: Mapping[tuple[str, str], Mapping[str, Any]]) -> str:
     tried = [found[row["model"], tool] for row in rows if (row["model"], tool) in found]
-    passed = sum(item["outcome"] == PASSED for item in tried)
-    return f"{tool}: {passed} of {len(tried)} are cut to half of their FLOPs and run."
+    # Numbers are those of one network; without them the same failure of several is the same text.
+    failures = Counter(re.sub(r"\d+", "N", item["outcome"]) for item in tried if item["outcome"] != PASSED)
+    passed = len(tried) - failures.total()
+    reasons = "".join(f"; {count}: {_plain(reason)}" for reason, count in failures.most_common())
+    return f"{tool}: {passed} of {len(tried)} are cut to half of their FLOPs and run{reasons}."
 
 
 def _peer_cell(row: Mapping[str, Any] | None) -> str:

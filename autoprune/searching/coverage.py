@@ -59,7 +59,7 @@ _DOUBLED = 350_000_000
 _SINGLE_TOLERANCE = 1e-3
 #: Largest deviation of a loaded network: the same operations on the same numbers.
 _RELOADED = 1e-5
-#: Input of networks of which nothing is known.
+#: Input of networks that take any: of those of which nothing is known, and of those that are meant for larger images.
 _SHAPE = (3, 224, 224)
 #: What detectors are reduced to: the shorter side of their images, and how many regions they look into.
 _DETECTOR_SIDE, _REGIONS, _DETECTIONS = 224, 50, 5
@@ -186,7 +186,8 @@ class _Trial:
         model = self._build()
         detector = isinstance(getattr(model, "transform", None), nn.Module)
         free = detector and getattr(model.transform, "fixed_size", None) is None
-        shape = (3, _DETECTOR_SIDE, _DETECTOR_SIDE) if free else model_info(self._spec).input_shape or _SHAPE
+        free = free or self._spec in names_of("segmentation")
+        shape = _SHAPE if free else model_info(self._spec).input_shape or _SHAPE
         generator = torch.Generator().manual_seed(self._seed)
         images = _images(model, shape, generator, smaller=not detector)
         network = trace(model, torch.rand(1, *shape, generator=generator))

@@ -185,7 +185,7 @@ def load_problem(options: SearchOptions, observer: Observer) -> Problem:
         raise ConfigError(f"Nothing is known of the data that {spec!r} is meant for. Name them with --data.")
     observer.stage(f"Loading {data_name}")
     data = load_data(data_name, root=options.data_root, preprocessing=info.preprocessing, task=options.task)
-    if options.model is None or (is_embedded(spec) and options.weights is None and data_name == DEFAULT_DATA):
+    if options.model is None or (is_embedded(spec) and options.weights is None and data_name == info.default_data):
         observer.stage(f"Loading {spec} (trained on first use, then kept)")
         # One thread: on 8x8 images a second one only waits, on a busy machine for minutes.
         with torch_threads(1):
@@ -302,7 +302,7 @@ def require_fit(problem: Problem) -> None:
             f"{problem.name} does not take the {shape} images of {data.name}: {one_line(error)}. "
             "Choose data that fit the network."
         ) from error
-    data.task.check_outputs(outputs, images=len(images), classes=len(data.classes), model=problem.name, data=data.name)
+    data.task.check_outputs(outputs, images=images, classes=len(data.classes), model=problem.name, data=data.name)
 
 
 def usable_device(asked: str | None) -> str:

@@ -1,16 +1,18 @@
 """The seam between a task and everything else: trainings, searches and reports see losses and metrics, not outputs.
 
 A batch is (inputs, targets): `inputs` (n, C, H, W) float32 on a device, `targets` whatever the images carry, (n,) class
-indices or one mapping of boxes an image. Only the task looks at targets.
+indices, (n, H, W) of them, or one mapping of boxes an image. Only the task looks at targets.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
+import torch
 from torch import Tensor, nn
 
 Batches = Iterable[tuple[Tensor, Any]]
@@ -52,7 +54,7 @@ class Task(Protocol):
         metric: what people call the metric, such as `accuracy` or `mAP@0.5`. It lies in [0, 1].
         higher_is_better: where it is not, `accuracy` is one minus the metric.
         score: which of the numbers that `judge` returns candidates are compared by.
-        boxed: whether the images must carry boxes.
+        targets: what images must carry: `labels`, `boxes` or `masks`.
         batch_size: images of a training step, where nobody says how many.
         learning_rate: of a training from scratch at that batch size, at its peak.
         gradient_clip: largest L2 norm of the whole gradient in such a training; infinity for no clipping.
@@ -64,19 +66,19 @@ class Task(Protocol):
     metric: ClassVar[str]
     higher_is_better: ClassVar[bool]
     score: ClassVar[str]
-    boxed: ClassVar[bool]
+    targets: ClassVar[str]
     batch_size: ClassVar[int]
     learning_rate: ClassVar[float]
     gradient_clip: ClassVar[float]
     largest_batch: ClassVar[int]
     calibration_images: ClassVar[int]
 
-    def check_outputs(self, outputs: object, *, images: int, classes: int, model: str, data: str) -> None:
+    def check_outputs(self, outputs: object, *, images: Tensor, classes: int, model: str, data: str) -> None:
         """Checks what `raw_outputs` gives for some images.
 
         Args:
             outputs: of a network in eval mode.
-            images: how many they are for.
+            images: (n, C, H, W), what they were made of.
             classes: of the data.
             model: for messages.
             data: for messages.
@@ -125,3 +127,27 @@ class Task(Protocol):
             reference: what `reference` said of the dense network on the same images.
         """
         ...
+
+
+class ComparedByMetric(ABC):
+    """A task whose candidates are compared by its metric itself, for which nothing of the dense network is needed."""
+
+    score: ClassVar[str] = "accuracy"
+
+    @abstractmethod
+    def meter(self) -> Meter:
+        """Returns a meter that has seen nothing."""
+
+    def reference(self, model: nn.Module, batches: Batches) -> Tensor:
+        """Returns nothing."""
+        del model, batches
+        return torch.empty(0)
+
+    @torch.no_grad()
+    def judge(self, model: nn.Module, batches: Batches, reference: Tensor) -> Metrics:
+        """Returns what the meter says."""
+        del reference
+        meter = self.meter()
+        for inputs, targets in batches:
+            meter.add(model, inputs, targets)
+        return meter.result()

@@ -29,7 +29,7 @@ class Classification:
     #: reconstruction, 4,000 hold-out images: probability 0.88, accuracy 0.85, agreement 0.85; the same on images with
     #: random crops and flips 0.85, 0.83, 0.83; after least squares on 1,000 images accuracy 0.79, agreement 0.82.
     score: ClassVar[str] = "probability"
-    boxed: ClassVar[bool] = False
+    targets: ClassVar[str] = "labels"
     batch_size: ClassVar[int] = 128
     learning_rate: ClassVar[float] = 0.1
     gradient_clip: ClassVar[float] = math.inf
@@ -40,9 +40,9 @@ class Classification:
         """Returns (n,) numbers in [0, 1], or booleans, whose mean is the metric."""
         return logits.argmax(dim=1) == labels
 
-    def check_outputs(self, outputs: object, *, images: int, classes: int, model: str, data: str) -> None:
+    def check_outputs(self, outputs: object, *, images: Tensor, classes: int, model: str, data: str) -> None:
         """Checks that there is a finite score for every class."""
-        logits = as_logits(outputs, torch.zeros(images, dtype=torch.int64))
+        logits = as_logits(outputs, torch.zeros(len(images), dtype=torch.int64))
         if logits.shape[1] < classes:
             raise ModelError(
                 f"{model} has {logits.shape[1]} outputs, but {data} has {classes} classes. "

@@ -15,19 +15,18 @@ from torch import Tensor, nn
 
 from autoprune.errors import ModelError
 from autoprune.tasks.average_precision import AveragePrecision, require_pycocotools
-from autoprune.tasks.base import Batches, Meter, Metrics, Objective
+from autoprune.tasks.base import ComparedByMetric, Meter, Metrics, Objective
 from autoprune.tasks.detectors import heads_of
 from autoprune.tasks.distillation import Seen, excludes, gap
 
 
-class Detection:
+class Detection(ComparedByMetric):
     """Boxes with classes."""
 
     name: ClassVar[str] = "detection"
     metric: ClassVar[str] = "mAP@0.5"
     higher_is_better: ClassVar[bool] = True
-    score: ClassVar[str] = "accuracy"
-    boxed: ClassVar[bool] = True
+    targets: ClassVar[str] = "boxes"
     batch_size: ClassVar[int] = 16
     learning_rate: ClassVar[float] = 0.01
     gradient_clip: ClassVar[float] = 10.0
@@ -35,11 +34,11 @@ class Detection:
     #: A map of a detector has thousands of positions, and a batch of 300x300 images takes 6 GB at 64.
     calibration_images: ClassVar[int] = 64
 
-    def check_outputs(self, outputs: object, *, images: int, classes: int, model: str, data: str) -> None:
+    def check_outputs(self, outputs: object, *, images: Tensor, classes: int, model: str, data: str) -> None:
         """Checks that the outputs are those of a detection head with enough classes."""
         require_pycocotools()
         logits = outputs.get("cls_logits") if isinstance(outputs, Mapping) else None
-        if not isinstance(logits, Tensor) or logits.dim() != 3 or len(logits) != images:
+        if not isinstance(logits, Tensor) or logits.dim() != 3 or len(logits) != len(images):
             raise ModelError(
                 f"{model} is no one-stage detector as torchvision builds them (transform, backbone, head and "
                 "anchor_generator), such as torchvision/ssd300_vgg16. Name one, or classification data."
@@ -86,20 +85,6 @@ class Detection:
     def meter(self) -> Meter:
         """Returns a meter of both mean average precisions and of the detector's own losses."""
         return _Meter()
-
-    def reference(self, model: nn.Module, batches: Batches) -> Tensor:
-        """Returns nothing: candidates are compared by the metric itself."""
-        del model, batches
-        return torch.empty(0)
-
-    @torch.no_grad()
-    def judge(self, model: nn.Module, batches: Batches, reference: Tensor) -> Metrics:
-        """Returns both mean average precisions and the loss."""
-        del reference
-        meter = self.meter()
-        for inputs, targets in batches:
-            meter.add(model, inputs, targets)
-        return meter.result()
 
 
 class _Meter:

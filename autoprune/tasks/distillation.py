@@ -55,9 +55,14 @@ def gap(mine: Seen, wanted: Seen, *, temperature: float, exclusive: bool) -> Ten
     boxes = functional.smooth_l1_loss(
         mine.heads["bbox_regression"].float(), wanted.heads["bbox_regression"].float(), reduction="none"
     ).sum(2)
-    pairs = zip(mine.features, wanted.features, strict=True)
-    features = torch.stack([(_attention(left) - _attention(right)).square().sum(1).mean() for left, right in pairs])
-    return temperature**2 * classes + (weight * boxes).sum() / total + features.sum()
+    features = attention_gap(list(zip(mine.features, wanted.features, strict=True)))
+    return temperature**2 * classes + (weight * boxes).sum() / total + features
+
+
+def attention_gap(pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """Returns the sum over pairs of maps of the mean squared distance of their attention maps; 0 without a pair."""
+    gaps = [(_attention(left) - _attention(right)).square().sum(1).mean() for left, right in pairs]
+    return torch.stack(gaps).sum() if gaps else torch.zeros(())
 
 
 def _objectness(logits: Tensor, exclusive: bool) -> Tensor:

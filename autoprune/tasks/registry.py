@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from autoprune.config.options import TASKS
 from autoprune.errors import ConfigError, PluginError, nearest
 from autoprune.plugins import call_factory, is_plugin
 from autoprune.tasks.base import Task
 from autoprune.tasks.classification import Classification
 from autoprune.tasks.detection import Detection
+from autoprune.tasks.segmentation import Segmentation
 
-CLASSIFICATION, DETECTION = Classification(), Detection()
+CLASSIFICATION, DETECTION, SEGMENTATION = Classification(), Detection(), Segmentation()
+_SHIPPED: tuple[Task, ...] = (CLASSIFICATION, DETECTION, SEGMENTATION)
+#: What images are for that carry such targets.
+TASKS_OF: Mapping[str, Task] = {task.targets: task for task in _SHIPPED}
 
 
 def make_task(name: str) -> Task:
@@ -22,22 +28,21 @@ def make_task(name: str) -> Task:
         ConfigError: the name is unknown.
         PluginError: the factory is missing, raises, or returns something else.
     """
-    if name == "classification":
-        return CLASSIFICATION
-    if name == "detection":
-        return DETECTION
+    shipped = next((task for task in _SHIPPED if task.name == name), None)
+    if shipped is not None:
+        return shipped
     if not is_plugin(name):
         raise ConfigError(f"Unknown task {name!r}.{nearest(name, TASKS)} Or write package.module:factory.")
     task = call_factory(name)
     lacking = [
         part
-        for part in ("metric", "higher_is_better", "score", "boxed", "check_outputs", "loss", "meter", "judge")
+        for part in ("metric", "higher_is_better", "score", "targets", "check_outputs", "loss", "meter", "judge")
         if not hasattr(task, part)
     ]
     if lacking:
         raise PluginError(
             f"{name!r} returned a {type(task).__name__}, which is no task: it lacks `{lacking[0]}`. "
-            "Derive it from autoprune.tasks.classification.Classification or autoprune.tasks.detection.Detection."
+            "Derive it from `Classification`, `Detection` or `Segmentation` of the modules of autoprune.tasks."
         )
     made: Task = task
     return made

@@ -1,4 +1,4 @@
-"""The networks that come trained: the one that a search runs on when none is named, and a transformer.
+"""The networks that come trained: the one that a search runs on when none is named, a transformer and a U-Net.
 
 They are trained on first use and kept; the package carries no weights.
 """
@@ -17,7 +17,7 @@ from autoprune.data.preprocessing import Augmentation
 from autoprune.data.sources import load_data
 from autoprune.errors import WeightsError
 from autoprune.models.weights import load_weights, state_fingerprint
-from autoprune.models.zoo import build_model
+from autoprune.models.zoo import build_model, model_info
 from autoprune.training.recipe import Recipe
 from autoprune.training.trainer import OnStep, train
 
@@ -32,6 +32,7 @@ _EMBEDDED = {
         1,
         Recipe(epochs=60, learning_rate=0.1, batch_size=64, warmup_epochs=5, label_smoothing=0.05, gradient_clip=1.0),
     ),
+    "digits/unet": (1, Recipe(epochs=20, learning_rate=0.1, batch_size=32, warmup_epochs=1, gradient_clip=1.0)),
 }
 _SEED = 0
 
@@ -49,7 +50,7 @@ def is_embedded(spec: str) -> bool:
 def embedded_model(
     spec: str = DEFAULT_MODEL, *, cache_dir: Path | None = None, on_progress: OnStep | None = None, device: str = "cpu"
 ) -> nn.Module:
-    """Returns a network trained on the training part of scikit-learn's digits, in eval mode on the CPU.
+    """Returns a network trained on the training part of its data, scikit-learn's digits, in eval mode on the CPU.
 
     Args:
         spec: its name, see `is_embedded`.
@@ -67,7 +68,7 @@ def embedded_model(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_SEED)
         model = build_model(spec)
-    data = load_data(DEFAULT_DATA)
+    data = load_data(model_info(spec).default_data)
     train(
         model,
         data.train,
@@ -77,6 +78,7 @@ def embedded_model(
         augmentation=_AUGMENTATION,
         device=device,
         on_step=on_progress,
+        task=data.task,
     )
     model.cpu()
     try:

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from autoprune.data.boxed_files import BoxedFiles
-from autoprune.data.boxes import Boxes
+from autoprune.data.annotated_files import AnnotatedFiles
+from autoprune.data.annotations import annotations_of
 from autoprune.data.images import ArrayImages, Images, IntArray, preprocess
 from autoprune.data.preprocessing import Preprocessing
 
@@ -29,7 +29,7 @@ class Feed(Protocol):
     def batches(self, order: Iterable[IntArray], vary: Vary | None = None) -> Iterator[tuple[Tensor, Any]]:
         """Yields (n, C, H, W) float32 images on the device and their targets for every index array of `order`.
 
-        Targets are (n,) int64 class indices, or a mapping for each image that carries boxes.
+        Targets are (n,) int64 class indices, (n, H, W) where images carry masks, or a mapping for each with boxes.
 
         Args:
             order: positions among the images that the feed was made for.
@@ -52,9 +52,9 @@ def make_feed(images: Images, indices: IntArray, device: torch.device) -> Feed:
 
 
 def _targets(images: Images, indices: IntArray, device: torch.device) -> _Targets:
-    boxes: Boxes | None = getattr(images, "boxes", None)
-    if boxes is not None:
-        return lambda positions: boxes.targets(indices[positions], device)
+    annotations = annotations_of(images)
+    if annotations is not None:
+        return lambda positions: annotations.targets(indices[positions], device)
     labels = torch.from_numpy(np.asarray(images.labels)[indices]).to(device)
     return lambda positions: labels[torch.from_numpy(positions).to(device)]
 
@@ -95,7 +95,7 @@ class _LoadingFeed:
     def __init__(self, images: Images, indices: IntArray, *, targets: _Targets, device: torch.device) -> None:
         self._load: Callable[[IntArray], Tensor] = images.take
         self._preprocessing: Preprocessing | None = None
-        if isinstance(images, BoxedFiles | ArrayImages):
+        if isinstance(images, AnnotatedFiles | ArrayImages):
             self._load, self._preprocessing = images.pixels_at, images.preprocessing
         self._indices = indices
         self._targets = targets

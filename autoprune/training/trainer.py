@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.core.seeds import derive_seed, generator
-from autoprune.data.augment import augment, augment_boxed
+from autoprune.data.annotations import annotations_of, to_arrays
+from autoprune.data.augment import augment_with_targets
 from autoprune.data.images import Images, IntArray
 from autoprune.data.preprocessing import NO_AUGMENTATION, Augmentation
 from autoprune.errors import DataError, DivergenceError
@@ -316,14 +317,8 @@ class _Run:
 
 
 def _variation(augmentation: Augmentation, chance: torch.Generator) -> Vary:
-    """Returns how a feed varies batches of images with class indices, or with boxes."""
-
-    def vary(images: Tensor, targets: Any) -> tuple[Tensor, Any]:
-        if isinstance(targets, Tensor):
-            return augment(images, augmentation, chance), targets
-        return augment_boxed(images, targets, augmentation, chance)
-
-    return vary
+    """Returns how a feed varies batches."""
+    return lambda images, targets: augment_with_targets(images, targets, augmentation, chance)
 
 
 def _identity(
@@ -338,15 +333,17 @@ def _identity(
 ) -> dict[str, str | int | float | bool]:
     """Returns what tells this training from another: a checkpoint of that must not become this one's."""
     labels = np.ascontiguousarray(np.asarray(images.labels)[chosen])
-    boxes = getattr(images, "boxes", None)
-    carried = b"" if boxes is None else np.ascontiguousarray(boxes.select(chosen).corners).tobytes()
+    annotations = annotations_of(images)
+    carried = to_arrays(None if annotations is None else annotations.select(chosen), "images").values()
     shapes = [(name, tuple(value.shape)) for name, value in model.state_dict().items()]
     distils = teacher is not None and recipe.distillation > 0
     return {
         **asdict(recipe),
         "seed": seed,
         "number of images": len(chosen),
-        "fingerprint of the images": _short_hash(chosen.tobytes(), labels.tobytes(), carried),
+        "fingerprint of the images": _short_hash(
+            chosen.tobytes(), labels.tobytes(), *(item.tobytes() for item in carried)
+        ),
         "fingerprint of the layers": _short_hash(repr(shapes).encode()),
         "fingerprint of the teacher": state_fingerprint(teacher)[:16] if teacher is not None and distils else "none",
         "hooks": ", ".join(type(hook).__name__ for hook in hooks),

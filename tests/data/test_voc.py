@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from autoprune.data import Preprocessing, load_data
+from autoprune.data.annotations import from_arrays, to_arrays
 from autoprune.data.augment import augment_boxed
 from autoprune.data.boxes import Boxes
 from autoprune.data.preprocessing import Augmentation, unit_range
@@ -30,7 +31,7 @@ def test_images_and_boxes_are_stretched_to_the_networks_size(tmp_path: Path) -> 
     assert data.classes == ("blue", "red")
     assert data.input_shape == (3, 40, 20)
     assert data.task.name == "detection"
-    target = data.train.boxes.targets([0], torch.device("cpu"))[0]
+    target = data.train.annotations.targets([0], torch.device("cpu"))[0]
     assert target["boxes"].tolist() == [[2, 16, 10, 32], [12, 0, 20, 24]]
     assert target["labels"].tolist() == [2, 1]
     assert target["difficult"].tolist() == [False, True]
@@ -81,13 +82,13 @@ def test_boxes_without_area_are_left_out_and_told_of(tmp_path: Path, caplog) -> 
         data = load(tmp_path)
     assert "1 boxes" in caplog.text
     assert "000003" in caplog.text
-    assert len(data.train.boxes.targets([3], torch.device("cpu"))[0]["boxes"]) == 1
+    assert len(data.train.annotations.targets([3], torch.device("cpu"))[0]["boxes"]) == 1
 
 
 def test_boxes_end_where_the_image_ends(tmp_path: Path) -> None:
     year = write_voc(tmp_path)
     (year / "Annotations" / "000000.xml").write_text(annotation([("red", -5, 10, 90, 60, False)]))
-    assert load(tmp_path, (64, 64)).train.boxes.corners[0].tolist() == [0, 10, 64, 60]
+    assert load(tmp_path, (64, 64)).train.annotations.corners[0].tolist() == [0, 10, 64, 60]
 
 
 def test_named_classes_choose_boxes_and_their_numbers(tmp_path: Path) -> None:
@@ -183,7 +184,7 @@ def test_mirrored_boxes_stay_on_their_objects(tmp_path: Path) -> None:
     write_voc(tmp_path)
     data = load(tmp_path, (64, 64))
     index = np.arange(8)
-    images, targets = data.train.pixels_at(index), data.train.boxes.targets(index, torch.device("cpu"))
+    images, targets = data.train.pixels_at(index), data.train.annotations.targets(index, torch.device("cpu"))
     chance = torch.Generator().manual_seed(1)
     varied, moved = augment_boxed(images, targets, Augmentation(flip=True), chance)
     assert not all(torch.equal(a["boxes"], b["boxes"]) for a, b in zip(targets, moved, strict=True))
@@ -205,7 +206,7 @@ def test_boxes_of_chosen_images_come_in_their_order_and_through_arrays() -> None
     chosen = boxes.select([2, 1, 0])
     assert chosen.corners[:, 2].tolist() == [3, 1, 2]
     assert chosen.starts.tolist() == [0, 1, 1, 3]
-    again = Boxes.from_arrays(chosen.to_arrays("holdout"), "holdout")
+    again = from_arrays(to_arrays(chosen, "holdout"), "holdout")
     assert again is not None
     assert again.select([2, 1, 0]).corners.tolist() == corners.tolist()
     with pytest.raises(DataError, match="no area"):

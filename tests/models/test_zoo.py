@@ -76,7 +76,7 @@ def test_every_family_classifies_images_of_its_shape(spec: str) -> None:
     assert info.preprocessing is not None
     assert info.preprocessing.channels == info.input_shape[0]
     with torch.no_grad():
-        assert model(torch.rand(2, *info.input_shape)).shape == (2, 7)
+        assert model(torch.rand(2, *info.input_shape)).shape[:2] == (2, 7)
 
 
 @pytest.fixture(scope="module")

@@ -165,7 +165,7 @@ def test_distillation_alone_pulls_a_detector_towards_its_teacher(data, trained: 
 
 
 def test_the_loss_without_a_teacher_is_the_detectors_own(data, trained: nn.Module) -> None:
-    images, targets = data.test.take([0, 1]), data.test.boxes.targets([0, 1], torch.device("cpu"))
+    images, targets = data.test.take([0, 1]), data.test.annotations.targets([0, 1], torch.device("cpu"))
     model = copy.deepcopy(trained).train()
     own = sum(copy.deepcopy(model)(list(images), targets).values())
     loss = DETECTION.loss(
@@ -209,7 +209,7 @@ def test_a_task_must_go_with_the_images(folder: Path) -> None:
 def test_without_pycocotools_one_line_says_which_extra_to_install(data, trained, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "pycocotools.cocoeval", None)
     with pytest.raises(ConfigError, match=r"pip install 'autoprune\[detection\]'"):
-        DETECTION.check_outputs({}, images=1, classes=1, model="m", data="d")
+        DETECTION.check_outputs({}, images=torch.zeros(1, 3, 8, 8), classes=1, model="m", data="d")
 
 
 def test_a_users_own_metric_is_measured_and_searched_by(tmp_path: Path) -> None:

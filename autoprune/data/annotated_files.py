@@ -1,4 +1,4 @@
-"""Image files with boxes: stretched to the network's size when first taken, and kept as bytes where they fit."""
+"""Image files with boxes or masks: stretched to the network's size when first taken, kept as bytes where they fit."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from autoprune.data.boxes import Boxes
+from autoprune.data.annotations import Annotations
 from autoprune.data.images import DECODERS, IntArray, PixelArray, preprocess
 from autoprune.data.preprocessing import Preprocessing
 from autoprune.errors import DataError
@@ -22,19 +22,19 @@ _MEMORY_SHARE = 0.25
 
 
 @dataclass(frozen=True, eq=False)
-class BoxedFiles:
+class AnnotatedFiles:
     """Files, decoded when they are needed and, if all of them fit into memory, only once.
 
     Attributes:
         paths: the files.
-        sizes: (width, height) of each, as its boxes were measured.
-        boxes: of each, in pixels of the network's input.
+        sizes: (width, height) of each, as it was annotated.
+        annotations: of each, in pixels of the network's input.
         preprocessing: with the size of the network's input, to which images are stretched, as SSD does.
     """
 
     paths: tuple[Path, ...]
     sizes: tuple[tuple[int, int], ...]
-    boxes: Boxes
+    annotations: Annotations
     preprocessing: Preprocessing
     _kept: dict[int, PixelArray] = field(default_factory=dict, repr=False)
 
@@ -45,13 +45,13 @@ class BoxedFiles:
     @property
     def labels(self) -> IntArray:
         """(N,) the rarest class in each image, so that splits hold every class in its proportion."""
-        return self.boxes.rarest_classes()
+        return self.annotations.rarest_classes()
 
     def take(self, indices: npt.ArrayLike) -> Tensor:
         """Returns (n, C, H, W) preprocessed float32 images on the CPU.
 
         Raises:
-            DataError: a file is unreadable, or has another size than its boxes were measured in; it is named.
+            DataError: a file is unreadable, or has another size than it was annotated in; it is named.
         """
         return preprocess(self.pixels_at(indices), self.preprocessing)
 
