@@ -93,3 +93,16 @@ def data():
 def classifier() -> nn.Module:
     """Returns a network that has a class for an image; a factory."""
     return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3))
+
+
+def torchvisions(num_classes: int = 3) -> nn.Module:
+    """Returns torchvision's FCN with its auxiliary head over two blocks of convolutions; a factory."""
+    from torchvision.models._utils import IntermediateLayerGetter
+    from torchvision.models.segmentation.fcn import FCN, FCNHead
+
+    blocks = [
+        nn.Sequential(nn.Conv2d(before, after, 3, 2, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU())
+        for before, after in ((3, 16), (16, 24))
+    ]
+    backbone = IntermediateLayerGetter(nn.Sequential(*blocks), return_layers={"0": "aux", "1": "out"})
+    return FCN(backbone, FCNHead(24, num_classes), FCNHead(16, num_classes))

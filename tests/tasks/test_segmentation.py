@@ -252,21 +252,23 @@ def test_a_network_is_trained_searched_picked_pruned_finetuned_evaluated_and_exp
     assert small(torch.rand(2, 3, 32, 32))["out"].shape == (2, 3, 32, 32)
 
 
-@pytest.mark.slow
-def test_a_network_of_torchvision_is_pruned(tmp_path: Path) -> None:
+def test_a_network_of_torchvision_with_its_auxiliary_head_is_pruned(tmp_path: Path) -> None:
     options = SearchOptions(
-        model="torchvision/lraspp_mobilenet_v3_large",
+        model="tests.masked_folders:torchvisions",
         data=DATA,
         holdout_images=4,
-        calibration_images=2,
+        finetune_epochs=1.0,
         no_mlflow=True,
         out=tmp_path,
     )
-    pruned = prune(options, MethodOptions(method="l1", no_training=True), NullObserver())
+    pruned = prune(options, MethodOptions(method="l1"), NullObserver())
     assert pruned["incumbent"]["flops"] <= 0.5 * pruned["dense"]["flops"]
     assert 0 <= pruned["incumbent"]["metrics"]["mIoU"] <= 1
     small = load(tmp_path / "incumbent")
-    assert small(torch.rand(2, 3, 64, 64))["out"].shape == (2, 3, 64, 64)
+    assert {name: maps.shape for name, maps in small(torch.rand(2, 3, 64, 64)).items()} == {
+        "out": (2, 3, 64, 64),
+        "aux": (2, 3, 64, 64),
+    }
 
 
 def test_objects_are_segmented_and_detected_in_from_python(data, trained: nn.Module, tmp_path: Path) -> None:
