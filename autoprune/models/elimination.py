@@ -9,7 +9,8 @@ Notation:
     G   (d + 1, d + 1)  second moments of a consumer's patches with a one appended, damped
     P   (d + 1, d + 1)  G^-1 of what is left
     A   (d + 1, o)      the consumer's best kernel and bias on what is left
-    g                   the rows of one channel, a of them; dropping it adds trace(A_g^T P_gg^-1 A_g) to the error
+    S   (d + 1, d + 1)  A A^T; all that is needed of A, which may have many columns
+    g                   the rows of one channel, a of them; dropping it adds trace(P_gg^-1 S_gg) to the error
 """
 
 from __future__ import annotations
@@ -35,8 +36,10 @@ from autoprune.tasks.detectors import raw_outputs
 DAMPING = 0.1
 #: Wider patches are judged by their pixels alone: of a 3x3 kernel over more than 128 channels.
 WIDEST_PATCH = 1_152
-#: Consumers of more inputs are not solved: the time grows with the cube, 2.5 s at 512 channels and 156 s at 2,048.
+#: Consumers of more inputs are not solved: the time grows with the cube.
 WIDEST_CONSUMER = 1_152
+#: Of as many channels and fewer one goes at a time, of more a share of one in as many.
+ONE_BY_ONE = 128
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,47 +90,63 @@ class Reader:
 
 
 def elimination_order(readers: Sequence[Reader]) -> IndexArray | None:
-    """Returns (N,) the channels of a group, those that are missed most first; None where a consumer is too wide."""
+    """Returns (N,) the channels of a group, those that are missed most first; None where a consumer is too wide.
+
+    Of more than `ONE_BY_ONE` channels several go at a time, those that are missed least one by one.
+    """
     if any(len(reader.consumer.moments) > WIDEST_CONSUMER + 1 for reader in readers):
         return None
     states = [_State(reader) for reader in readers]
-    left, dropped = list(range(len(readers[0].rows))), []
+    left, dropped = np.arange(len(readers[0].rows)), []
     while len(left) > 1:
-        costs = torch.stack([state.costs(left) for state in states]).mean(0)
-        channel = left.pop(int(costs.argmin()))
-        dropped.append(channel)
+        costs = torch.stack([state.costs() for state in states]).mean(0)
+        going = costs.argsort(stable=True)[: -(-(len(left) - 1) // ONE_BY_ONE)].cpu().numpy()
+        dropped.append(left[going])
+        left = np.delete(left, going)
         for state in states:
-            state.drop(channel)
-    return np.array(left + dropped[::-1], dtype=np.int64)
+            state.drop(going)
+    return np.concatenate([left, *[going[::-1] for going in reversed(dropped)]]).astype(np.int64)
 
 
 class _State:
     """A consumer that some channels of a group have been taken from.
 
-    Only the rows of the group are followed: what a channel's loss does to them depends on no others.
+    Only the rows of the group are followed, channel after channel: what a loss does to them depends on no others.
     """
 
     def __init__(self, reader: Reader) -> None:
         consumer, rows = reader.consumer, reader.rows.flatten()
-        self._inverse = consumer.inverse[rows[:, None], rows]
-        self._kernel = consumer.kernel[rows]
-        self._rows = torch.arange(len(rows), device=rows.device).view_as(reader.rows)
+        kernel = consumer.kernel[rows]
+        self._a = reader.rows.shape[1]
+        self._P = consumer.inverse[rows[:, None], rows]
+        self._S = kernel @ kernel.T
         self._energy = consumer.energy
 
-    def costs(self, channels: Sequence[int]) -> Tensor:
-        """Returns (n,) by what share of the consumer's output its error grows without each of the channels."""
-        rows = self._rows[list(channels)]
-        blocks, kernels = self._inverse[rows[:, :, None], rows[:, None, :]], self._kernel[rows]
-        added: Tensor = (kernels * torch.linalg.solve(blocks, kernels)).sum((1, 2))
-        return added / self._energy
+    def costs(self) -> Tensor:
+        """Returns (n,) by what share of the consumer's output its error grows without each channel that is left."""
+        if self._a == 1:
+            return self._S.diagonal() / self._P.diagonal() / self._energy
+        P, S = (
+            item.reshape(-1, self._a, len(item) // self._a, self._a).diagonal(dim1=0, dim2=2).movedim(-1, 0)
+            for item in (self._P, self._S)
+        )
+        solved: Tensor = torch.linalg.solve(P, S)
+        return solved.diagonal(dim1=1, dim2=2).sum(1) / self._energy
 
-    def drop(self, channel: int) -> None:
-        """Takes a channel away; the rest of the kernel makes up for it as well as it can."""
-        rows = self._rows[channel]
-        towards = self._inverse[:, rows]
-        solved = torch.linalg.solve(towards[rows], torch.cat([towards.T, self._kernel[rows]], dim=1))
-        self._inverse -= towards @ solved[:, : len(self._inverse)]
-        self._kernel -= towards @ solved[:, len(self._inverse) :]
+    def drop(self, channels: IndexArray) -> None:
+        """Takes channels away, by their places among those left; the kernel makes up for them as well as it can."""
+        of_channel = torch.arange(len(self._P), device=self._P.device).view(-1, self._a)
+        gone = of_channel[torch.from_numpy(channels)].flatten()
+        stays = torch.ones(len(self._P), dtype=torch.bool, device=self._P.device)
+        stays[gone] = False
+        left = stays.nonzero().flatten()
+        # A loses W A_g, so that S loses W S_g: and its transpose, and regains W S_gg W^T.
+        rows = self._P[gone]
+        W = torch.linalg.solve(rows[:, gone], rows[:, left]).T
+        across = self._S[gone]
+        lost = W @ (across[:, left] - 0.5 * across[:, gone] @ W.T)
+        self._S = self._S[left][:, left].sub_(lost).sub_(lost.T)
+        self._P = self._P[left][:, left].addmm_(W, rows[:, left], alpha=-1)
 
 
 def readers_of(

@@ -9,7 +9,7 @@ Notation:
     R   (n, n)  residual covariance once the kept channels predict the rest: C - C_K C_KK^-1 C_K^T
     error       trace(S R) / trace(S C), in [0, 1]
 
-Channel after channel, R follows from pivoted Cholesky; weighting by the consumer's kernel is [OURS].
+Along an order, R follows from the Cholesky factor of C; weighting by the consumer's kernel is [OURS].
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from autoprune.models.folding import folded_weight
 from autoprune.models.network import IndexArray, LayerCall, TracedNetwork
 from autoprune.models.surgery import Kept
 
-#: Residual variances below this share of the largest count as predicted perfectly.
+#: Variance that is added to every channel's, relative to the largest: predicting those below it is not worth while.
 _VANISHED = 1e-9
 
 
@@ -53,20 +53,30 @@ def errors_along(order: IndexArray, covariances: Sequence[Tensor], weights: Sequ
         covariances: C of every consumer, (n, n) float64.
         weights: S of every consumer, (n, n) float64.
     """
-    residual = torch.stack(list(covariances)).double()
-    weight = torch.stack(list(weights)).double()
-    weight = weight / (residual * weight).sum((1, 2)).clamp_min(1e-300)[:, None, None]
-    floor = _VANISHED * residual.diagonal(dim1=1, dim2=2).amax(1).clamp_min(1e-300)
-    error = [1.0]
-    for channel in order:
-        pivot = residual[:, channel, channel]
-        column = residual[:, :, channel] / pivot.clamp_min(floor).sqrt()[:, None]
-        column = torch.where((pivot > floor)[:, None], column, torch.zeros_like(column))
-        residual = residual - column[:, :, None] * column[:, None, :]
-        error.append(float((residual * weight).sum((1, 2)).mean().clamp(0.0, 1.0)))
-    curve = np.minimum.accumulate(np.array(error))
+    along = torch.from_numpy(np.ascontiguousarray(order)).to(covariances[0].device)
+    C, S = (torch.stack([item[along][:, along] for item in items]).double() for items in (covariances, weights))
+    whole = (C * S).sum((1, 2)).clamp_min(1e-300)
+    # The k-th column of the Cholesky factor is what the k-th channel adds to what can be predicted.
+    L = _factor(C)
+    explained = (L * (S @ L)).sum(1).cumsum(1) / whole[:, None]
+    curve = np.concatenate([[1.0], (1 - explained).clamp(0.0, 1.0).mean(0).cpu().numpy()])
     curve[-1] = 0.0
-    return curve
+    return np.minimum.accumulate(curve)
+
+
+def _factor(C: Tensor) -> Tensor:
+    """Returns the (consumers, n, n) Cholesky factors of covariances, each with as small a jitter as makes it definite.
+
+    Sums of squares in single precision leave eigenvalues a little below zero.
+    """
+    scale = C.diagonal(dim1=1, dim2=2).amax(1).clamp_min(1e-280)
+    jitter = _VANISHED * scale
+    while True:
+        L: Tensor
+        L, failed = torch.linalg.cholesky_ex(C + torch.diag_embed(jitter[:, None].expand(C.shape[:2])))
+        if not bool(failed.any()):
+            return L
+        jitter = torch.where(failed > 0, 10 * jitter, jitter)
 
 
 def rank_groups(
