@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from autoprune.data.images import DatasetImages
+from autoprune.data.dataset_images import DatasetImages
 from autoprune.errors import ConfigError, ModelError
 from autoprune.methods.orthoreg import OrthoReg, filters, orthogonality
 from autoprune.training import Recipe, train
