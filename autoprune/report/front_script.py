@@ -122,7 +122,9 @@ $('hint').textContent = (matchMedia('(hover: hover)').matches
   ? 'Hover for widths, click to copy the command that picks a candidate, drag to zoom, double-click to zoom out.'
   : 'Tap a point for its widths and the command that picks it.')
   + (rungs.length < 2 ? ''
-    : ' Filled points reached the highest fidelity; accuracies of different fidelities do not compare.');
+    : ' Filled points reached the highest fidelity; accuracies of different fidelities do not compare.')
+  + ' The line follows the candidates that no other beats in both score and cost; a point above it is more accurate on'
+  + ' the hold-out, but scores lower.';
 // Many poor candidates would press the good ones into a line at the top.
 const sorted = rows.map(r => r.accuracy).sort((a, b) => a - b);
 if (sorted.length > 8) {
