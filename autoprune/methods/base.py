@@ -37,7 +37,7 @@ class Subject:
         network: its trace, restricted to the scope.
         space: legal structures within the budget.
         calibration: statistics of the dense network on `images`.
-        rankings: per group, the order of elimination.
+        rankings: per group, the order of elimination, or of norms where these were asked for.
         profile: returns the statistics that heuristics read; gathered at its first call.
         images: (B, C, H, W) calibration images on `device`.
         data: the images; of `data.train` only `training` and `holdout` are to be read, of `data.test` nothing.

@@ -36,8 +36,8 @@ Move = Callable[[IntArray, IntArray, np.random.Generator], IntArray]
 class BeeColony:
     """Search of layer widths by artificial bees (ABCPruner's code).
 
-    Within a budget every source is projected onto it, channels are chosen by elimination, and
-    a structure is scored without training, on hold-out images after a least-squares merge [OURS].
+    Within a budget every source is projected onto it, channels are chosen by elimination, and a structure is scored
+    without training, on hold-out images after a least-squares merge [OURS].
 
     As published: no budget, so that only the tenths bound the widths; random filters, a fitness of two epochs'
     training, and the last layer never moved (the off-by-one that ACP inherited, A1). The authors' fitness is the test
