@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from autoprune.data.annotations import Annotations
-from autoprune.data.images import DECODERS, IntArray, PixelArray, preprocess
+from autoprune.data.images import DECODERS, IntArray, PixelArray, opened, preprocess
 from autoprune.data.preprocessing import Preprocessing
 from autoprune.errors import DataError
 
@@ -73,11 +73,7 @@ class AnnotatedFiles:
         assert self.preprocessing.size is not None
         height, width = self.preprocessing.size
         path = self.paths[position]
-        try:
-            with Image.open(path) as file:
-                image = file.convert("L" if self.preprocessing.channels == 1 else "RGB")
-        except Exception as error:
-            raise DataError(f"Cannot read the image {path} ({type(error).__name__}). Repair or remove it.") from error
+        image = opened(path, channels=self.preprocessing.channels)
         if image.size != self.sizes[position]:
             found, said = ("x".join(map(str, size)) for size in (image.size, self.sizes[position]))
             raise DataError(f"The image {path} has {found} pixels, but its annotation says {said}. Repair one of them.")

@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from autoprune.data.boxes import Target
-from autoprune.data.masks import IGNORED
 from autoprune.data.preprocessing import Augmentation
+from autoprune.tasks.segmentation import IGNORED
 
 #: Weights of red, green and blue in the grey that saturation fades to (ITU-R BT.601).
 _GREY = (0.299, 0.587, 0.114)

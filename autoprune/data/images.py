@@ -10,7 +10,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,9 @@ from torch.nn import functional
 from autoprune.data.annotations import Annotations
 from autoprune.data.preprocessing import Preprocessing
 from autoprune.errors import DataError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 IntArray = npt.NDArray[np.int64]
 PixelArray = npt.NDArray[np.uint8]
@@ -93,6 +96,21 @@ class ArrayImages:
         return torch.from_numpy(self.pixels[np.asarray(indices, dtype=np.int64)])
 
 
+def opened(path: Path, *, channels: int) -> Image.Image:
+    """Returns the image in a file, in greys for one channel and in colours for three.
+
+    Raises:
+        DataError: the file is unreadable; it is named.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path) as file:
+            return file.convert("L" if channels == 1 else "RGB")
+    except Exception as error:
+        raise DataError(f"Cannot read the image {path} ({type(error).__name__}). Repair or remove it.") from error
+
+
 @dataclass(frozen=True, eq=False)
 class FolderImages:
     """Image files, decoded when they are taken.
@@ -128,12 +146,7 @@ class FolderImages:
 
         assert self.preprocessing.size is not None
         height, width = self.preprocessing.size
-        path = self.paths[position]
-        try:
-            with Image.open(path) as file:
-                image = file.convert("L" if self.preprocessing.channels == 1 else "RGB")
-        except Exception as error:
-            raise DataError(f"Cannot read the image {path} ({type(error).__name__}). Repair or remove it.") from error
+        image = opened(self.paths[position], channels=self.preprocessing.channels)
         scale = _CROP_MARGIN * max(height / image.height, width / image.width)
         shape = (max(width, round(image.width * scale)), max(height, round(image.height * scale)))
         image = image.resize(shape, Image.Resampling.BILINEAR)

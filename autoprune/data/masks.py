@@ -12,10 +12,9 @@ import torch
 from torch import Tensor
 
 from autoprune.errors import DataError
+from autoprune.tasks.segmentation import IGNORED
 
 IntArray = npt.NDArray[np.int64]
-#: Pixels of this value do not count: the void of Pascal VOC, outlines and what nobody could tell.
-IGNORED = 255
 
 
 @dataclass(frozen=True, eq=False)

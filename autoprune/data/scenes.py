@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional
 
-from autoprune.data.masks import IGNORED
+from autoprune.tasks.segmentation import IGNORED
 
 #: Height and width of a scene in pixels, and of its digits: scans of 8, enlarged by up to a half.
 SIDE = 32

@@ -198,14 +198,19 @@ def years_of(folder: Path, annotations: str, *, lists: str) -> list[Path]:
 
 
 def listed(year: Path, split: str, *, lists: str) -> list[str]:
-    """Returns the IDs that a split lists; none where there is no list.
+    """Returns the IDs that a split lists; none where there is no list, but for `trainval`: then those of its parts.
 
     Raises:
         DataError: the list cannot be read, or names a path.
     """
     path = year / "ImageSets" / lists / f"{split}.txt"
-    if not path.is_file():
-        return []
+    names = _names_in(path) if path.is_file() else []
+    if names or split != "trainval":
+        return names
+    return [*listed(year, "train", lists=lists), *listed(year, "val", lists=lists)]
+
+
+def _names_in(path: Path) -> list[str]:
     try:
         names = [line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
@@ -234,10 +239,7 @@ def _has_annotated(year: Path, split: str) -> bool:
 
 
 def _split(year: Path, split: str) -> Iterable[Annotation]:
-    names = listed(year, split, lists=_LISTS)
-    if not names and split == "trainval":
-        names = [*listed(year, "train", lists=_LISTS), *listed(year, "val", lists=_LISTS)]
-    for name in names:
+    for name in listed(year, split, lists=_LISTS):
         image = image_of(year, name, split)
         yield read_annotation(year / "Annotations" / f"{name}.xml", image)
 

@@ -16,9 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from autoprune.data.images import DECODERS
-from autoprune.data.masks import IGNORED, Masks
+from autoprune.data.masks import Masks
 from autoprune.data.voc import image_of, image_size, listed, years_of
 from autoprune.errors import DataError
+from autoprune.tasks.segmentation import IGNORED
 
 PREFIX = "voc-segmentation:"
 _MASKS, _LISTS, _NAMES = "SegmentationClass", "Segmentation", "class_names.txt"
@@ -71,11 +72,8 @@ def _has_masks(year: Path, split: str) -> bool:
 
 
 def _pairs(year: Path, split: str) -> list[tuple[Path, Path]]:
-    names = listed(year, split, lists=_LISTS)
-    if not names and split == "trainval":
-        names = [*listed(year, "train", lists=_LISTS), *listed(year, "val", lists=_LISTS)]
     found = []
-    for name in names:
+    for name in listed(year, split, lists=_LISTS):
         mask = year / _MASKS / f"{name}.png"
         if not mask.is_file():
             raise DataError(f"The mask {mask} of the split {split!r} is missing. Add it, or take {name} off the list.")

@@ -130,7 +130,10 @@ def pick(
     options = recorded_options(header, run, registration.changes)
     tracked = registration.wanted(options)
     if aside is not None:
-        aside.open(store_of(options)) if tracked else aside.close()
+        if tracked:
+            aside.open(store_of(options))
+        else:
+            aside.close()
     problem = load_problem(options, observer)
     prepared = prepare(problem, options, observer, recorded_latency=header.get("latency"))
     if prepared.fingerprint != header.get("weights"):

@@ -15,6 +15,8 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
+from autoprune.errors import ModelError
+
 Batches = Iterable[tuple[Tensor, Any]]
 Metrics = dict[str, float]
 
@@ -127,6 +129,16 @@ class Task(Protocol):
             reference: what `reference` said of the dense network on the same images.
         """
         ...
+
+
+def require_finite(outputs: Tensor, *, model: str, data: str) -> None:
+    """Checks outputs of any shape.
+
+    Raises:
+        ModelError: one is not finite.
+    """
+    if not torch.isfinite(outputs).all():
+        raise ModelError(f"The outputs of {model} are not finite on {data}. Its weights are of no use.")
 
 
 class ComparedByMetric(ABC):

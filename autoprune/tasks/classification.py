@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from autoprune.errors import ModelError
-from autoprune.tasks.base import Batches, Meter, Metrics, Objective
+from autoprune.tasks.base import Batches, Meter, Metrics, Objective, require_finite
 
 
 class Classification:
@@ -48,8 +48,7 @@ class Classification:
                 f"{model} has {logits.shape[1]} outputs, but {data} has {classes} classes. "
                 "Build it with as many classes as the data have; labels count from 0."
             )
-        if not torch.isfinite(logits).all():
-            raise ModelError(f"The outputs of {model} are not finite on {data}. Its weights are of no use.")
+        require_finite(logits, model=model, data=data)
 
     def loss(
         self,

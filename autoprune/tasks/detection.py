@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from autoprune.errors import ModelError
 from autoprune.tasks.average_precision import AveragePrecision, require_pycocotools
-from autoprune.tasks.base import ComparedByMetric, Meter, Metrics, Objective
+from autoprune.tasks.base import ComparedByMetric, Meter, Metrics, Objective, require_finite
 from autoprune.tasks.detectors import heads_of
 from autoprune.tasks.distillation import Seen, excludes, gap
 
@@ -48,8 +48,7 @@ class Detection(ComparedByMetric):
                 f"{model} tells {logits.shape[2] - 1} classes from the background, but {data} has {classes}. "
                 "Build it with as many classes as the data have."
             )
-        if not torch.isfinite(logits).all():
-            raise ModelError(f"The outputs of {model} are not finite on {data}. Its weights are of no use.")
+        require_finite(logits, model=model, data=data)
 
     def loss(
         self,

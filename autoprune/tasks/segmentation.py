@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from autoprune.errors import ModelError
-from autoprune.tasks.base import ComparedByMetric, Meter, Metrics, Objective
+from autoprune.tasks.base import ComparedByMetric, Meter, Metrics, Objective, require_finite
 from autoprune.tasks.distillation import attention_gap
 
-#: Pixels of this value do not count: Pascal VOC's void.
+#: Pixels of this value do not count: Pascal VOC's void, outlines and what nobody could tell.
 IGNORED = 255
 _AUXILIARY_SHARE = 0.5
 
@@ -66,8 +66,7 @@ class Segmentation(ComparedByMetric):
                 f"{model} has maps of {maps.shape[1]} classes, but {data} has {classes}. Build it with as many classes "
                 "as the data have, the background among them."
             )
-        if not torch.isfinite(maps).all():
-            raise ModelError(f"The outputs of {model} are not finite on {data}. Its weights are of no use.")
+        require_finite(maps, model=model, data=data)
 
     def loss(
         self,
