@@ -15,8 +15,9 @@ from autoprune.core.candidate import Evaluation, Merge
 from autoprune.core.cost import Cost
 from autoprune.core.seeds import derive_seed
 from autoprune.core.space import SearchSpace
-from autoprune.models.calibration import Calibration, calibrate
+from autoprune.models.calibration import ROWS, Calibration, calibrate, solvable
 from autoprune.models.merging import cut_and_merge
+from autoprune.models.network import TracedNetwork
 from autoprune.models.saved import SavedModel, describe_maps, kept_by_name, save_model
 from autoprune.models.selection import keep_best
 from autoprune.models.surgery import Kept
@@ -28,7 +29,11 @@ from autoprune.training.recipe import finetune_recipe
 from autoprune.training.trainer import train
 
 #: Calibration images of the final reconstruction, for 3x32x32 inputs; larger inputs get fewer, by their size.
-_FINAL_IMAGES = 4_096
+FINAL_IMAGES = 4_096
+#: Sampled rows a layer of the final reconstruction: twice those of a candidate's, while the dense values at them fit
+#: into so many bytes (`experiments.benchmarks.zero_training` compares).
+_FINAL_ROWS = 2 * ROWS
+_FINAL_BYTES = 512 * 1024**2
 _CIFAR_FLOATS = 3 * 32 * 32
 
 
@@ -120,13 +125,19 @@ class Finisher:
         prepared, split = self._prepared, self._prepared.split
         device = torch.device(prepared.device)
         floats = int(torch.Size(prepared.problem.data.input_shape).numel())
-        wanted = max(len(split.calibration), min(_FINAL_IMAGES, _FINAL_IMAGES * _CIFAR_FLOATS // floats))
+        wanted = max(len(split.calibration), min(FINAL_IMAGES, FINAL_IMAGES * _CIFAR_FLOATS // floats))
         indices = split.training[:wanted]
         self._observer.stage(f"Reading the dense network on {len(indices)} images")
         images = prepared.problem.data.train.take(indices).to(device)
         model = prepared.problem.model.to(device)
         seed = derive_seed(prepared.options.seed, "final calibration")
-        return images, calibrate(model, prepared.network, images, seed=seed)
+        return images, calibrate(model, prepared.network, images, seed=seed, rows=final_rows(prepared.network))
+
+
+def final_rows(network: TracedNetwork) -> int:
+    """Returns how many rows a layer the final reconstruction samples: fewer where wide layers would fill the memory."""
+    channels = sum(len(network.channels[call.output].group) for call in network.calls if solvable(call))
+    return min(_FINAL_ROWS, max(ROWS, _FINAL_BYTES // (max(channels, 1) * torch.float32.itemsize)))
 
 
 def figures(scores: Scores) -> dict[str, Any]:

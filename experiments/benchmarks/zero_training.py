@@ -24,12 +24,13 @@ from autoprune.core.candidate import Merge
 from autoprune.core.structure import Structure
 from autoprune.data.augment import augment
 from autoprune.data.preprocessing import Augmentation
-from autoprune.models.calibration import Calibration, calibrate
+from autoprune.models.calibration import ROWS, Calibration, calibrate
 from autoprune.models.elimination import DAMPING
 from autoprune.models.folding import fastest_form
 from autoprune.models.merging import cut_and_merge
 from autoprune.models.selection import keep_best, rank_groups
 from autoprune.models.surgery import Kept
+from autoprune.searching.finish import FINAL_IMAGES, final_rows
 from autoprune.searching.preparation import Prepared
 from autoprune.training.measure import measure
 from experiments.benchmarks.cifar import prepared
@@ -38,7 +39,7 @@ from experiments.benchmarks.common import write
 NETWORKS = ("cifar/resnet20-a", "cifar/resnet20-b", "digits/resnet", "digits/vit")
 RETAINED = (0.5, 0.35, 0.75)
 DAMPINGS = (0.01, DAMPING, 1.0)
-IMAGES = (128, 512, 1024, 2048)
+IMAGES = (128, 512, 1024, 2048, FINAL_IMAGES)
 USUAL = 512
 SCORED = 1_000
 VARIED = Augmentation(crop_padding=2, flip=True)
@@ -55,11 +56,15 @@ class Network:
         images = data.train.take(split.training[: max(IMAGES)]).contiguous(memory_format=torch.channels_last)
         self._form = fastest_form(self._model, ready.network, images[:2])
         usual = images[:USUAL]
-        self._sets = {str(USUAL): usual}
+        self._sets = {str(USUAL): (usual, ROWS)}
         if data.name == "cifar10":
             varied = torch.cat([usual, augment(usual, VARIED, torch.Generator().manual_seed(_SEED))])
-            self._sets |= {str(count): images[:count] for count in IMAGES}
-            self._sets[f"{USUAL} and as many varied copies"] = varied.contiguous(memory_format=torch.channels_last)
+            self._sets |= {str(count): (images[:count], ROWS) for count in IMAGES}
+            varied = varied.contiguous(memory_format=torch.channels_last)
+            self._sets[f"{USUAL} and as many varied copies"] = (varied, ROWS)
+            # As a search, `prune` and `pick` end.
+            rows = final_rows(ready.network)
+            self._sets[f"{rows} rows a layer of {FINAL_IMAGES}"] = (images[:FINAL_IMAGES], rows)
         # A search calibrates on the same images, the first of the training set.
         self._statistics: dict[str, Calibration] = {str(USUAL): ready.calibration}
         self._orders = {"norm": rank_groups(self._model, ready.network, ready.calibration)}
@@ -96,7 +101,7 @@ class Network:
             kept,
             merge=merge,
             calibration=self._calibration(name),
-            images=self._sets[name],
+            images=self._sets[name][0],
         )
         seconds = time.process_time() - started
         return {**self._accuracies(self._form.put_on(model, self._ready.network)), "seconds": round(seconds, 2)}
@@ -112,7 +117,8 @@ class Network:
 
     def _calibration(self, name: str) -> Calibration:
         if name not in self._statistics:
-            self._statistics[name] = calibrate(self._model, self._ready.network, self._sets[name], seed=_SEED)
+            images, rows = self._sets[name]
+            self._statistics[name] = calibrate(self._model, self._ready.network, images, seed=_SEED, rows=rows)
         return self._statistics[name]
 
 
