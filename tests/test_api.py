@@ -94,7 +94,8 @@ class Locked(torch.nn.Linear):
     ("change", "message"),
     [
         (lambda model, train, test: (model, (train, [])), "test set of 'custom' is empty"),
-        (lambda model, train, test: (model, train), "The data are a DataLoader. Give a name or a pair"),
+        (lambda model, train, test: (model, train), r"give a pair \(training set, test set\)"),
+        (lambda model, train, test: (model, 7), "The data are a int. Give a name or a pair"),
         (lambda model, train, test: (Locked(2, 2), (train, test)), "Locked cannot be copied: TypeError: cannot pickle"),
         (
             lambda model, train, test: (model, [(torch.zeros(9, 1, 8), torch.zeros(9).long())] * 2),

@@ -93,7 +93,7 @@ Data = Annotated[
         metavar="NAME",
         rich_help_panel=_NETWORK,
         help="digits, digits-scenes, mnist, fashion-mnist, cifar10, cifar100, imagefolder:DIR, voc:DIR, "
-        "voc-segmentation:DIR or package.module:factory. "
+        "voc-segmentation:DIR, images:DIR (no labels) or package.module:factory. "
         "(default: the data of the model's family)",
     ),
 ]

@@ -33,8 +33,11 @@ LEDGER_NAME = "ledger.jsonl"
 #: {kind of a folder of images: what must be in it}.
 _FOLDERS = {
     "imagefolder": "It must hold train/CLASS/IMAGE files.",
+    "images": "It must hold image files, in folders or not.",
     "voc": "It must hold VOCdevkit/VOC2007, or JPEGImages, Annotations and ImageSets/Main.",
 }
+#: Those of them that may lie below the data root, too.
+_BELOW_ROOT = ("images", "voc")
 _SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?[hms])+|\d+(?:\.\d+)?")
 _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)([hms]?)")
@@ -294,7 +297,7 @@ def _check_paths(options: dict[str, Any]) -> None:
             f"The data folder {str(root)!r} does not exist. Name the folder of the data with --data-root."
         )
     kind, colon, folder = options.get("data", "").partition(":")
-    places = [Path(folder).expanduser(), *([root / folder] if kind == "voc" and root is not None else [])]
+    places = [Path(folder).expanduser(), *([root / folder] if kind in _BELOW_ROOT and root is not None else [])]
     if colon and kind in _FOLDERS and not any(place.is_dir() for place in places):
         raise ConfigError(f"The image folder {folder!r} does not exist. {_FOLDERS[kind]}")
     out = options.get("out")

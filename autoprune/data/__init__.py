@@ -1,4 +1,4 @@
-"""Images with labels: what networks are calibrated, scored and trained on."""
+"""Images, mostly with labels: what networks are calibrated, scored and trained on."""
 
 from autoprune.data.augment import augment
 from autoprune.data.bundle import DataBundle, as_images, bundle_from

@@ -1,4 +1,4 @@
-"""What images carry where a class each is not enough: boxes, or a mask."""
+"""What images carry where a class each is not enough: boxes, or a mask; or nothing at all."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ from autoprune.data.boxes import Boxes
 from autoprune.data.masks import Masks
 
 Annotations = Boxes | Masks
-LABELS = "labels"
+LABELS, NOTHING = "labels", "nothing"
+#: Label of an image that nobody has labelled.
+UNKNOWN = -1
 #: What images carry, for people.
 SAID = {
     LABELS: "one class an image",
+    NOTHING: "no labels, as images:DIR has",
     Boxes.kind: "boxes, as voc:DIR has",
     Masks.kind: "a mask an image, as voc-segmentation:DIR has",
 }
@@ -27,10 +30,12 @@ def annotations_of(images: object) -> Annotations | None:
     return found
 
 
-def kind_of(images: object) -> str:
+def kind_of(images: Any) -> str:
     """Returns what images carry, a key of `SAID`."""
     found = annotations_of(images)
-    return LABELS if found is None else found.kind
+    if found is not None:
+        return found.kind
+    return NOTHING if len(images) and (images.labels == UNKNOWN).all() else LABELS
 
 
 def to_arrays(annotations: Annotations | None, prefix: str) -> dict[str, npt.NDArray[Any]]:

@@ -1,8 +1,9 @@
-"""Sets of labelled images that hand out preprocessed batches: in memory, or from a folder.
+"""Sets of images that hand out preprocessed batches: in memory, or from a folder.
 
 Notation:
     pixels  (N, C, H, W)  uint8
-    labels  (N,)          int64, 0 <= label < number of classes; where images carry more than that, their rarest class
+    labels  (N,)          int64, 0 <= label < number of classes; where images carry more than that, their rarest class;
+                          -1 each where nobody has labelled them yet
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ PixelArray = npt.NDArray[np.uint8]
 _CROP_MARGIN = 256 / 224
 #: Images decoded at a time.
 DECODERS = 8
+#: Of image files.
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"})
 
 
 class Images(Protocol):
@@ -96,6 +99,11 @@ class ArrayImages:
         return torch.from_numpy(self.pixels[np.asarray(indices, dtype=np.int64)])
 
 
+def image_files(folder: Path) -> list[Path]:
+    """Returns the image files in a folder and the folders in it, in the order of their names."""
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+
+
 def opened(path: Path, *, channels: int) -> Image.Image:
     """Returns the image in a file, in greys for one channel and in colours for three.
 
@@ -118,7 +126,7 @@ class FolderImages:
     Attributes:
         paths: the files.
         labels: (N,) int64.
-        preprocessing: with a size; the shorter side is resized a little larger before the centre crop.
+        preprocessing: with a size; images of another are resized to a little more before the centre crop.
     """
 
     paths: tuple[Path, ...]
@@ -147,6 +155,8 @@ class FolderImages:
         assert self.preprocessing.size is not None
         height, width = self.preprocessing.size
         image = opened(self.paths[position], channels=self.preprocessing.channels)
+        if (image.height, image.width) == (height, width):
+            return np.asarray(image, dtype=np.uint8).reshape(height, width, -1).transpose(2, 0, 1)
         scale = _CROP_MARGIN * max(height / image.height, width / image.width)
         shape = (max(width, round(image.width * scale)), max(height, round(image.height * scale)))
         image = image.resize(shape, Image.Resampling.BILINEAR)

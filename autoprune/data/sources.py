@@ -13,10 +13,10 @@ import numpy.typing as npt
 
 from autoprune.core.seeds import generator
 from autoprune.data import preprocessing as known
-from autoprune.data import scenes, voc, voc_masks
+from autoprune.data import scenes, unlabelled, voc, voc_masks
 from autoprune.data.annotated_files import AnnotatedFiles
 from autoprune.data.bundle import DataBundle, bundle_from
-from autoprune.data.images import ArrayImages, FolderImages, IntArray, PixelArray
+from autoprune.data.images import ArrayImages, FolderImages, IntArray, PixelArray, image_files
 from autoprune.data.masks import Masks
 from autoprune.data.preprocessing import NO_AUGMENTATION, Augmentation, Preprocessing, unit_range
 from autoprune.data.splits import stratified_order
@@ -25,9 +25,10 @@ from autoprune.plugins import call_factory, is_plugin, one_line
 from autoprune.tasks.registry import make_task
 
 _FOLDER = "imagefolder:"
+#: Of image files, for a network that does not say what it expects; how large they are, its input says.
+_FILES = replace(known.IMAGENET, size=None)
 #: Sides of images of a network that does not say them: SSD300's.
 _ANNOTATED_SIZE = (300, 300)
-_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"})
 #: scikit-learn's digits have no test set: one image in five, always the same ones.
 _DIGITS_TEST_SHARE = 0.2
 _SCENES = "digits-scenes"
@@ -57,11 +58,17 @@ _SOURCES = {
 
 def data_names() -> tuple[str, ...]:
     """Returns the names that `load_data` knows."""
-    return ("digits", _SCENES, *_SOURCES, _FOLDER + "DIR", voc.PREFIX + "DIR", voc_masks.PREFIX + "DIR")
+    folders = (_FOLDER, unlabelled.PREFIX, voc.PREFIX, voc_masks.PREFIX)
+    return ("digits", _SCENES, *_SOURCES, *(prefix + "DIR" for prefix in folders))
 
 
 def load_data(
-    spec: str, *, root: Path | None = None, preprocessing: Preprocessing | None = None, task: str | None = None
+    spec: str,
+    *,
+    root: Path | None = None,
+    preprocessing: Preprocessing | None = None,
+    task: str | None = None,
+    size: tuple[int, int] | None = None,
 ) -> DataBundle:
     """Returns a data set by name; nothing is ever downloaded.
 
@@ -71,6 +78,7 @@ def load_data(
             and `voc-segmentation:DIR` where that is not in the working directory.
         preprocessing: what the network expects; None for the data set's own. A user's factory does its own.
         task: a name of `autoprune.tasks.registry`; None for what the images are for.
+        size: (height, width) that image files are brought to where the preprocessing says none.
 
     Raises:
         DataError: the name is unknown, files are missing or unreadable, or the images do not fit the preprocessing or
@@ -79,11 +87,13 @@ def load_data(
         PluginError: a factory is missing or raises.
     """
     wanted = None if task is None else make_task(task)
-    data = _load(spec, root, preprocessing)
+    data = _load(spec, root, preprocessing, size or known.IMAGENET.size)
     return data if wanted is None else data.doing(wanted)
 
 
-def _load(spec: str, root: Path | None, preprocessing: Preprocessing | None) -> DataBundle:
+def _load(
+    spec: str, root: Path | None, preprocessing: Preprocessing | None, size: tuple[int, int] | None
+) -> DataBundle:
     if spec == "digits":
         return _digits(preprocessing or known.DIGITS)
     if spec == _SCENES:
@@ -91,7 +101,9 @@ def _load(spec: str, root: Path | None, preprocessing: Preprocessing | None) -> 
     if spec in _SOURCES:
         return _from_torchvision(spec, root, preprocessing=preprocessing)
     if spec.startswith(_FOLDER):
-        return _from_folder(spec, preprocessing or known.IMAGENET)
+        return _from_folder(spec, _sized(preprocessing or _FILES, size))
+    if spec.startswith(unlabelled.PREFIX):
+        return _from_images(spec, root, _sized(preprocessing or _FILES, size))
     if spec.startswith(voc.PREFIX):
         return _from_voc(spec, root, preprocessing or unit_range(_ANNOTATED_SIZE))
     if spec.startswith(voc_masks.PREFIX):
@@ -201,8 +213,6 @@ def _in_memory(
 
 def _from_folder(spec: str, preprocessing: Preprocessing) -> DataBundle:
     folder = Path(spec.removeprefix(_FOLDER)).expanduser()
-    if preprocessing.size is None:
-        preprocessing = Preprocessing(preprocessing.mean, preprocessing.std, known.IMAGENET.size)
     tests = [folder / name for name in ("val", "test") if (folder / name).is_dir()]
     if not (folder / "train").is_dir() or not tests:
         raise DataError(
@@ -228,7 +238,7 @@ def _folder_images(folder: Path, classes: tuple[str, ...], preprocessing: Prepro
     paths: list[Path] = []
     labels: list[int] = []
     for name in found:
-        files = sorted(path for path in (folder / name).rglob("*") if path.suffix.lower() in _SUFFIXES)
+        files = image_files(folder / name)
         paths += files
         labels += [classes.index(name)] * len(files)
     if not paths:
@@ -236,8 +246,21 @@ def _folder_images(folder: Path, classes: tuple[str, ...], preprocessing: Prepro
     return FolderImages(tuple(paths), np.asarray(labels, dtype=np.int64), preprocessing)
 
 
+def _from_images(spec: str, root: Path | None, preprocessing: Preprocessing) -> DataBundle:
+    folder = _below(root, spec.removeprefix(unlabelled.PREFIX))
+    if not folder.is_dir():
+        raise DataError(f"The folder of images {str(folder)!r} does not exist. Correct {spec!r}.")
+    return bundle_from(
+        *unlabelled.read_folder(folder, preprocessing),
+        name=spec,
+        classes=(),
+        preprocessing=preprocessing,
+        augmentation=Augmentation(flip=True),
+    )
+
+
 def _from_voc(spec: str, root: Path | None, preprocessing: Preprocessing) -> DataBundle:
-    sized = _sized(preprocessing)
+    sized = _sized(preprocessing, _ANNOTATED_SIZE)
     assert sized.size is not None
     splits = voc.read_voc(_below(root, spec.removeprefix(voc.PREFIX)))
     parts = [
@@ -253,7 +276,7 @@ def _from_voc(spec: str, root: Path | None, preprocessing: Preprocessing) -> Dat
 
 
 def _from_voc_masks(spec: str, root: Path | None, preprocessing: Preprocessing) -> DataBundle:
-    sized = _sized(preprocessing)
+    sized = _sized(preprocessing, _ANNOTATED_SIZE)
     assert sized.size is not None
     *splits, classes = voc_masks.read_voc_masks(_below(root, spec.removeprefix(voc_masks.PREFIX)), sized.size)
     parts = [AnnotatedFiles(split.images, split.sizes, split.masks, sized) for split in splits]
@@ -272,9 +295,9 @@ def _annotated(
     )
 
 
-def _sized(preprocessing: Preprocessing) -> Preprocessing:
-    """Returns a preprocessing with a size, to which images are stretched."""
-    return replace(preprocessing, size=preprocessing.size or _ANNOTATED_SIZE)
+def _sized(preprocessing: Preprocessing, size: tuple[int, int] | None) -> Preprocessing:
+    """Returns a preprocessing with a size, its own where it has one."""
+    return replace(preprocessing, size=preprocessing.size or size)
 
 
 def _below(root: Path | None, name: str) -> Path:

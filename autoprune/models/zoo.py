@@ -75,6 +75,11 @@ class ModelInfo:
     input_shape: tuple[int, int, int] | None
     preprocessing: Preprocessing | None
 
+    @property
+    def input_size(self) -> tuple[int, int] | None:
+        """(height, width) of one image; None where only the data can tell."""
+        return None if self.input_shape is None else self.input_shape[1:]
+
 
 def family_names() -> tuple[str, ...]:
     """Returns the names of the shipped networks."""

@@ -17,7 +17,7 @@ from autoprune.errors import ConfigError, RunError, nearest
 from autoprune.report.notebook import default_observer
 from autoprune.report.observer import Observer
 from autoprune.searching.options import SearchOptions
-from autoprune.searching.preparation import load_problem, problem_from
+from autoprune.searching.problems import load_problem, problem_from
 from autoprune.searching.recorded import recorded_options
 from autoprune.searching.results import INCUMBENT
 from autoprune.searching.running import Concluded, placed, run
@@ -84,7 +84,8 @@ def search(
 
     Args:
         model: the dense network, or a name such as `cifar/resnet20-b`.
-        data: a name, a pair (training set, test set) of torch data sets or loaders, or a `DataBundle`.
+        data: a name, a pair (training set, test set) of torch data sets or loaders, or a `DataBundle`; for a classifier
+            also images without labels alone, as an (N, C, H, W) float tensor, a data set or a loader of them.
         budget: what may remain, or several budgets that must all hold; half the FLOPs if None and no `front` is given.
         observer: hears how it goes; if None a figure in a notebook, and nobody elsewhere.
         **options: fields of `SearchOptions`.

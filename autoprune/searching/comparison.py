@@ -21,7 +21,8 @@ from autoprune.models.selection import keep_best
 from autoprune.report.observer import Observer
 from autoprune.searching.finish import Finisher, cost_entry, figures
 from autoprune.searching.options import SearchOptions
-from autoprune.searching.preparation import Prepared, load_problem, prepare, usable_cores
+from autoprune.searching.preparation import Prepared, prepare, usable_cores
+from autoprune.searching.problems import load_problem
 from autoprune.searching.pruning import Decision, decide, evaluation_of, subject_of
 from autoprune.searching.running import searched
 from autoprune.searching.timing import torch_threads

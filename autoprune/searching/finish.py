@@ -126,7 +126,8 @@ class Finisher:
         device = torch.device(prepared.device)
         floats = int(torch.Size(prepared.problem.data.input_shape).numel())
         wanted = max(len(split.calibration), min(FINAL_IMAGES, FINAL_IMAGES * _CIFAR_FLOATS // floats))
-        indices = split.training[:wanted]
+        # The hold-out, too, where images are few: it has done its work, and is read without its labels.
+        indices = np.concatenate([split.training, split.holdout])[:wanted]
         self._observer.stage(f"Reading the dense network on {len(indices)} images")
         images = prepared.problem.data.train.take(indices).to(device)
         model = prepared.problem.model.to(device)

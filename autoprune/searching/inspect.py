@@ -32,9 +32,11 @@ from autoprune.models.verify import verify as prove
 from autoprune.models.zoo import build_model, model_info
 from autoprune.plugins import require_foreign
 from autoprune.report.observer import NullObserver
+from autoprune.searching.dense import dense_network
 from autoprune.searching.finish import cost_entry, figures
 from autoprune.searching.options import SearchOptions
-from autoprune.searching.preparation import Problem, load_problem, prepare, require_fit, traced
+from autoprune.searching.preparation import prepare, traced
+from autoprune.searching.problems import Problem, is_unlabelled, load_problem, named_by, require_fit
 from autoprune.searching.results import SUMMARY_FORMAT
 from autoprune.strategies.heuristics import heuristic_structures
 from autoprune.study.ledger import read_ledger, run_of
@@ -260,6 +262,10 @@ def evaluate_saved(
         preprocessing=preprocessing,
         task=task or recorded_task(saved, directory),
     )
+    if is_unlabelled(bundle):
+        otherwise = "Where nobody has labelled the images, only the dense network can tell what is right."
+        dense = dense_network(directory, saved, None, NullObserver(), otherwise=otherwise)
+        bundle = named_by(dense, bundle, name="the dense network", observer=NullObserver())
     require_fit(Problem(f"The network in {str(directory)!r}", saved.model, saved.classes, model, bundle))
     images = bundle.test if split == "test" else bundle.train
     indices = _holdout(directory, bundle.train.labels) if split == "holdout" else None

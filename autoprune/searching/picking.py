@@ -16,7 +16,8 @@ from autoprune.errors import ConfigError, RunError
 from autoprune.report.observer import Observer
 from autoprune.searching.aside import Aside
 from autoprune.searching.finish import Finisher, describe, save_finished
-from autoprune.searching.preparation import Prepared, load_problem, prepare, usable_cores
+from autoprune.searching.preparation import Prepared, prepare, usable_cores
+from autoprune.searching.problems import load_problem
 from autoprune.searching.recorded import recorded_options
 from autoprune.searching.registering import Registration, log_finished, write_request
 from autoprune.searching.running import store_of

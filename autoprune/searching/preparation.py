@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -10,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from autoprune.config.spaces import apply_rules, load_search_space
 from autoprune.core.budget import parse_budgets
@@ -19,14 +17,12 @@ from autoprune.core.forms import LargestForm
 from autoprune.core.profile import ModelProfile
 from autoprune.core.seeds import derive_seed
 from autoprune.core.space import SearchSpace
-from autoprune.data.bundle import DataBundle, bundle_from
-from autoprune.data.sources import load_data
+from autoprune.data.bundle import DataBundle
 from autoprune.data.splits import Split, split_train
-from autoprune.errors import ConfigError, DataError, ModelError, StructureError
+from autoprune.errors import ConfigError, StructureError
 from autoprune.evaluation.evaluator import fidelity_for
 from autoprune.evaluation.scoring import logits_of
 from autoprune.evaluation.subject import SubjectFactory, holds_bytes, image_arrays, skeleton, weight_arrays
-from autoprune.models.attention import adapt
 from autoprune.models.calibration import Calibration, calibrate
 from autoprune.models.depth import with_vanishing
 from autoprune.models.network import TracedNetwork
@@ -35,17 +31,14 @@ from autoprune.models.selection import Ranking, rank_groups
 from autoprune.models.tracing import trace
 from autoprune.models.verify import restricted, verified
 from autoprune.models.weights import state_fingerprint
-from autoprune.models.zoo import build_model, model_info
 from autoprune.plugins import one_line
 from autoprune.report.observer import Observer
 from autoprune.searching.latency_budget import LatencyRecord, Setting
 from autoprune.searching.latency_use import with_latency
 from autoprune.searching.options import SearchOptions
+from autoprune.searching.problems import Problem, require_fit
 from autoprune.searching.timing import torch_threads
-from autoprune.tasks.detectors import raw_outputs
-from autoprune.tasks.registry import make_task
 from autoprune.tracking.uris import mask_secrets
-from autoprune.training.default import DEFAULT_DATA, DEFAULT_MODEL, embedded_model, is_embedded
 
 HOLDOUT_IMAGES = 4_000
 #: Images and hold-out of the cheap first rung.
@@ -54,29 +47,6 @@ FIRST_RUNG = (256, 1_000)
 _LARGEST_SHARE, _SMALL_HOLDOUT = 0.25, 1_000
 #: Images of the mean feature maps (ACP 2021 uses 200).
 _MAP_IMAGES = 200
-
-
-@dataclass(frozen=True, eq=False)
-class Problem:
-    """The network and the images of a search.
-
-    Attributes:
-        name: of the network, for reports; the name it can be built by, if it has one.
-        spec: the name it can be built by, None for a network object.
-        classes: number of outputs it was built with, None for its own.
-        model: the dense network, in eval mode, on the CPU.
-        data: the images.
-        trained_here: whether autoprune trained it itself, on all training images: the embedded default.
-        objects: what has no name another process could load it by: `model`, `data`.
-    """
-
-    name: str
-    spec: str | None
-    classes: int | None
-    model: nn.Module
-    data: DataBundle
-    trained_here: bool = False
-    objects: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,76 +140,6 @@ class Prepared:
         }
 
 
-def load_problem(options: SearchOptions, observer: Observer) -> Problem:
-    """Returns the named network with its weights, and the named images.
-
-    Raises:
-        ModelError, WeightsError, DataError, PluginError: something is missing or does not fit.
-    """
-    spec = options.model or DEFAULT_MODEL
-    if options.model is None and options.data not in (None, DEFAULT_DATA):
-        raise ConfigError(f"The network that reads {options.data!r} is not named. Name it with --model.")
-    info = model_info(spec)
-    data_name = options.data or info.default_data or (DEFAULT_DATA if options.model is None else "")
-    if not data_name:
-        raise ConfigError(f"Nothing is known of the data that {spec!r} is meant for. Name them with --data.")
-    observer.stage(f"Loading {data_name}")
-    data = load_data(data_name, root=options.data_root, preprocessing=info.preprocessing, task=options.task)
-    if options.model is None or (is_embedded(spec) and options.weights is None and data_name == info.default_data):
-        observer.stage(f"Loading {spec} (trained on first use, then kept)")
-        # One thread: on 8x8 images a second one only waits, on a busy machine for minutes.
-        with torch_threads(1):
-            model = embedded_model(spec, on_progress=observer.progress)
-        return Problem(spec, spec, None, model, data, trained_here=True)
-    observer.stage(f"Loading {spec}")
-    # A factory, and a torchvision network with foreign weights, decide on their classes themselves.
-    classes = None if ":" in spec else len(data.classes)
-    model = build_model(spec, classes=classes, weights=options.weights)
-    if options.weights is None:
-        observer.warning(f"No weights are given: {spec} is searched with the weights it is built with.")
-    return Problem(spec, spec, classes, model, data)
-
-
-def problem_from(model: nn.Module | str, data: Any, options: SearchOptions, observer: Observer) -> Problem:
-    """Returns the problem of a Python caller: names or objects.
-
-    Raises:
-        ModelError, DataError: an object cannot be used.
-    """
-    if isinstance(model, str):
-        options = replace(options, model=model)
-        if isinstance(data, str) or data is None:
-            return load_problem(replace(options, data=data), observer)
-        bundle = _bundle(data)
-        classes = None if ":" in model else len(bundle.classes)
-        loaded = build_model(model, classes=classes, weights=options.weights)
-        return Problem(model, model, classes, loaded, bundle, objects=("data",))
-    if not isinstance(model, nn.Module):
-        raise ModelError(f"The model is a {type(model).__name__}. Give an nn.Module or a name such as 'cifar/vgg16'.")
-    bundle = load_data(data, root=options.data_root) if isinstance(data, str) else _bundle(data)
-    bundle = bundle if options.task is None else bundle.doing(make_task(options.task))
-    objects = ("model",) if isinstance(data, str) else ("model", "data")
-    return Problem(type(model).__name__, None, None, adapt(_own_copy(model)), bundle, objects=objects)
-
-
-def _own_copy(model: nn.Module) -> nn.Module:
-    """Returns a copy in eval mode on the CPU: the caller's network stays where it is, and goes on training."""
-    try:
-        return copy.deepcopy(model).cpu().eval()
-    except Exception as error:  # a user's own attributes may refuse in any way
-        raise ModelError(
-            f"{type(model).__name__} cannot be copied: {one_line(error)}. Give a fresh instance with the weights in it."
-        ) from error
-
-
-def _bundle(data: Any) -> DataBundle:
-    if isinstance(data, DataBundle):
-        return data
-    if isinstance(data, tuple | list) and len(data) == 2:
-        return bundle_from(*data)
-    raise DataError(f"The data are a {type(data).__name__}. Give a name or a pair (training set, test set).")
-
-
 def prepare(problem: Problem, options: SearchOptions, observer: Observer, *, recorded_latency: Any = None) -> Prepared:
     """Returns the search, ready to run.
 
@@ -283,26 +183,6 @@ def prepare(problem: Problem, options: SearchOptions, observer: Observer, *, rec
         )
     ladder = default_ladder(len(split.calibration), len(split.holdout))
     return Prepared(problem, network, space, split, calibration, rankings, ladder, device, options, record)
-
-
-def require_fit(problem: Problem) -> None:
-    """Checks on two images that the dense network takes them and puts out what its task needs, for every class.
-
-    Raises:
-        ModelError: it does not.
-    """
-    data = problem.data
-    images = data.train.take(np.arange(min(2, len(data.train))))
-    shape = "x".join(map(str, images.shape[1:]))
-    try:
-        with torch.no_grad():
-            outputs = raw_outputs(problem.model, images)
-    except Exception as error:  # a user's own forward may raise anything
-        raise ModelError(
-            f"{problem.name} does not take the {shape} images of {data.name}: {one_line(error)}. "
-            "Choose data that fit the network."
-        ) from error
-    data.task.check_outputs(outputs, images=images, classes=len(data.classes), model=problem.name, data=data.name)
 
 
 def usable_device(asked: str | None) -> str:

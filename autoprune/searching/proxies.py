@@ -29,7 +29,8 @@ from autoprune.evaluation.evaluator import fidelity_for
 from autoprune.report.observer import Observer
 from autoprune.report.progress import kendall_tau
 from autoprune.searching.options import SearchOptions
-from autoprune.searching.preparation import FIRST_RUNG, Prepared, load_problem, prepare
+from autoprune.searching.preparation import FIRST_RUNG, Prepared, prepare
+from autoprune.searching.problems import load_problem
 from autoprune.searching.results import command_line, package_versions
 from autoprune.searching.running import backend_of, placed, worker_device
 from autoprune.strategies.heuristics import heuristic_structures

@@ -26,7 +26,8 @@ from autoprune.report.observer import Observer
 from autoprune.searching.finish import Finisher, cost_entry, describe, figures, limits_of, save_finished
 from autoprune.searching.latency_use import latency_entry
 from autoprune.searching.options import SearchOptions
-from autoprune.searching.preparation import Prepared, load_problem, prepare, usable_cores
+from autoprune.searching.preparation import Prepared, prepare, usable_cores
+from autoprune.searching.problems import load_problem
 from autoprune.searching.results import INCUMBENT, SUMMARY, SUMMARY_FORMAT, command_line, package_versions
 from autoprune.searching.running import placed
 from autoprune.searching.timing import torch_threads

@@ -250,7 +250,8 @@ def _layers(run: Path, record: RunRecord) -> tuple[tuple[Mapping[str, Any], ...]
 def _latency(run: Path, observer: Observer) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Returns the measured latencies, and a note where the dense network is missing."""
     from autoprune.models.saved import load, read_saved
-    from autoprune.searching.finetuning import dense_network, saved_folder
+    from autoprune.searching.dense import dense_network
+    from autoprune.searching.finetuning import saved_folder
     from autoprune.searching.latency import measure_latency
 
     folder = saved_folder(run)
@@ -259,7 +260,7 @@ def _latency(run: Path, observer: Observer) -> tuple[dict[str, Any], tuple[str, 
     networks: dict[str, nn.Module] = {"pruned": load(folder)}
     notes: tuple[str, ...] = ()
     try:
-        networks["dense"] = dense_network(folder, saved, None, observer)
+        networks["dense"] = dense_network(folder, saved, None, observer, otherwise="")
     except AutopruneError:
         notes = ("The dense network was not found, so that its latency is left out.",)
     observer.stage("Measuring latency")

@@ -24,7 +24,8 @@ from autoprune.report.observer import Observer
 from autoprune.searching.finish import Finisher, describe, figures, save_finished
 from autoprune.searching.latency_use import latency_entry
 from autoprune.searching.options import SearchOptions
-from autoprune.searching.preparation import Prepared, Problem, prepare, usable_cores
+from autoprune.searching.preparation import Prepared, prepare, usable_cores
+from autoprune.searching.problems import Problem
 from autoprune.searching.recorded import TRACKING_VARIABLE
 from autoprune.searching.results import (
     FRONT_CSV,

@@ -20,23 +20,19 @@ from torch import nn
 
 from autoprune.core.files import require_inside
 from autoprune.core.seeds import derive_seed
+from autoprune.data.annotations import NOTHING, kind_of
 from autoprune.data.bundle import DataBundle
 from autoprune.data.sources import load_data
 from autoprune.data.splits import Split, split_train
-from autoprune.errors import ConfigError, DivergenceError, RunError
+from autoprune.errors import ConfigError, DataError, DivergenceError, RunError
 from autoprune.models.saved import STRUCTURE, load
 from autoprune.models.zoo import build_model, model_info
 from autoprune.report.files import atomic_write_text
 from autoprune.report.observer import Observer
 from autoprune.searching.finish import figures
 from autoprune.searching.journal import Journal, OnRow
-from autoprune.searching.preparation import (
-    HOLDOUT_IMAGES,
-    Problem,
-    require_fit,
-    usable_cores,
-    usable_device,
-)
+from autoprune.searching.preparation import HOLDOUT_IMAGES, usable_cores, usable_device
+from autoprune.searching.problems import Problem, require_fit
 from autoprune.searching.recorded import TRACKING_VARIABLE
 from autoprune.searching.results import INCUMBENT, SUMMARY, command_line, package_versions
 from autoprune.searching.teamwork import trained_by_team
@@ -321,7 +317,12 @@ def _load_data(options: TrainOptions, observer: Observer) -> DataBundle:
     if not name:
         raise ConfigError(f"Nothing is known of the data that {options.model!r} is meant for. Name them with --data.")
     observer.stage(f"Loading {name}")
-    return load_data(name, root=options.data_root, preprocessing=info.preprocessing, task=options.task)
+    data = load_data(
+        name, root=options.data_root, preprocessing=info.preprocessing, task=options.task, size=info.input_size
+    )
+    if kind_of(data.train) == NOTHING:
+        raise DataError(f"{name!r} has no labels to train on. Name data with labels, such as imagefolder:DIR.")
+    return data
 
 
 def _teacher(path: Path, options: TrainOptions, classes: int | None, data: DataBundle) -> nn.Module:

@@ -56,7 +56,7 @@ class Task(Protocol):
         metric: what people call the metric, such as `accuracy` or `mAP@0.5`. It lies in [0, 1].
         higher_is_better: where it is not, `accuracy` is one minus the metric.
         score: which of the numbers that `judge` returns candidates are compared by.
-        targets: what images must carry: `labels`, `boxes` or `masks`.
+        targets: what images must carry: `labels`, `boxes`, `masks` or `nothing`.
         batch_size: images of a training step, where nobody says how many.
         learning_rate: of a training from scratch at that batch size, at its peak.
         gradient_clip: largest L2 norm of the whole gradient in such a training; infinity for no clipping.

@@ -10,10 +10,12 @@ from autoprune.plugins import call_factory, is_plugin
 from autoprune.tasks.base import Task
 from autoprune.tasks.classification import Classification
 from autoprune.tasks.detection import Detection
+from autoprune.tasks.imitation import Imitation
 from autoprune.tasks.segmentation import Segmentation
 
 CLASSIFICATION, DETECTION, SEGMENTATION = Classification(), Detection(), Segmentation()
-_SHIPPED: tuple[Task, ...] = (CLASSIFICATION, DETECTION, SEGMENTATION)
+IMITATION = Imitation()
+_SHIPPED: tuple[Task, ...] = (CLASSIFICATION, DETECTION, SEGMENTATION, IMITATION)
 #: What images are for that carry such targets.
 TASKS_OF: Mapping[str, Task] = {task.targets: task for task in _SHIPPED}
 

@@ -12,7 +12,8 @@ import torch
 from autoprune.config.options import check_options
 from autoprune.report.observer import NullObserver
 from autoprune.searching.options import SearchOptions
-from autoprune.searching.preparation import Prepared, load_problem, prepare
+from autoprune.searching.preparation import Prepared, prepare
+from autoprune.searching.problems import load_problem
 
 WEIGHTS = {
     "cifar/resnet8": "resnet8_cifar10.pt",

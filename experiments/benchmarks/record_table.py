@@ -33,7 +33,8 @@ from autoprune.core.structure import Structure
 from autoprune.evaluation.evaluator import fidelity_for
 from autoprune.report.observer import NullObserver
 from autoprune.searching.options import SearchOptions
-from autoprune.searching.preparation import Prepared, load_problem, prepare
+from autoprune.searching.preparation import Prepared, prepare
+from autoprune.searching.problems import load_problem
 from autoprune.strategies import heuristic_structures, make_strategy, strategy_names
 from autoprune.strategies.base import with_ceiling
 from autoprune.testing import table as tables

@@ -31,7 +31,7 @@ def test_every_command_is_accepted_as_written(command, fake_search, tmp_path):
     weights = ("resnet20_b.pt", "resnet56_b.pt", "resnet50.pt", "mine.safetensors", "ssd300.pth")
     for name in (*weights, "widths.json", "mine.toml", "mlflow.db"):
         (tmp_path / name).touch()
-    for folder in ("data", "images", "BCCD", "VOC", "runs/cells", "runs/first/incumbent"):
+    for folder in ("data", "images", "photos", "BCCD", "VOC", "runs/cells", "runs/first/incumbent"):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "runs/cells/weights.safetensors").touch()
     (tmp_path / "runs/first/ledger.jsonl").touch()

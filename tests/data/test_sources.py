@@ -14,6 +14,8 @@ from autoprune.data.bundle import missing_here
 from autoprune.data.preprocessing import RAW
 from autoprune.errors import DataError, PluginError
 
+UNIT = ((0.0,) * 3, (1.0,) * 3)
+
 
 def tensors(count: int = 6, classes: int = 3) -> TensorDataset:
     return TensorDataset(torch.randn(count, 1, 4, 4), torch.arange(count) % classes)
@@ -197,3 +199,44 @@ def test_images_of_two_shapes_are_refused() -> None:
 def test_a_label_beyond_the_classes_is_refused() -> None:
     with pytest.raises(DataError, match="label 2 but only 2 classes"):
         bundle_from(tensors(), tensors(), classes=["a", "b"])
+
+
+class TestImagesWithoutLabels:
+    """Folders of them; what a Python caller gives is tested where problems are made."""
+
+    @staticmethod
+    def drawn(folder: Path, names: list[str]) -> None:
+        for index, name in enumerate(names):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (8, 8), (index, 0, 0)).save(folder / name)
+
+    def test_one_in_five_of_a_folder_tests_always_the_same_ones(self, tmp_path: Path) -> None:
+        self.drawn(tmp_path, [f"{part}/{index}.png" for part in "ab" for index in range(10)])
+        found, again = (load_data(f"images:{tmp_path}", size=(8, 8)) for _ in range(2))
+        assert (len(found.train), len(found.test), found.input_shape) == (16, 4, (3, 8, 8))
+        assert set(found.train.labels) | set(found.test.labels) == {-1}
+        assert found.test.paths == again.test.paths
+        assert len({*found.train.paths, *found.test.paths}) == 20
+
+    def test_folders_of_training_and_test_images_stay_apart(self, tmp_path: Path) -> None:
+        self.drawn(tmp_path, [f"{part}/cat/{index}.png" for part in ("train", "val") for index in range(10)])
+        found = load_data(f"images:{tmp_path}", size=(8, 8))
+        assert {path.parts[-3] for path in found.train.paths} == {"train"}
+        assert {path.parts[-3] for path in found.test.paths} == {"val"}
+
+    def test_a_folder_with_too_few_is_refused(self, tmp_path: Path) -> None:
+        self.drawn(tmp_path, [f"{index}.png" for index in range(9)])
+        with pytest.raises(DataError, match=r"There are 9 images in .*, but 10 are the fewest"):
+            load_data(f"images:{tmp_path}")
+
+    def test_another_task_cannot_do_without_labels(self, tmp_path: Path) -> None:
+        self.drawn(tmp_path, [f"{index}.png" for index in range(10)])
+        with pytest.raises(DataError, match="carry no labels, but the task 'detection' needs boxes"):
+            load_data(f"images:{tmp_path}", task="detection")
+
+
+def test_an_image_of_the_networks_size_is_taken_as_it_is(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    images = FolderImages((tmp_path / "a.png",), np.zeros(1, dtype=np.int64), Preprocessing(*UNIT, (8, 8)))
+    assert torch.equal(images.take([0])[0], torch.from_numpy(pixels).permute(2, 0, 1) / 255)

@@ -29,7 +29,8 @@ from autoprune.report.observer import NullObserver
 from autoprune.searching import finish, pruning, running
 from autoprune.searching.api import resume_search, run_search
 from autoprune.searching.options import SearchOptions
-from autoprune.searching.preparation import load_problem, prepare
+from autoprune.searching.preparation import prepare
+from autoprune.searching.problems import load_problem
 
 CALLS = ("write", "fsync", "replace")
 #: kill: before, within or after the call. full: no room from the call on. limit: no file may grow beyond some bytes.

@@ -34,7 +34,8 @@ def searched(tmp_path_factory):
     from autoprune.report.observer import NullObserver
     from autoprune.searching.api import run_search
     from autoprune.searching.options import SearchOptions
-    from autoprune.searching.preparation import load_problem, prepare
+    from autoprune.searching.preparation import prepare
+    from autoprune.searching.problems import load_problem
 
     out = tmp_path_factory.mktemp("search") / "run"
     options = SearchOptions(

@@ -1,14 +1,14 @@
 from __future__ import annotations
 
 import pytest
-import torch
-from toy_problem import Network, loaders, network, sets
+from toy_problem import network, sets
 
 from autoprune.data.bundle import bundle_from
-from autoprune.errors import BudgetError, ConfigError, DataError, ModelError, PluginError, StructureError
+from autoprune.errors import BudgetError, ConfigError, DataError, StructureError
 from autoprune.report.observer import NullObserver
 from autoprune.searching.options import SearchOptions
-from autoprune.searching.preparation import Problem, load_problem, prepare, problem_from, require_fit
+from autoprune.searching.preparation import prepare
+from autoprune.searching.problems import Problem
 from autoprune.searching.recorded import recorded_options
 
 
@@ -18,73 +18,6 @@ def problem(model, data=None):
 
 def prepared(**options):
     return prepare(problem(network()), SearchOptions(**options), NullObserver())
-
-
-class TestFit:
-    def test_a_network_that_fits_its_images_passes(self):
-        require_fit(problem(network()))
-
-    def test_more_outputs_than_classes_are_fine(self):
-        require_fit(problem(Network(classes=9)))
-
-    @pytest.mark.parametrize(
-        ("model", "message"),
-        [
-            (Network(channels=3), "toy does not take the 1x8x8 images of custom: RuntimeError"),
-            (Network(classes=2), "toy has 2 outputs, but custom has 4 classes"),
-            (torch.nn.Identity(), r"not \(images, classes\)"),
-        ],
-    )
-    def test_a_network_that_does_not_is_refused_with_the_reason(self, model, message):
-        with pytest.raises(ModelError, match=message):
-            require_fit(problem(model))
-
-    @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-    def test_weights_that_are_not_finite_are_refused(self, value):
-        model = network()
-        model.head.bias.data[0] = value
-        with pytest.raises(ModelError, match="not finite"):
-            require_fit(problem(model))
-
-
-class TestProblem:
-    def test_names_of_plugins_are_loaded(self, folder):
-        options = SearchOptions(model="toy_problem:network", data="toy_problem:sets")
-        found = load_problem(options, NullObserver())
-        assert (found.name, found.data.name, found.objects) == ("toy_problem:network", "toy_problem:sets", ())
-
-    @pytest.mark.parametrize(
-        ("model", "data", "error", "message"),
-        [
-            ("toy_problem:broken", "toy_problem:sets", PluginError, "ValueError: the factory broke$"),
-            ("toy_problem:not_a_network", "toy_problem:sets", PluginError, "returned a int"),
-            ("toy_problem:netwrk", "toy_problem:sets", PluginError, "Did you mean 'network'"),
-            ("toy_problem:network", "toy_problem:broken_data", PluginError, "the disk is on fire"),
-            ("toy_problem:network", None, ConfigError, "Name them with --data"),
-            ("cifar/resnet21-b", "digits", ModelError, "Did you mean"),
-            ("cifar/resnet20-b", "digits", DataError, "channels"),
-            ("digits/resnet", "digts", DataError, "Did you mean 'digits'"),
-            (None, "mnist", ConfigError, "Name it with --model"),
-        ],
-    )
-    def test_names_that_lead_nowhere_are_one_clear_error(self, folder, model, data, error, message):
-        with pytest.raises(error, match=message) as raised:
-            load_problem(SearchOptions(model=model, data=data), NullObserver())
-        assert "\n" not in str(raised.value)
-
-    def test_objects_are_taken_as_they_are(self):
-        found = problem_from(network(), loaders(), SearchOptions(), NullObserver())
-        assert (found.name, found.spec, found.objects) == ("Network", None, ("model", "data"))
-        assert len(found.data.train) == 120
-
-    @pytest.mark.parametrize(("model", "data"), [(5, None), (None, "digits")])
-    def test_a_model_that_is_none_is_refused(self, model, data):
-        with pytest.raises(ModelError, match=r"Give an nn\.Module or a name"):
-            problem_from(model, data, SearchOptions(), NullObserver())
-
-    def test_data_that_are_none_are_refused(self):
-        with pytest.raises(DataError, match="Give a name or a pair"):
-            problem_from(network(), 7, SearchOptions(), NullObserver())
 
 
 class TestPrepare:

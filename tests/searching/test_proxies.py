@@ -7,7 +7,8 @@ from autoprune.cli.edge import run as command_line
 from autoprune.core.seeds import generator
 from autoprune.report.observer import NullObserver
 from autoprune.searching.options import SearchOptions
-from autoprune.searching.preparation import load_problem, prepare
+from autoprune.searching.preparation import prepare
+from autoprune.searching.problems import load_problem
 from autoprune.searching.proxies import PROXIES, bootstrap_interval, recommended, stratified_structures
 
 CHECK = [

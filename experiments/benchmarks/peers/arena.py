@@ -32,7 +32,8 @@ from autoprune.models.network import Role
 from autoprune.models.zoo import build_model
 from autoprune.report.observer import NullObserver
 from autoprune.searching.options import SearchOptions
-from autoprune.searching.preparation import Prepared, Problem, load_problem, prepare
+from autoprune.searching.preparation import Prepared, prepare
+from autoprune.searching.problems import Problem, load_problem
 from autoprune.training.recipe import Recipe, finetune_recipe
 from autoprune.training.trainer import train
 from experiments.benchmarks.peers.plan import Network

@@ -1,0 +1,192 @@
+"""The network and the images of a search: loaded by name, or a Python caller's own."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import nn
+
+from autoprune.data.annotations import NOTHING, kind_of
+from autoprune.data.bundle import DataBundle, bundle_from
+from autoprune.data.sources import load_data
+from autoprune.data.unlabelled import Unlabelled, are_bare, bare_images, labelled
+from autoprune.errors import ConfigError, DataError, ModelError
+from autoprune.evaluation.scoring import logits_of
+from autoprune.models.attention import adapt
+from autoprune.models.zoo import build_model, model_info
+from autoprune.plugins import one_line
+from autoprune.report.observer import Observer
+from autoprune.searching.options import SearchOptions
+from autoprune.searching.timing import torch_threads
+from autoprune.tasks.detectors import raw_outputs
+from autoprune.tasks.registry import make_task
+from autoprune.training.default import DEFAULT_DATA, DEFAULT_MODEL, embedded_model, is_embedded
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """The network and the images of a search.
+
+    Attributes:
+        name: of the network, for reports; the name it can be built by, if it has one.
+        spec: the name it can be built by, None for a network object.
+        classes: number of outputs it was built with, None for its own.
+        model: the dense network, in eval mode, on the CPU.
+        data: the images.
+        trained_here: whether autoprune trained it itself, on all training images: the embedded default.
+        objects: what has no name another process could load it by: `model`, `data`.
+    """
+
+    name: str
+    spec: str | None
+    classes: int | None
+    model: nn.Module
+    data: DataBundle
+    trained_here: bool = False
+    objects: tuple[str, ...] = ()
+
+
+def load_problem(options: SearchOptions, observer: Observer) -> Problem:
+    """Returns the named network with its weights, and the named images.
+
+    Raises:
+        ModelError, WeightsError, DataError, PluginError: something is missing or does not fit.
+    """
+    spec = options.model or DEFAULT_MODEL
+    if options.model is None and options.data not in (None, DEFAULT_DATA):
+        raise ConfigError(f"The network that reads {options.data!r} is not named. Name it with --model.")
+    info = model_info(spec)
+    data_name = options.data or info.default_data or (DEFAULT_DATA if options.model is None else "")
+    if not data_name:
+        raise ConfigError(f"Nothing is known of the data that {spec!r} is meant for. Name them with --data.")
+    observer.stage(f"Loading {data_name}")
+    data = load_data(
+        data_name,
+        root=options.data_root,
+        preprocessing=info.preprocessing,
+        task=options.task,
+        size=info.input_size,
+    )
+    usual = data_name == info.default_data or is_unlabelled(data)
+    if options.model is None or (is_embedded(spec) and options.weights is None and usual):
+        observer.stage(f"Loading {spec} (trained on first use, then kept)")
+        # One thread: on 8x8 images a second one only waits, on a busy machine for minutes.
+        with torch_threads(1):
+            model = embedded_model(spec, on_progress=observer.progress)
+        data = named_by(model, data, name=spec, observer=observer)
+        return Problem(spec, spec, None, model, data, trained_here=True)
+    observer.stage(f"Loading {spec}")
+    classes = _classes(spec, data)
+    model = build_model(spec, classes=classes, weights=options.weights)
+    if options.weights is None:
+        observer.warning(f"No weights are given: {spec} is searched with the weights it is built with.")
+    data = named_by(model, data, name=spec, observer=observer)
+    return Problem(spec, spec, classes, model, data)
+
+
+def problem_from(model: nn.Module | str, data: Any, options: SearchOptions, observer: Observer) -> Problem:
+    """Returns the problem of a Python caller: names or objects.
+
+    Raises:
+        ModelError, DataError: an object cannot be used.
+    """
+    if isinstance(model, str):
+        options = replace(options, model=model)
+        if isinstance(data, str) or data is None:
+            return load_problem(replace(options, data=data), observer)
+        bundle = _bundle(data)
+        classes = _classes(model, bundle)
+        loaded = build_model(model, classes=classes, weights=options.weights)
+        bundle = named_by(loaded, bundle, name=model, observer=observer)
+        return Problem(model, model, classes, loaded, bundle, objects=("data",))
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"The model is a {type(model).__name__}. Give an nn.Module or a name such as 'cifar/vgg16'.")
+    bundle = load_data(data, root=options.data_root) if isinstance(data, str) else _bundle(data)
+    bundle = bundle if options.task is None else bundle.doing(make_task(options.task))
+    objects = ("model",) if isinstance(data, str) else ("model", "data")
+    name, dense = type(model).__name__, adapt(_own_copy(model))
+    bundle = named_by(dense, bundle, name=name, observer=observer)
+    return Problem(name, None, None, dense, bundle, objects=objects)
+
+
+def is_unlabelled(data: DataBundle) -> bool:
+    """Returns whether nobody has labelled the images, nor has a network yet."""
+    return kind_of(data.train) == NOTHING
+
+
+def named_by(model: nn.Module, data: DataBundle, *, name: str, observer: Observer) -> DataBundle:
+    """Returns the data with the classes that a dense network names, where nobody has labelled them.
+
+    Args:
+        model: the dense network, in eval mode on the CPU.
+        data: with or without labels.
+        name: of the network, for messages.
+        observer: hears of the stage.
+
+    Raises:
+        ModelError: the network is no classifier, or does not take the images.
+    """
+    if not is_unlabelled(data):
+        return data
+    require_fit(Problem(name, None, None, model, data))
+    observer.stage(f"Asking {name} for the classes of {len(data.train) + len(data.test):,} images")
+    found = [
+        logits_of(model, images, np.arange(len(images)), torch.device("cpu"), task=data.task)
+        for images in (data.train, data.test)
+    ]
+    train, test = (
+        labelled(cast(Unlabelled, images), logits.argmax(1).numpy())
+        for images, logits in zip((data.train, data.test), found, strict=True)
+    )
+    classes = tuple(str(label) for label in range(found[0].shape[1]))
+    return replace(data, train=train, test=test, classes=classes)
+
+
+def _classes(spec: str, data: DataBundle) -> int | None:
+    """Returns how many classes a named network is built with, None for as many as it usually has."""
+    # A factory, and a torchvision network with foreign weights, decide on their classes themselves.
+    return None if ":" in spec or is_unlabelled(data) else len(data.classes)
+
+
+def _own_copy(model: nn.Module) -> nn.Module:
+    """Returns a copy in eval mode on the CPU: the caller's network stays where it is, and goes on training."""
+    try:
+        return copy.deepcopy(model).cpu().eval()
+    except Exception as error:  # a user's own attributes may refuse in any way
+        raise ModelError(
+            f"{type(model).__name__} cannot be copied: {one_line(error)}. Give a fresh instance with the weights in it."
+        ) from error
+
+
+def _bundle(data: Any) -> DataBundle:
+    if isinstance(data, DataBundle):
+        return data
+    if isinstance(data, tuple | list) and len(data) == 2:
+        return bundle_from(*data)
+    if are_bare(data):
+        return bundle_from(*bare_images(data), classes=())
+    raise DataError(f"The data are a {type(data).__name__}. Give a name or a pair (training set, test set).")
+
+
+def require_fit(problem: Problem) -> None:
+    """Checks on two images that the dense network takes them and puts out what its task needs, for every class.
+
+    Raises:
+        ModelError: it does not.
+    """
+    data = problem.data
+    images = data.train.take(np.arange(min(2, len(data.train))))
+    shape = "x".join(map(str, images.shape[1:]))
+    try:
+        with torch.no_grad():
+            outputs = raw_outputs(problem.model, images)
+    except Exception as error:  # a user's own forward may raise anything
+        raise ModelError(
+            f"{problem.name} does not take the {shape} images of {data.name}: {one_line(error)}. "
+            "Choose data that fit the network."
+        ) from error
+    data.task.check_outputs(outputs, images=images, classes=len(data.classes), model=problem.name, data=data.name)
