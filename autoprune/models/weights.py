@@ -22,18 +22,28 @@ _WRAPPERS = ("state_dict", "model_state_dict", "model")
 _OPTIONAL_SUFFIX = "num_batches_tracked"
 
 
-def load_weights(model: nn.Module, path: Path) -> None:
+def load_weights(model: nn.Module, path: Path, *, unused: tuple[str, ...] = ()) -> None:
     """Loads a state dict (`.pt`, `.pth`, `.safetensors`) into a model, in place and strictly.
 
     A wrapper `{"state_dict": ...}` and the prefix `module.` of parallel training are taken off. Only batch norm's
     `num_batches_tracked` may be missing.
 
+    Args:
+        model: to be filled.
+        path: the file.
+        unused: beginnings of names that the file may have and the model may lack.
+
     Raises:
         WeightsError: the file is missing, unreadable, needs code to load, is made for another network, or holds
             values that are not finite.
     """
-    state = _without_prefix(read_state(path))
-    _require_match(model.state_dict(), state, path)
+    wanted = model.state_dict()
+    state = {
+        name: value
+        for name, value in _without_prefix(read_state(path)).items()
+        if name in wanted or not name.startswith(unused)
+    }
+    _require_match(wanted, state, path)
     for name, value in state.items():
         if value.is_floating_point() and not torch.isfinite(value).all():
             raise WeightsError(f"{path}: {name!r} holds values that are not finite. The weights are of no use.")

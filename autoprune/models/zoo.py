@@ -27,6 +27,8 @@ from autoprune.models.weights import load_weights
 from autoprune.plugins import call_factory, is_plugin, one_line
 
 _TORCHVISION, _TIMM = "torchvision/", "timm/"
+#: Parts of torchvision's own segmentation weights that only serve training: the networks are built without.
+_AUXILIARY = ("aux_classifier.",)
 #: Side of the images that a torchvision detector is meant for, by the beginning of its name.
 _DETECTOR_SIDES = {"ssd300": 300, "ssdlite320": 320}
 _DETECTOR_SIDE = 800
@@ -151,7 +153,7 @@ def build_model(spec: str, *, classes: int | None = None, weights: Path | None =
         model = _from_family(spec, _CLASSES.get(spec, 10) if classes is None else classes)
     model = adapt(model, share=True)
     if weights is not None:
-        load_weights(model, weights)
+        load_weights(model, weights, unused=_AUXILIARY if spec.startswith(_TORCHVISION) else ())
     return model.eval()
 
 

@@ -173,6 +173,19 @@ def test_a_factory_that_fails_or_gives_no_network_is_one_line(monkeypatch: pytes
         build_model("test_zoo:make_trouble")
 
 
+def test_segmentation_weights_with_an_auxiliary_head_load_into_the_network_without(tmp_path: Path) -> None:
+    import torchvision
+
+    made = torchvision.models.get_model("lraspp_mobilenet_v3_large", weights=None, weights_backbone=None, num_classes=3)
+    state = {**made.state_dict(), "aux_classifier.0.weight": torch.ones(2)}
+    torch.save(state, tmp_path / "weights.pt")
+    found = build_model("torchvision/lraspp_mobilenet_v3_large", classes=3, weights=tmp_path / "weights.pt")
+    assert all(torch.equal(value, state[name]) for name, value in found.state_dict().items())
+    torch.save({**state, "head.weight": torch.ones(2)}, tmp_path / "other.pt")
+    with pytest.raises(WeightsError, match=r"1 unexpected: head\.weight"):
+        build_model("torchvision/lraspp_mobilenet_v3_large", classes=3, weights=tmp_path / "other.pt")
+
+
 def test_weights_of_another_network_are_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "b.pt"
     torch.save(build_model("cifar/resnet20-b").state_dict(), path)
