@@ -19,7 +19,7 @@ MOST_LAYERS = 60
 _LETTER = 7.0
 
 
-def front_figure(rows: Rows, marks: Marks, budgets: Marks, *, width: int = WIDE) -> Drawing:
+def front_figure(rows: Rows, marks: Marks, budgets: Marks, *, width: int = WIDE, metric: str = "accuracy") -> Drawing:
     """Returns accuracy against kept FLOPs: every candidate, the front, the budget, the networks that were compared.
 
     Args:
@@ -27,17 +27,18 @@ def front_figure(rows: Rows, marks: Marks, budgets: Marks, *, width: int = WIDE)
         marks: dense, uniform and incumbent as `front_html.front_data` has them.
         budgets: likewise.
         width: in pixels.
+        metric: what people call the accuracy of this task.
     """
     names = list(dict.fromkeys(str(row["proposed_by"]) for row in rows))
     places = [place for place in (_placed(mark, rows) for mark in marks) if place["accuracy"] is not None]
     dense = next((mark for mark in places if mark["name"] == "dense"), None)
     entries = [(name, index % COLOURS) for index, name in enumerate(names)]
     bottom = legend_height(entries, width)
-    drawing = Drawing(width, 430 + bottom, "Hold-out accuracy against FLOPs kept of the dense network")
+    drawing = Drawing(width, 430 + bottom, f"Hold-out {metric} against FLOPs kept of the dense network")
     axes = front_axes(drawing, rows, places, budgets, bottom=bottom)
     axes.grid(
         x_name="FLOPs kept of the dense network",
-        y_name="hold-out accuracy",
+        y_name=f"hold-out {metric}",
         x_text=percent,
         y_text=percent,
         x_ticks=4 if width < 500 else 8,
@@ -215,13 +216,13 @@ def rungs_figure(agreement: Mapping[str, Any], *, incumbent: int | None, width: 
     return drawing
 
 
-def training_figure(history: Rows, *, width: int = WIDE) -> Drawing:
-    """Returns hold-out accuracy and training loss over the epochs of a training."""
-    drawing = Drawing(width, 460, "Hold-out accuracy and training loss over the epochs")
+def training_figure(history: Rows, *, width: int = WIDE, metric: str = "accuracy") -> Drawing:
+    """Returns the hold-out metric and the training loss over the epochs of a training."""
+    drawing = Drawing(width, 460, f"Hold-out {metric} and training loss over the epochs")
     epochs = [float(row["epoch"]) for row in history]
     reach = (0.0, max(epochs, default=1.0) * 1.01)
     for key, box, name, text in (
-        ("holdout_accuracy", (64, 30, width - 16, 220), "hold-out accuracy", percent),
+        ("holdout_accuracy", (64, 30, width - 16, 220), f"hold-out {metric}", percent),
         ("train_loss", (64, 270, width - 16, 412), "training loss", plain),
     ):
         values = [float(row[key]) for row in history]

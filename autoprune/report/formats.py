@@ -21,6 +21,11 @@ def count(value: float | None) -> str:
     return f"{value:.0f}"
 
 
+def leading(metric: str) -> str:
+    """Returns the name of a metric as it begins a sentence; `mAP@0.5` keeps its letters."""
+    return metric.capitalize() if metric.islower() else metric
+
+
 def accuracy(value: float | None) -> str:
     """Returns an accuracy in [0, 1] as `92.60 %`."""
     return _MISSING if value is None or not math.isfinite(value) else f"{100 * value:.2f} %"

@@ -44,6 +44,7 @@ def write_front_html(
     dense_widths: Mapping[str, int],
     title: str = "",
     run: str = "RUN",
+    metric: str = "accuracy",
 ) -> None:
     """Writes the interactive page of a search's candidates.
 
@@ -55,11 +56,12 @@ def write_front_html(
         dense_widths: {group: dense width}, in the order of the network.
         title: of the page, for example the model and the data.
         run: run folder to name in the pick command.
+        metric: what people call the accuracy of this task.
 
     Raises:
         RunError: the file cannot be written.
     """
-    data = front_data(rows, marks=marks, budget=budget, dense_widths=dense_widths, title=title, run=run)
+    data = front_data(rows, marks=marks, budget=budget, dense_widths=dense_widths, title=title, run=run, metric=metric)
     body = filled(FRONT_BODY, {"SCRIPT": SCRIPT, "DATA": embed(data)})
     atomic_write_text(path, html_page(data["title"], style=STYLE, body=body))
 
@@ -72,6 +74,7 @@ def front_data(
     dense_widths: Mapping[str, int],
     title: str = "",
     run: str = "RUN",
+    metric: str = "accuracy",
 ) -> dict[str, Any]:
     """Returns what the script of the page draws; the arguments are those of `write_front_html`."""
     budgets = _budgets(budget, marks.get("dense"))
@@ -84,9 +87,10 @@ def front_data(
     on_front = sum(bool(row["front"]) for row in rows)
     texts = " and ".join(budget)
     return {
-        "title": title or "Hold-out accuracy against FLOPs",
+        "title": title or f"Hold-out {metric} against FLOPs",
         "subtitle": f"{len(rows)} candidates, {on_front} on the front" + (f", budget {texts}" if texts else ""),
         "run": shlex.quote(run),
+        "metric": metric,
         "groups": list(dense_widths.items()),
         "columns": [*columns, "widths"],
         "rows": [_compact(row, columns, dense_widths) for row in rows],

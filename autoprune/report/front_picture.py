@@ -150,7 +150,7 @@ function scales(x, y, phone) {
   }
   draw('line', {class: 'axis', x1: box.l, x2: box.r, y1: box.b, y2: box.b});
   draw('text', {x: (box.l + box.r) / 2, y: box.b + 38, 'text-anchor': 'middle'}, axis.title);
-  draw('text', {x: 4, y: 10}, 'hold-out accuracy');
+  draw('text', {x: 4, y: 10}, `hold-out ${D.metric}`);
 }
 function references() {
   const resource = AXES[state.axis].resource;
@@ -246,7 +246,7 @@ function who(r) {
 }
 function figures(r) {
   const list = el('dl', {class: 'figures'});
-  const pairs = [['hold-out accuracy', percent(r.accuracy)]];
+  const pairs = [[`hold-out ${D.metric}`, percent(r.accuracy)]];
   if (repeated(r)) pairs.push([`over ${r.times} seeds`, `${percent(r.low)} to ${percent(r.high)}`]);
   if (Math.abs(r.score - r.accuracy) > 1e-9) pairs.push(['score', r.score.toFixed(4)]);
   pairs.push(['FLOPs kept', `${percent(r.retained_flops, 1)}  (${count(r.macs)} MACs)`],

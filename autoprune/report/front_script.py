@@ -6,7 +6,7 @@ _CONTROLS = r"""
 // Table ------------------------------------------------------------------------------------------------------------
 function table() {
   const head = el('tr', {});
-  const names = [['candidate', 'left'], ['hold-out accuracy', ''], ['FLOPs kept', ''], ['MACs', 'hide-phone'],
+  const names = [['candidate', 'left'], [`hold-out ${D.metric}`, ''], ['FLOPs kept', ''], ['MACs', 'hide-phone'],
                  ['parameters kept', 'hide-phone'], ['fidelity', 'left hide-phone'], ['', '']];
   for (const [name, kind] of names) head.append(el('th', {class: kind, scope: 'col'}, name));
   const body = el('tbody', {});
@@ -123,7 +123,7 @@ $('hint').textContent = (matchMedia('(hover: hover)').matches
   : 'Tap a point for its widths and the command that picks it.')
   + (rungs.length < 2 ? ''
     : ' Filled points reached the highest fidelity; accuracies of different fidelities do not compare.')
-  + ' The line follows the candidates that no other beats in both score and cost; a point above it is more accurate on'
+  + ' The line follows the candidates that no other beats in both score and cost; a point above it does better on'
   + ' the hold-out, but scores lower.';
 // Many poor candidates would press the good ones into a line at the top.
 const sorted = rows.map(r => r.accuracy).sort((a, b) => a - b);

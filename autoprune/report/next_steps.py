@@ -51,7 +51,7 @@ def after_prune(folder: Path) -> list[tuple[str, str]]:
     run = shlex.quote(str(folder))
     return [
         (f"autoprune report {run}", "what was kept, on one page"),
-        (f"autoprune evaluate {run}", "its accuracy again"),
+        (f"autoprune evaluate {run}", "its test figures again"),
         (f"autoprune finetune {run} --epochs 10", "recover more accuracy"),
         (f"autoprune export {run} --format onnx", "the network for other runtimes"),
         (f'autoprune.load("{folder / "incumbent"}")', "the network, in Python"),

@@ -30,6 +30,7 @@ def numbers_of(
         "folder": record.folder,
         "model": summary.get("model"),
         "data": summary.get("data"),
+        "metric": str(summary.get("metric") or "accuracy"),
         "budget": list(summary.get("budget", ())),
         "scope": summary.get("scope"),
         "strategy": summary.get("strategy"),

@@ -65,7 +65,7 @@ def report_page(record: RunRecord, numbers: Numbers, rows: Rows) -> str:
 def drawings(record: RunRecord, numbers: Numbers, rows: Rows) -> dict[str, Drawing]:
     """Returns {file name: picture} of what the run has: `front.svg`, `progress.svg`, `widths.svg` and others."""
     found: dict[str, Draw | None] = {
-        "front.svg": _draw_front(record, rows),
+        "front.svg": _draw_front(record, numbers, rows),
         "progress.svg": _draw_progress(numbers, rows) or _draw_training(numbers),
         "widths.svg": _draw_widths(numbers),
         "layers.svg": _draw_layers(numbers),
@@ -112,7 +112,7 @@ def _lead(numbers: Numbers) -> str:
     if numbers["interrupted"]:
         return "The run has not ended yet: what is here is what it has found so far; nothing has been tested."
     if not result or result.get("accuracy") is None:
-        return "The test set has not been touched: there is no final accuracy to tell."
+        return f"The test set has not been touched: there is no final {numbers['metric']} to tell."
     reached = formats.accuracy(result["accuracy"])
     if result["name"] == "trained":
         before = "" if gains["before"] is None else f", {formats.points(gains['before'])} points against before"
@@ -136,7 +136,7 @@ def _tiles(numbers: Numbers) -> str:
     found = [
         (
             formats.accuracy(result["accuracy"] if tested else result["holdout_accuracy"]),
-            "test accuracy" if tested else "hold-out accuracy",
+            f"{'test' if tested else 'hold-out'} {numbers['metric']}",
             f"{formats.points(gains[against])} points against {against}" if against else "",
         )
     ]
@@ -173,7 +173,8 @@ def _networks(numbers: Numbers) -> str:
     before = any(row["accuracy_before_finetune"] is not None for row in networks)
     held = any(row["holdout_accuracy"] is not None for row in networks)
     columns = [(key, name, show) for key, name, show in _COSTS if any(row[key] for row in networks)]
-    heads = ["network", *(["before finetuning"] if before else []), "test accuracy", *(["hold-out"] if held else [])]
+    tests = f"test {numbers['metric']}"
+    heads = ["network", *(["before finetuning"] if before else []), tests, *(["hold-out"] if held else [])]
     lines = []
     for row in networks:
         line = [escape(row["name"])]
@@ -185,14 +186,14 @@ def _networks(numbers: Numbers) -> str:
     images = numbers["images"] or {}
     tested = any(row["accuracy"] is not None for row in networks)
     said = f"Tested at the end on {images['test']:,} images that nothing was chosen by." if images.get("test") else ""
-    said = said if tested else "Nothing has been tested: only hold-out accuracies are known."
+    said = said if tested else "Nothing has been tested: only the hold-out is known."
     if before and len(networks) > 2 and numbers["finetune_epochs"]:
         said += f" Every pruned network was finetuned alike, for {epochs_of(numbers)}."
     strong = len(lines) - 1 if _result(numbers) else None
     return section("The result", escape(said), table(heads, lines, strong=strong)) if lines else ""
 
 
-def _front_arguments(record: RunRecord, rows: Rows) -> dict[str, Any]:
+def _front_arguments(record: RunRecord, numbers: Numbers, rows: Rows) -> dict[str, Any]:
     summary = record.summary
     return front_data(
         rows,
@@ -200,36 +201,41 @@ def _front_arguments(record: RunRecord, rows: Rows) -> dict[str, Any]:
         budget=[str(text) for text in summary.get("budget", ())],
         dense_widths=record.groups,
         run=record.folder,
+        metric=numbers["metric"],
     )
 
 
-def _draw_front(record: RunRecord, rows: Rows) -> Draw | None:
+def _draw_front(record: RunRecord, numbers: Numbers, rows: Rows) -> Draw | None:
     if not rows:
         return None
-    data = _front_arguments(record, rows)
-    return lambda width: figures.front_figure(rows, data["marks"], data["budgets"], width=width)
+    data = _front_arguments(record, numbers, rows)
+    return lambda width: figures.front_figure(
+        rows, data["marks"], data["budgets"], width=width, metric=numbers["metric"]
+    )
 
 
 def _front(record: RunRecord, numbers: Numbers, rows: Rows, count: Counter) -> str:
-    draw = _draw_front(record, rows)
+    draw = _draw_front(record, numbers, rows)
     if draw is None:
         return ""
-    data = _front_arguments(record, rows)
+    data = _front_arguments(record, numbers, rows)
+    metric = numbers["metric"]
+    apart = any(abs(row["score"] - row["accuracy"]) > 1e-9 for row in rows)
+    said = f"; the score, the mean probability of the right class, tells networks of equal {metric} apart" * apart
     caption = count(
-        f"Hold-out accuracy of every candidate against its cost. The line rises along the {len(numbers['front'])} that "
-        "no other beats in both score and cost; the score, the mean probability of the right class, tells networks of "
-        "equal accuracy apart. It does not fall to those whose accuracy a cheaper one has."
+        f"Hold-out {metric} of every candidate against its cost. The line rises along the {len(numbers['front'])} that "
+        f"no other beats in both score and cost{said}. It does not fall to those whose {metric} a cheaper one has."
     )
     if record.repeats:
         caption += (
             f" Bars: what this search and {len(record.repeats)} with other seeds measured of the same structure; at "
             "uniform and incumbent, what each of them reached."
         )
-    parts = {"DATA": embed(data), "SCRIPT": SCRIPT, "LABEL": "Hold-out accuracy against FLOPs", "CAPTION": caption}
+    parts = {"DATA": embed(data), "SCRIPT": SCRIPT, "LABEL": f"Hold-out {metric} against FLOPs", "CAPTION": caption}
     content = filled(FRONT, parts)
     static = f"<noscript>{figure(draw, 'The same picture without JavaScript.')}</noscript>"
     said = "Each point is a network that was really cut and then measured on hold-out images."
-    return section("Accuracy against cost", said, static + content)
+    return section(f"{formats.leading(metric)} against cost", said, static + content)
 
 
 def _draw_progress(numbers: Numbers, rows: Rows) -> Draw | None:
@@ -261,14 +267,15 @@ def _progress(numbers: Numbers, rows: Rows, count: Counter) -> str:
 
 def _draw_training(numbers: Numbers) -> Draw | None:
     history = numbers["history"]
-    return (lambda width: figures.training_figure(history, width=width)) if history else None
+    return (lambda width: figures.training_figure(history, width=width, metric=numbers["metric"])) if history else None
 
 
 def _training(numbers: Numbers, count: Counter) -> str:
     draw = _draw_training(numbers)
     if draw is None:
         return ""
-    caption = count("Accuracy on images that were not trained on, and the training loss, after every epoch.")
+    metric = formats.leading(numbers["metric"])
+    caption = count(f"{metric} on images that were not trained on, and the training loss, after every epoch.")
     return section("Progress of the training", "", figure(draw, caption))
 
 

@@ -171,6 +171,7 @@ def _write_front(run: Path, record: RunRecord, rows: Sequence[Mapping[str, Any]]
         dense_widths=record.groups,
         title=f"{record.summary.get('model')} on {record.summary.get('data')}",
         run=str(run),
+        metric=str(record.summary.get("metric") or "accuracy"),
     )
 
 

@@ -115,6 +115,7 @@ def write_results(out: Path, summary: Mapping[str, Any], prepared: Prepared, stu
         dense_widths={group.name: group.width for group in network.groups},
         title=f"{prepared.problem.name} on {prepared.problem.data.name}",
         run=str(out),
+        metric=prepared.problem.data.task.metric,
     )
     atomic_write_text(out / SUMMARY, json.dumps(summary, indent=1) + "\n")
 

@@ -55,6 +55,12 @@ def test_the_page_loads_nothing_from_anywhere(tmp_path: Path) -> None:
     assert "default-src 'none'" in text
 
 
+def test_the_page_speaks_of_the_metric_of_its_task(tmp_path: Path) -> None:
+    text, _, data = page(tmp_path, [evaluation(0)], metric="mIoU")
+    assert (data["metric"], data["title"]) == ("mIoU", "Hold-out mIoU against FLOPs")
+    assert "hold-out accuracy" not in text
+
+
 def test_the_page_carries_every_candidate_with_its_widths(tmp_path: Path) -> None:
     _, reader, data = page(tmp_path, [evaluation(0, 0.5), evaluation(1, 0.25, widths=(1, 2, 3), by="pca")])
     assert len(reader.scripts) == 2

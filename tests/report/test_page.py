@@ -96,6 +96,17 @@ def test_a_run_without_candidates_has_what_there_is(record, expected):
     assert numbers["progress"] == []
 
 
+def test_a_page_speaks_of_the_metric_of_its_task():
+    record = search()
+    record.summary["metric"] = "mAP@0.5"
+    numbers, _, page = shown(record)
+    assert numbers["metric"] == "mAP@0.5"
+    assert "mAP@0.5 against cost" in headings(page)
+    assert "<th>test mAP@0.5</th>" in page
+    assert "test accuracy" not in page
+    assert "hold-out accuracy" not in page.casefold()
+
+
 def test_hostile_names_stay_texts():
     groups = [{"name": HOSTILE, "width": 8, "coupled": False}, {"name": "other", "width": 16, "coupled": False}]
     incumbent = entry(1, widths={HOSTILE: 6, "other": 6}, proposed_by=HOSTILE)
