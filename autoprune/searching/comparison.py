@@ -21,7 +21,7 @@ from autoprune.models.selection import keep_best
 from autoprune.report.observer import Observer
 from autoprune.searching.finish import Finisher, cost_entry, figures
 from autoprune.searching.options import SearchOptions
-from autoprune.searching.preparation import Prepared, prepare, usable_cores
+from autoprune.searching.preparation import Prepared, prepare, useful_threads
 from autoprune.searching.problems import load_problem
 from autoprune.searching.pruning import Decision, decide, evaluation_of, subject_of
 from autoprune.searching.running import searched
@@ -108,7 +108,7 @@ class Contest:
     def _row(self, budget: str, name: str) -> Row:
         options = replace(self._prepared.options, budgets=(budget,))
         prepared = replace(self._prepared, space=self._spaces[budget], options=options)
-        with torch_threads(usable_cores()):
+        with torch_threads(useful_threads(prepared.problem.data.input_shape)):
             decision, source, trains = self._decision(name, prepared)
             return self._measured(budget, name, prepared, decision) | {
                 "source": source,

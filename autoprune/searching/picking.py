@@ -16,7 +16,7 @@ from autoprune.errors import ConfigError, RunError
 from autoprune.report.observer import Observer
 from autoprune.searching.aside import Aside
 from autoprune.searching.finish import Finisher, describe, save_finished
-from autoprune.searching.preparation import Prepared, prepare, usable_cores
+from autoprune.searching.preparation import Prepared, prepare, useful_threads
 from autoprune.searching.problems import load_problem
 from autoprune.searching.recorded import recorded_options
 from autoprune.searching.registering import Registration, log_finished, write_request
@@ -140,7 +140,7 @@ def pick(
     if prepared.fingerprint != header.get("weights"):
         raise RunError(f"The dense network of {str(run)!r} had other weights. Put the weights of the search back.")
     chosen = choice.of(recorded(events, prepared), prepared)
-    with torch_threads(usable_cores()):
+    with torch_threads(useful_threads(prepared.problem.data.input_shape)):
         finished = Finisher(prepared, observer, epochs=finetune_epochs).finish(
             f"candidate {chosen.candidate.id}", chosen
         )

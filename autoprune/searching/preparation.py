@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -45,6 +47,9 @@ HOLDOUT_IMAGES = 4_000
 FIRST_RUNG = (256, 1_000)
 #: The hold-out takes at most this share of the training images, of small sets half: fewer images rank nothing.
 _LARGEST_SHARE, _SMALL_HOLDOUT = 0.25, 1_000
+#: Numbers of an image below which a second thread waits more than it works. On a busy machine that takes six times as
+#: long (8x8 digits).
+_SMALL_IMAGE = 256
 #: Images of the mean feature maps (ACP 2021 uses 200).
 _MAP_IMAGES = 200
 
@@ -159,7 +164,7 @@ def prepare(problem: Problem, options: SearchOptions, observer: Observer, *, rec
     device = usable_device(options.device)
     threads = options.latency_threads or torch.get_num_threads()
     record: LatencyRecord | None = None
-    with torch_threads(usable_cores()):
+    with torch_threads(useful_threads(problem.data.input_shape)):
         require_fit(problem)
         network = traced(problem, options, observer)
         _require_groups(network, problem, options)
@@ -253,6 +258,11 @@ def _split(data: DataBundle, options: SearchOptions) -> Split:
     calibration = options.calibration_images or min(data.task.calibration_images, max(1, available - holdout))
     labels = np.asarray(data.train.labels)
     return split_train(labels, holdout=holdout, calibration=calibration, seed=derive_seed(options.seed, "split"))
+
+
+def useful_threads(shape: Sequence[int]) -> int:
+    """Returns how many threads compute on (C, H, W) images: one where they are so small that others only wait."""
+    return 1 if math.prod(shape) <= _SMALL_IMAGE else usable_cores()
 
 
 def usable_cores() -> int:

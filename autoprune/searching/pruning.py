@@ -26,7 +26,7 @@ from autoprune.report.observer import Observer
 from autoprune.searching.finish import Finisher, cost_entry, describe, figures, limits_of, save_finished
 from autoprune.searching.latency_use import latency_entry
 from autoprune.searching.options import SearchOptions
-from autoprune.searching.preparation import Prepared, prepare, usable_cores
+from autoprune.searching.preparation import Prepared, prepare, useful_threads
 from autoprune.searching.problems import load_problem
 from autoprune.searching.results import INCUMBENT, SUMMARY, SUMMARY_FORMAT, command_line, package_versions
 from autoprune.searching.running import placed
@@ -91,7 +91,7 @@ def prune(
         options = replace(options, budgets=_NO_BUDGET)
     options = placed(options, f"{chosen.method}-{options.model or 'digits'}")
     prepared = prepare(load_problem(options, observer), options, observer)
-    with torch_threads(usable_cores()):
+    with torch_threads(useful_threads(prepared.problem.data.input_shape)):
         subject = subject_of(prepared, chosen.epochs, observer)
         decision = decide(chosen.method, method, subject, observer)
         how = reduction_of(chosen, decision.pruned)

@@ -24,7 +24,7 @@ from autoprune.report.observer import Observer
 from autoprune.searching.finish import Finisher, describe, figures, save_finished
 from autoprune.searching.latency_use import latency_entry
 from autoprune.searching.options import SearchOptions
-from autoprune.searching.preparation import Prepared, prepare, usable_cores
+from autoprune.searching.preparation import Prepared, prepare, usable_cores, useful_threads
 from autoprune.searching.problems import Problem
 from autoprune.searching.recorded import TRACKING_VARIABLE
 from autoprune.searching.results import (
@@ -299,7 +299,7 @@ def _conclude(
             tested = summarise(prepared, study, report, interrupted=False)
             tested["tracking"] = summary["tracking"]
             if study.incumbent is not None:
-                with torch_threads(usable_cores()):
+                with torch_threads(useful_threads(prepared.problem.data.input_shape)):
                     model = _finish(prepared, study, observer, tested, incumbent=study.incumbent)
             summary = tested
         except KeyboardInterrupt:

@@ -31,7 +31,7 @@ from autoprune.report.files import atomic_write_text
 from autoprune.report.observer import Observer
 from autoprune.searching.finish import figures
 from autoprune.searching.journal import Journal, OnRow
-from autoprune.searching.preparation import HOLDOUT_IMAGES, usable_cores, usable_device
+from autoprune.searching.preparation import HOLDOUT_IMAGES, usable_device, useful_threads
 from autoprune.searching.problems import Problem, require_fit
 from autoprune.searching.recorded import TRACKING_VARIABLE
 from autoprune.searching.results import INCUMBENT, SUMMARY, command_line, package_versions
@@ -55,8 +55,6 @@ if TYPE_CHECKING:
 CHECKPOINTS, WEIGHTS = "checkpoints", "weights.safetensors"
 #: A training holds out a tenth of its images at most: a search may take a quarter, for it trains on none.
 _HOLDOUT_SHARE = 0.1
-#: Images this small leave a second thread waiting.
-_SMALL_IMAGE = 256
 _DISTILLATION = 0.9
 
 
@@ -164,7 +162,7 @@ def _carry_out(task: Task, observer: Observer, *, device: str, split: Split) -> 
     out, record = task.options.out, _begun(task, device, split)
     if record["finished"]:
         return record
-    threads = 1 if math.prod(task.data.input_shape) <= _SMALL_IMAGE else usable_cores()
+    threads = useful_threads(task.data.input_shape)
     log = _log(task, record)
     status = "FAILED"
     try:
