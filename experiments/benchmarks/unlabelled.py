@@ -39,7 +39,7 @@ from autoprune.training.measure import measure
 from experiments.benchmarks.cifar import WEIGHTS
 from experiments.benchmarks.common import write
 
-NETWORKS = ("cifar/resnet20-a", "cifar/resnet20-b", "cifar/resnet56-b")
+NETWORKS = ("cifar/resnet20-a", "cifar/resnet20-b")
 COUNTS = (100, 300, 1_000)
 SEEDS = (0, 1, 2)
 
