@@ -76,12 +76,11 @@ def read_folder(folder: Path, preprocessing: Preprocessing) -> tuple[FolderImage
     Raises:
         DataError: there are too few.
     """
-    parts = [folder / "train", *(folder / name for name in ("val", "test"))]
-    found = [image_files(part) for part in parts if part.is_dir()] if parts[0].is_dir() else []
-    if len(found) > 1:
-        files = found[:2]
-        _require_enough(len(files[0]), str(parts[0]))
-        _require_enough(len(files[1]), str(next(part for part in parts[1:] if part.is_dir())))
+    training, tests = folder / "train", [folder / name for name in ("val", "test") if (folder / name).is_dir()]
+    if training.is_dir() and tests:
+        files = [image_files(training), image_files(tests[0])]
+        for part, found in zip((training, tests[0]), files, strict=True):
+            _require_enough(len(found), str(part))
     else:
         files = _parted(image_files(folder), str(folder))
     train, test = (FolderImages(tuple(part), _unknown(len(part)), preprocessing) for part in files)
