@@ -113,7 +113,8 @@ def _lead(numbers: Numbers) -> str:
         return "The run has not ended yet: what is here is what it has found so far; nothing has been tested."
     if not result or result.get("accuracy") is None:
         return f"The test set has not been touched: there is no final {numbers['metric']} to tell."
-    reached = formats.accuracy(result["accuracy"])
+    named = "" if numbers["metric"] == "accuracy" else f" {numbers['metric']}"
+    reached = formats.accuracy(result["accuracy"]) + named
     if result["name"] == "trained":
         before = "" if gains["before"] is None else f", {formats.points(gains['before'])} points against before"
         return f"After {epochs_of(numbers)} the network reaches {reached} on the test set{before}."

@@ -103,6 +103,7 @@ def test_a_page_speaks_of_the_metric_of_its_task():
     assert numbers["metric"] == "mAP@0.5"
     assert "mAP@0.5 against cost" in headings(page)
     assert "<th>test mAP@0.5</th>" in page
+    assert "% mAP@0.5 on the test set" in page
     assert "test accuracy" not in page
     assert "hold-out accuracy" not in page.casefold()
 
