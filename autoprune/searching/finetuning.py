@@ -60,14 +60,13 @@ def finetune(options: FinetuneOptions, observer: Observer) -> dict[str, Any]:
     observer.stage(f"Loading {folder}")
     model = load(folder)
     require_fit(Problem(f"The network in {str(folder)!r}", saved.model, saved.classes, model, data))
-    teacher: nn.Module | None = None
+    dense: nn.Module | None = None
     if is_unlabelled(data) or not options.no_distillation:
         alone = "" if is_unlabelled(data) else ", or train on the labels alone with --no-distillation"
         otherwise = f"Name its weights with --weights{alone}."
-        teacher = dense_network(folder, saved, options.weights, observer, otherwise=otherwise)
-        data = named_by(teacher, data, name="the dense network", observer=observer)
-    if options.no_distillation:
-        teacher = None
+        dense = dense_network(folder, saved, options.weights, observer, otherwise=otherwise)
+        data = named_by(dense, data, name="the dense network", observer=observer)
+    teacher = None if options.no_distillation else dense
     if teacher is not None:
         require_fit(Problem("The dense network", saved.model, saved.classes, teacher, data))
     recipe = varied(finetune_recipe(options.epochs, batch_size=data.task.batch_size), options)

@@ -161,7 +161,8 @@ def cost_report(
             "Write a list of widths, or an object with a width for each group."
         )
     if data is not None:
-        shape = load_data(data, root=data_root, preprocessing=model_info(model).preprocessing).input_shape
+        info = model_info(model)
+        shape = load_data(data, root=data_root, preprocessing=info.preprocessing, size=info.input_size).input_shape
     network, built = _traced(model, None, shape=shape, classes=classes)
     if isinstance(content, list) and len(content) != len(network.groups):
         fitting = [part for part in _parts(network) if len(part) == len(content)]

@@ -54,7 +54,7 @@ def load_problem(options: SearchOptions, observer: Observer) -> Problem:
     """Returns the named network with its weights, and the named images.
 
     Raises:
-        ModelError, WeightsError, DataError, PluginError: something is missing or does not fit.
+        ModelError, WeightsError, DataError, ConfigError, PluginError: something is missing or does not fit.
     """
     spec = options.model or DEFAULT_MODEL
     if options.model is None and options.data not in (None, DEFAULT_DATA):

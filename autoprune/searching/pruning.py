@@ -193,7 +193,11 @@ def reduction_of(chosen: MethodOptions, pruned: Pruned) -> Reduction:
 
 
 def evaluation_of(prepared: Prepared, decision: Decision, model: nn.Module, name: str) -> Evaluation:
-    """Returns the cut network's accuracy on the hold-out, as that of a candidate."""
+    """Returns the cut network's accuracy on the hold-out, as that of a candidate.
+
+    Where images are few, the network was reconstructed on the hold-out, too, without its labels: nothing is chosen by
+    this figure, and the one of the test set is the one to quote.
+    """
     kept: Kept = decision.pruned.kept
     split, structure = prepared.split, kept.structure
     scores = measure(

@@ -20,7 +20,6 @@ from torch import nn
 
 from autoprune.core.files import require_inside
 from autoprune.core.seeds import derive_seed
-from autoprune.data.annotations import NOTHING, kind_of
 from autoprune.data.bundle import DataBundle
 from autoprune.data.sources import load_data
 from autoprune.data.splits import Split, split_train
@@ -32,7 +31,7 @@ from autoprune.report.observer import Observer
 from autoprune.searching.finish import figures
 from autoprune.searching.journal import Journal, OnRow
 from autoprune.searching.preparation import HOLDOUT_IMAGES, usable_device, useful_threads
-from autoprune.searching.problems import Problem, require_fit
+from autoprune.searching.problems import Problem, is_unlabelled, require_fit
 from autoprune.searching.recorded import TRACKING_VARIABLE
 from autoprune.searching.results import INCUMBENT, SUMMARY, command_line, package_versions
 from autoprune.searching.teamwork import trained_by_team
@@ -318,7 +317,7 @@ def _load_data(options: TrainOptions, observer: Observer) -> DataBundle:
     data = load_data(
         name, root=options.data_root, preprocessing=info.preprocessing, task=options.task, size=info.input_size
     )
-    if kind_of(data.train) == NOTHING:
+    if is_unlabelled(data):
         raise DataError(f"{name!r} has no labels to train on. Name data with labels, such as imagefolder:DIR.")
     return data
 
