@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ from autoprune.core.candidate import Candidate, Evaluation, Failure, Outcome
 from autoprune.core.seams import BackendReport, Evaluator
 
 _LONGEST_REASON = 300
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,7 @@ def evaluate(evaluator: Evaluator, candidate: Candidate, *, worker: str) -> Time
         outcome: object = evaluator.evaluate(candidate)
         reason = None if isinstance(outcome, Evaluation | Failure) else f"the evaluator returned {outcome!r}"
     except (Exception, SystemExit) as error:  # the seam: a plugin or torch may raise anything; it costs one candidate
+        _log.debug("Candidate %d failed.", candidate.id, exc_info=True)
         outcome, reason = None, one_line(error)
     ended = started + time.perf_counter() - ticks
     if isinstance(outcome, Evaluation | Failure) and outcome.candidate != candidate:

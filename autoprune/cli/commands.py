@@ -158,7 +158,7 @@ def evaluate(directory: Path, *, given: Mapping[str, Any], split: str, as_json: 
     from autoprune.cli.render import show_evaluation
     from autoprune.searching.inspect import evaluate_saved
 
-    named = {"data": settings.get("data"), "data_root": settings.get("data_root"), "task": settings.get("task")}
+    named = {name: settings.get(name) for name in ("data", "data_root", "task", "device")}
     report = evaluate_saved(saved, **named, split=split)
     _show({"split": split, **report}, show_evaluation, as_json=as_json)
     return 0

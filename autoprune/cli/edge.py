@@ -14,6 +14,8 @@ from autoprune.errors import AutopruneError, nearest
 
 DONE, BUG, WRONG, STOPPED = 0, 1, 2, 130
 DEBUG_VARIABLE = "AUTOPRUNE_DEBUG"
+#: Characters of an unforeseen message that fit a line which is read.
+_LONGEST = 300
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -42,7 +44,7 @@ def guarded(command: Callable[[], int]) -> int:
             _say("error: " + _usage_message(error), error)
             return WRONG
         hint = "" if _debugging() else f" Set {DEBUG_VARIABLE}=1 to see where."
-        _say(f"internal error: {type(error).__name__}: {error}.{hint}", error)
+        _say(f"internal error: {_shortened(error)}{hint}", error)
         return BUG
 
 
@@ -70,6 +72,13 @@ def _say(message: str, error: BaseException) -> None:
     # Where stderr is a file on the disk that is full, the exit code still says what kind of error it was.
     with suppress(OSError):
         print(f"autoprune: {text}", file=sys.stderr, flush=True)
+
+
+def _shortened(error: BaseException) -> str:
+    """Returns an exception as its type and what its message begins with: torch's may list every kernel it has."""
+    message = " ".join(str(error).split())
+    cut = f"{message}." if len(message) <= _LONGEST else message[:_LONGEST].rpartition(" ")[0] + " ..."
+    return f"{type(error).__name__}: {cut}"
 
 
 def _system_message(error: OSError) -> str:

@@ -110,6 +110,7 @@ def evaluate(
     data: p.Data = None,
     data_root: p.DataRoot = None,
     task: p.Task = None,
+    device: p.Device = None,
     split: Annotated[str, typer.Option(metavar="NAME", help="test, holdout or train.")] = "test",
     as_json: p.PlainJson = False,
 ) -> Work:

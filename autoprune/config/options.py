@@ -41,7 +41,7 @@ _BELOW_ROOT = ("images", "voc")
 _SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?[hms])+|\d+(?:\.\d+)?")
 _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)([hms]?)")
-_DEVICE = re.compile(r"cpu|mps|cuda(:\d+)?")
+_DEVICE = re.compile(r"cpu|cuda(:\d+)?")
 
 Reader = Callable[[Any, str], Any]
 
@@ -114,7 +114,7 @@ def parse_duration(value: str | float, where: str = "time limit") -> float:
 def _device(value: Any, where: str) -> str:
     text = _text(value, where)
     if not _DEVICE.fullmatch(text):
-        raise ConfigError(f"{where}: unknown device {text!r}. Write cpu, mps, cuda or cuda:N.")
+        raise ConfigError(f"{where}: unknown device {text!r}. Write cpu, cuda or cuda:N.")
     return text
 
 

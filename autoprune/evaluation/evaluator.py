@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import replace
 from functools import cached_property
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from autoprune.core.candidate import Candidate, Evaluation, Failure, Fidelity, Merge, Outcome
 from autoprune.core.structure import Structure
+from autoprune.devices import release_memory
 from autoprune.evaluation.scoring import Scorer
 from autoprune.evaluation.subject import Subject
 from autoprune.models.calibration import Calibration
@@ -23,6 +25,8 @@ from autoprune.training.trainer import train
 
 #: What the score of a classifier may be; `Classification` says how well each foretells the test accuracy.
 SCORES = ("probability", "accuracy", "agreement")
+
+_log = logging.getLogger(__name__)
 
 
 class CandidateEvaluator:
@@ -57,8 +61,8 @@ class CandidateEvaluator:
             # Out of the handler, whose error holds the tensors that filled the memory.
             metrics = self._scored(candidate, parts=2) if metrics is None else metrics
         except (Exception, SystemExit) as error:  # the forward is the user's code and may raise anything once cut
-            if self._device.type == "cuda":
-                torch.cuda.empty_cache()
+            _log.debug("Candidate %d failed.", candidate.id, exc_info=True)
+            release_memory(self._device)
             reason = f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else 'no message'}"
             return Failure(candidate, reason, time.perf_counter() - started, self._worker)
         if not all(np.isfinite(value) for value in metrics.values()):
@@ -76,8 +80,8 @@ class CandidateEvaluator:
 
     def _scored(self, candidate: Candidate, *, parts: int) -> dict[str, float]:
         """Returns the metrics of a candidate, its batches cut into `parts`."""
-        if parts > 1 and self._device.type == "cuda":
-            torch.cuda.empty_cache()
+        if parts > 1:
+            release_memory(self._device)
         model, _ = self.build(candidate.structure, candidate.fidelity, seed=candidate.seed, parts=parts)
         return self._scorer.score(model, candidate.fidelity.holdout_images, parts=parts)
 

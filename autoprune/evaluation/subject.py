@@ -22,6 +22,7 @@ from autoprune.data.annotations import Annotations, annotations_of, from_arrays,
 from autoprune.data.bundle import missing_here
 from autoprune.data.images import ArrayImages, Images
 from autoprune.data.preprocessing import Augmentation, Preprocessing
+from autoprune.devices import gpu_module, is_gpu
 from autoprune.errors import ConfigError, DataError
 from autoprune.models.calibration import Calibration, shared_tensor
 from autoprune.models.network import TracedNetwork
@@ -135,7 +136,7 @@ class SubjectFactory:
         missing = None if self.lazy_training is None else missing_here(self.lazy_training)
         if missing is not None:
             raise DataError(missing)
-        if self.device.startswith("cuda") and not torch.cuda.is_available():
+        if is_gpu(self.device) and not gpu_module(self.device).is_available():
             raise ConfigError(f"torch finds no GPU on the machine {socket.gethostname()}")
 
     def _images(self, arrays: Arrays, part: str) -> Images:

@@ -60,8 +60,6 @@ def channel_independence(maps: Tensor) -> Tensor:
 
     Agrees with one singular value decomposition per row, in float64, to 1e-7 of the largest singular value.
     """
-    # Apple's GPUs know no float64.
-    maps = maps if maps.device.type in ("cpu", "cuda") else maps.cpu()
     count, rows, positions = maps.shape
     size = rows * max(positions, rows if rows <= positions else 0, _nodes(maps).numel())
     if count == 0:

@@ -57,6 +57,11 @@ class Calibration:
         mean = moments[:-1, -1]
         return moments[:-1, :-1] - mean[:, None] * mean[None, :]
 
+    def to(self, device: torch.device | str) -> Calibration:
+        """Returns the same on another device."""
+        kinds = (self.moments, self.targets, self.positions)
+        return Calibration(*({call: item.to(device) for call, item in kind.items()} for kind in kinds))
+
     def to_arrays(self) -> dict[str, npt.NDArray[Any]]:
         """Returns the same as named arrays."""
         found: dict[str, npt.NDArray[Any]] = {}

@@ -65,7 +65,7 @@ def finetune(options: FinetuneOptions, observer: Observer) -> dict[str, Any]:
         alone = "" if is_unlabelled(data) else ", or train on the labels alone with --no-distillation"
         otherwise = f"Name its weights with --weights{alone}."
         dense = dense_network(folder, saved, options.weights, observer, otherwise=otherwise)
-        data = named_by(dense, data, name="the dense network", observer=observer)
+        data = named_by(dense, data, name="the dense network", observer=observer, device=options.device)
     teacher = None if options.no_distillation else dense
     if teacher is not None:
         require_fit(Problem("The dense network", saved.model, saved.classes, teacher, data))

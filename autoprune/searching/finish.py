@@ -119,7 +119,8 @@ class Finisher:
             on_step=self._observer.progress,
             task=data.task,
         )
-        return Finished(evaluation, model.cpu(), kept, self.tested(model), before.accuracy)
+        after = self.tested(model)
+        return Finished(evaluation, model.cpu(), kept, after, before.accuracy)
 
     def _final_calibration(self) -> tuple[torch.Tensor, Calibration]:
         prepared, split = self._prepared, self._prepared.split

@@ -19,6 +19,7 @@ from autoprune.core.seeds import derive_seed
 from autoprune.core.structure import PrunableGroup, Structure, structure_from
 from autoprune.data.preprocessing import Preprocessing
 from autoprune.data.sources import load_data
+from autoprune.devices import usable_device
 from autoprune.errors import BudgetError, ConfigError, DataError, RunError, StructureError
 from autoprune.models.conventions import CONVENTIONS, require_convention, tally
 from autoprune.models.counting import count
@@ -235,7 +236,13 @@ def _built_for(structure: dict[str, Any]) -> tuple[tuple[int, ...] | None, int |
 
 
 def evaluate_saved(
-    directory: Path, *, data: str | None, data_root: Path | None, split: str, task: str | None = None
+    directory: Path,
+    *,
+    data: str | None,
+    data_root: Path | None,
+    split: str,
+    task: str | None = None,
+    device: str | None = None,
 ) -> dict[str, Any]:
     """Returns accuracy and loss of a saved model on a part of its data.
 
@@ -245,9 +252,11 @@ def evaluate_saved(
         data_root: their folder.
         split: `test`, `train` (all training images) or `holdout` (those that scored its search).
         task: what the network does; None for what it was saved for.
+        device: where to compute; None for the best at hand.
 
     Raises:
         RunError, DataError: the model or the data cannot be read.
+        ConfigError: the device is not there.
     """
     saved = read_saved(directory)
     name = data or saved.dense.get("data")
@@ -266,12 +275,12 @@ def evaluate_saved(
     if is_unlabelled(bundle):
         otherwise = "Where nobody has labelled the images, only the dense network can tell what is right."
         dense = dense_network(directory, saved, None, NullObserver(), otherwise=otherwise)
-        bundle = named_by(dense, bundle, name="the dense network", observer=NullObserver())
+        bundle = named_by(dense, bundle, name="the dense network", observer=NullObserver(), device=device)
     require_fit(Problem(f"The network in {str(directory)!r}", saved.model, saved.classes, model, bundle))
     images = bundle.test if split == "test" else bundle.train
     indices = _holdout(directory, bundle.train.labels) if split == "holdout" else None
-    scores = measure(model, images, indices, task=bundle.task)
     cost = count(model, (1, *saved.input_shape))
+    scores = measure(model, images, indices, device=usable_device(device), task=bundle.task)
     return {
         "model": saved.model,
         "data": name,

@@ -8,9 +8,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from autoprune.data.images import IntArray
+from autoprune.devices import usable_device
 from autoprune.report import formats
 from autoprune.report.observer import Observer
-from autoprune.searching.preparation import usable_device
 from autoprune.training.hooks import Hook
 from autoprune.training.measure import measure
 

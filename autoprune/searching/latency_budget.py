@@ -23,6 +23,7 @@ from autoprune.core.forms import FloatArray
 from autoprune.core.latency import LatencyForm, LayerTable
 from autoprune.core.seeds import generator
 from autoprune.core.structure import Structure
+from autoprune.devices import is_gpu
 from autoprune.errors import ModelError, RunError
 from autoprune.models.layer_calls import CalledLayer, LayerShape, layer_calls
 from autoprune.models.network import TracedNetwork
@@ -193,7 +194,7 @@ class LatencyMeter:
         if not shapes:
             return {}, 0.0
         memory = torch.randn(max(max(shape.size) for shape in shapes), device=self.setting.device)
-        effort = replace(LAYERS, calls=_GPU_CALLS) if self.setting.device.startswith("cuda") else LAYERS
+        effort = replace(LAYERS, calls=_GPU_CALLS) if is_gpu(self.setting.device) else LAYERS
         with torch.inference_mode():
             seconds = timed({shape.key: shape.call(memory) for shape in shapes}, effort, device=self.setting.device)
         return _fastest(seconds), statistics.median(spread_of(values) for values in seconds.values())

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from autoprune.config.spaces import apply_rules, load_search_space
 from autoprune.core.budget import parse_budgets
@@ -21,8 +22,9 @@ from autoprune.core.seeds import derive_seed
 from autoprune.core.space import SearchSpace
 from autoprune.data.bundle import DataBundle
 from autoprune.data.splits import Split, split_train
-from autoprune.errors import ConfigError, StructureError
-from autoprune.evaluation.evaluator import fidelity_for
+from autoprune.devices import is_gpu, lent, release_memory, usable_device
+from autoprune.errors import StructureError
+from autoprune.evaluation.evaluator import fidelity_for, is_out_of_memory
 from autoprune.evaluation.scoring import logits_of
 from autoprune.evaluation.subject import SubjectFactory, holds_bytes, image_arrays, skeleton, weight_arrays
 from autoprune.models.calibration import Calibration, calibrate
@@ -33,7 +35,6 @@ from autoprune.models.selection import Ranking, rank_groups
 from autoprune.models.tracing import trace
 from autoprune.models.verify import restricted, verified
 from autoprune.models.weights import state_fingerprint
-from autoprune.plugins import one_line
 from autoprune.report.observer import Observer
 from autoprune.searching.latency_budget import LatencyRecord, Setting
 from autoprune.searching.latency_use import with_latency
@@ -52,6 +53,8 @@ _LARGEST_SHARE, _SMALL_HOLDOUT = 0.25, 1_000
 _SMALL_IMAGE = 256
 #: Images of the mean feature maps (ACP 2021 uses 200).
 _MAP_IMAGES = 200
+
+_Found = TypeVar("_Found")
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +94,12 @@ class Prepared:
     def profile(self) -> ModelProfile:
         """What heuristics read."""
         images = self.problem.data.train.take(self.split.calibration[:_MAP_IMAGES])
-        return profile(self.problem.model, self.network, self.calibration, self.rankings, images)
+        model = self.problem.model
+        return _where_it_fits(
+            model,
+            self.device,
+            lambda place: profile(model, self.network, self.calibration, self.rankings, images.to(place)),
+        )
 
     def factory(self, device: str | None = None) -> SubjectFactory:
         """Returns the factory of evaluators that compute on a device, by default the one of the search."""
@@ -104,7 +112,7 @@ class Prepared:
             **self.calibration.to_arrays(),
             **holdout,
             "calibration_images": data.train.take(split.calibration).numpy(),
-            "dense_logits": logits_of(model, data.train, split.holdout, torch.device("cpu"), task=data.task).numpy(),
+            "dense_logits": self._dense_logits().numpy(),
         }
         if trains and in_memory:
             arrays.update(image_arrays(data.train, split.training, "training"))
@@ -120,6 +128,14 @@ class Prepared:
             score=data.task.score,
             device=device or self.device,
             task=data.task,
+        )
+
+    def _dense_logits(self) -> Tensor:
+        model, data = self.problem.model, self.problem.data
+        return _where_it_fits(
+            model,
+            self.device,
+            lambda place: logits_of(model, data.train, self.split.holdout, place, task=data.task).cpu(),
         )
 
     def header(self) -> dict[str, Any]:
@@ -182,27 +198,35 @@ def prepare(problem: Problem, options: SearchOptions, observer: Observer, *, rec
         split = _split(problem.data, options)
         observer.stage(f"Reading the dense network on {len(split.calibration)} images")
         images = problem.data.train.take(split.calibration)
-        calibration = calibrate(problem.model, network, images, seed=derive_seed(options.seed, "calibration"))
-        rankings = rank_groups(
-            problem.model, network, calibration, images=images if options.channels == "elimination" else None
+        calibration, rankings = _where_it_fits(
+            problem.model, device, lambda place: _statistics(problem.model, network, images, options, place)
         )
     ladder = default_ladder(len(split.calibration), len(split.holdout))
     return Prepared(problem, network, space, split, calibration, rankings, ladder, device, options, record)
 
 
-def usable_device(asked: str | None) -> str:
-    """Returns the device that was asked for, or the best at hand.
+def _statistics(
+    model: nn.Module, network: TracedNetwork, images: Tensor, options: SearchOptions, device: torch.device
+) -> tuple[Calibration, tuple[Ranking, ...]]:
+    """Returns what is known of the dense network, which lies on the device, on the CPU."""
+    images = images.to(device)
+    calibration = calibrate(model, network, images, seed=derive_seed(options.seed, "calibration"))
+    rankings = rank_groups(model, network, calibration, images=images if options.channels == "elimination" else None)
+    return calibration.to("cpu"), rankings
 
-    Raises:
-        ConfigError: it cannot be used.
-    """
-    if asked is None:
-        return "cuda" if torch.cuda.is_available() else "cpu"
+
+def _where_it_fits(model: nn.Module, device: str, work: Callable[[torch.device], _Found]) -> _Found:
+    """Returns what work on a network finds on a device, or on the CPU where the GPU's memory does not suffice."""
     try:
-        torch.empty(0, device=asked)
-    except Exception as error:  # torch answers with AssertionError, RuntimeError or NotImplementedError
-        raise ConfigError(f"The device {asked!r} cannot be used: {one_line(error)} Leave --device out.") from error
-    return asked
+        with lent(model, device):
+            return work(torch.device(device))
+    except Exception as error:
+        if not (is_gpu(device) and is_out_of_memory(error)):
+            raise
+    # Out of the handler, whose error holds the tensors that filled the memory.
+    release_memory(device)
+    with lent(model, "cpu"):
+        return work(torch.device("cpu"))
 
 
 def default_ladder(calibration: int, holdout: int) -> Ladder:

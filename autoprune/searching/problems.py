@@ -14,6 +14,7 @@ from autoprune.data.annotations import NOTHING, kind_of
 from autoprune.data.bundle import DataBundle, bundle_from
 from autoprune.data.sources import load_data
 from autoprune.data.unlabelled import Unlabelled, are_bare, bare_images, labelled
+from autoprune.devices import lent, usable_device
 from autoprune.errors import ConfigError, DataError, ModelError
 from autoprune.evaluation.scoring import logits_of
 from autoprune.models.attention import adapt
@@ -77,14 +78,14 @@ def load_problem(options: SearchOptions, observer: Observer) -> Problem:
         # One thread: on 8x8 images a second one only waits, on a busy machine for minutes.
         with torch_threads(1):
             model = embedded_model(spec, on_progress=observer.progress)
-        data = named_by(model, data, name=spec, observer=observer)
+        data = named_by(model, data, name=spec, observer=observer, device=options.device)
         return Problem(spec, spec, None, model, data, trained_here=True)
     observer.stage(f"Loading {spec}")
     classes = _classes(spec, data)
     model = build_model(spec, classes=classes, weights=options.weights)
     if options.weights is None:
         observer.warning(f"No weights are given: {spec} is searched with the weights it is built with.")
-    data = named_by(model, data, name=spec, observer=observer)
+    data = named_by(model, data, name=spec, observer=observer, device=options.device)
     return Problem(spec, spec, classes, model, data)
 
 
@@ -101,7 +102,7 @@ def problem_from(model: nn.Module | str, data: Any, options: SearchOptions, obse
         bundle = _bundle(data)
         classes = _classes(model, bundle)
         loaded = build_model(model, classes=classes, weights=options.weights)
-        bundle = named_by(loaded, bundle, name=model, observer=observer)
+        bundle = named_by(loaded, bundle, name=model, observer=observer, device=options.device)
         return Problem(model, model, classes, loaded, bundle, objects=("data",))
     if not isinstance(model, nn.Module):
         raise ModelError(f"The model is a {type(model).__name__}. Give an nn.Module or a name such as 'cifar/vgg16'.")
@@ -109,7 +110,7 @@ def problem_from(model: nn.Module | str, data: Any, options: SearchOptions, obse
     bundle = bundle if options.task is None else bundle.doing(make_task(options.task))
     objects = ("model",) if isinstance(data, str) else ("model", "data")
     name, dense = type(model).__name__, adapt(_own_copy(model))
-    bundle = named_by(dense, bundle, name=name, observer=observer)
+    bundle = named_by(dense, bundle, name=name, observer=observer, device=options.device)
     return Problem(name, None, None, dense, bundle, objects=objects)
 
 
@@ -118,26 +119,32 @@ def is_unlabelled(data: DataBundle) -> bool:
     return kind_of(data.train) == NOTHING
 
 
-def named_by(model: nn.Module, data: DataBundle, *, name: str, observer: Observer) -> DataBundle:
+def named_by(
+    model: nn.Module, data: DataBundle, *, name: str, observer: Observer, device: str | None = None
+) -> DataBundle:
     """Returns the data with the classes that a dense network names, where nobody has labelled them.
 
     Args:
-        model: the dense network, in eval mode on the CPU.
+        model: the dense network, in eval mode.
         data: with or without labels.
         name: of the network, for messages.
         observer: hears of the stage.
+        device: where to compute; None for the best at hand.
 
     Raises:
         ModelError: the network is no classifier, or does not take the images.
+        ConfigError: the device is not there.
     """
     if not is_unlabelled(data):
         return data
     require_fit(Problem(name, None, None, model, data))
     observer.stage(f"Asking {name} for the classes of {len(data.train) + len(data.test):,} images")
-    found = [
-        logits_of(model, images, np.arange(len(images)), torch.device("cpu"), task=data.task)
-        for images in (data.train, data.test)
-    ]
+    place = torch.device(usable_device(device))
+    with lent(model, place):
+        found = [
+            logits_of(model, images, np.arange(len(images)), place, task=data.task).cpu()
+            for images in (data.train, data.test)
+        ]
     train, test = (
         labelled(cast(Unlabelled, images), logits.argmax(1).numpy())
         for images, logits in zip((data.train, data.test), found, strict=True)

@@ -155,7 +155,7 @@ def subject_of(prepared: Prepared, epochs: float, observer: Observer) -> Subject
         model=prepared.problem.model.to(device),
         network=prepared.network,
         space=prepared.space,
-        calibration=prepared.calibration,
+        calibration=prepared.calibration.to(device),
         rankings=prepared.rankings,
         profile=lambda: prepared.profile,
         images=data.train.take(split.calibration).to(device),

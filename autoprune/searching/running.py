@@ -19,6 +19,7 @@ from autoprune.config.options import LEDGER_NAME, default_run_folder, holds_sear
 from autoprune.core.candidate import Candidate, Evaluation, Outcome
 from autoprune.core.files import require_inside
 from autoprune.core.seams import Backend, BackendReport, Tracker
+from autoprune.devices import gpu_module, is_gpu
 from autoprune.errors import ConfigError, RunError
 from autoprune.report.observer import Observer
 from autoprune.searching.finish import Finisher, describe, figures, save_finished
@@ -250,27 +251,23 @@ def backend_of(prepared: Prepared) -> Backend:
 
 
 def _local_workers(prepared: Prepared) -> int:
-    import torch
-
-    on_gpu = prepared.device.startswith("cuda")
-    return prepared.options.workers or (2 * max(1, torch.cuda.device_count()) if on_gpu else usable_cores())
+    device = prepared.device
+    return prepared.options.workers or (2 * gpu_module(device).device_count() if is_gpu(device) else usable_cores())
 
 
 def _gpu_share(prepared: Prepared) -> float:
     """Returns the GPUs of each worker: what was asked for, else two workers share one where there are any."""
-    import torch
-
-    options, on_gpu = prepared.options, prepared.device.startswith("cuda")
-    if options.gpus_per_worker is not None or not on_gpu:
+    options, device = prepared.options, prepared.device
+    if options.gpus_per_worker is not None or not is_gpu(device):
         return options.gpus_per_worker or 0.0
     if options.ray_address is not None:
         return 0.5
-    return max(1, torch.cuda.device_count()) / _local_workers(prepared)
+    return float(gpu_module(device).device_count() / _local_workers(prepared))
 
 
 def worker_device(prepared: Prepared) -> str:
     """Returns where evaluators compute: Ray shows each worker its own GPUs only, numbered from 0."""
-    if prepared.options.backend == "serial" or prepared.device == "mps":
+    if prepared.options.backend == "serial":
         return prepared.device
     return "cuda" if _gpu_share(prepared) > 0 else "cpu"
 

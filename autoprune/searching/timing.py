@@ -12,6 +12,8 @@ from pathlib import Path
 
 import torch
 
+from autoprune.devices import gpu_module, is_gpu
+
 #: The middle half of the passes spread wider than this around their median tells of a busy machine.
 STEADY = 0.25
 
@@ -45,7 +47,7 @@ def timed(passes: Mapping[str, Callable[[], object]], effort: Effort, *, device:
     clock = time.thread_time if device == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
     order, shuffled = list(passes), random.Random(0)
     found: dict[str, list[float]] = {name: [] for name in passes}
-    wait = torch.cuda.synchronize if device.startswith("cuda") else _nothing
+    wait = gpu_module(device).synchronize if is_gpu(device) else _nothing
     began = time.perf_counter()
     for turn in range(effort.warm_up + effort.most_repeats):
         if turn >= effort.warm_up + effort.repeats and time.perf_counter() - began > effort.seconds:
@@ -93,7 +95,7 @@ def machine(device: str) -> str:
         name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
     except OSError:
         pass  # no Linux
-    return f"{name}, {torch.cuda.get_device_name(device)}" if device.startswith("cuda") else name
+    return f"{name}, {gpu_module(device).get_device_name(device)}" if is_gpu(device) else name
 
 
 def _nothing() -> None:

@@ -23,6 +23,7 @@ from autoprune.core.seeds import derive_seed
 from autoprune.data.bundle import DataBundle
 from autoprune.data.sources import load_data
 from autoprune.data.splits import Split, split_train
+from autoprune.devices import usable_device
 from autoprune.errors import ConfigError, DataError, DivergenceError, RunError
 from autoprune.models.saved import STRUCTURE, load
 from autoprune.models.zoo import build_model, model_info
@@ -30,7 +31,7 @@ from autoprune.report.files import atomic_write_text
 from autoprune.report.observer import Observer
 from autoprune.searching.finish import figures
 from autoprune.searching.journal import Journal, OnRow
-from autoprune.searching.preparation import HOLDOUT_IMAGES, usable_device, useful_threads
+from autoprune.searching.preparation import HOLDOUT_IMAGES, useful_threads
 from autoprune.searching.problems import Problem, is_unlabelled, require_fit
 from autoprune.searching.recorded import TRACKING_VARIABLE
 from autoprune.searching.results import INCUMBENT, SUMMARY, command_line, package_versions

@@ -14,6 +14,7 @@ from autoprune.data.annotated_files import AnnotatedFiles
 from autoprune.data.annotations import annotations_of
 from autoprune.data.images import ArrayImages, Images, IntArray, preprocess
 from autoprune.data.preprocessing import Preprocessing
+from autoprune.devices import gpu_module, is_gpu
 
 #: Changes images, and their targets where these must follow.
 Vary = Callable[[Tensor, Any], tuple[Tensor, Any]]
@@ -42,10 +43,10 @@ def make_feed(images: Images, indices: IntArray, device: torch.device) -> Feed:
     """Returns the fastest feed of these images."""
     targets = _targets(images, indices, device)
     if isinstance(images, ArrayImages):
-        if device.type != "cuda":
+        if not is_gpu(device):
             return _ArrayFeed(images, indices, targets=targets, device=device)
         size = images.pixels[:1].nbytes * len(indices)
-        if size < _DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]:
+        if size < _DEVICE_SHARE * gpu_module(device).mem_get_info(device)[0]:
             pixels = torch.from_numpy(images.pixels[indices]).to(device)
             return _ResidentFeed(images, pixels, targets=targets)
     return _LoadingFeed(images, indices, targets=targets, device=device)

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from autoprune.data.images import IntArray
+from autoprune.devices import is_gpu
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,7 @@ class Team:
         """Returns the network whose backward averages gradients over the team; it starts from the leader's weights."""
         from torch.nn.parallel import DistributedDataParallel
 
-        return DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
+        return DistributedDataParallel(model, device_ids=[device] if is_gpu(device) else None)
 
     def of_the_leader(self, value: Any) -> Any:
         """Returns what the leader gives."""

@@ -24,6 +24,7 @@ from autoprune.data.annotations import annotations_of, to_arrays
 from autoprune.data.augment import augment_with_targets
 from autoprune.data.images import Images, IntArray
 from autoprune.data.preprocessing import NO_AUGMENTATION, Augmentation
+from autoprune.devices import gpu_module, is_gpu
 from autoprune.errors import DataError, DivergenceError
 from autoprune.models.weights import state_fingerprint
 from autoprune.tasks.base import Objective, Task
@@ -169,12 +170,12 @@ class _Run:
         self._teacher = None if teacher is None or recipe.distillation == 0 else teacher.to(device).eval()
         self._recipe = recipe
         self._count = count
-        self._on_gpu = device.type == "cuda"
+        self._on_gpu = is_gpu(device)
         self._layout = torch.channels_last if self._on_gpu else torch.contiguous_format
         if self._on_gpu:
             self._model.to(memory_format=self._layout)
         self._half = self._on_gpu and recipe.mixed_precision
-        bfloat = self._half and torch.cuda.is_bf16_supported(including_emulation=False)
+        bfloat = self._half and gpu_module(device).is_bf16_supported(including_emulation=False)
         self._half_type = torch.bfloat16 if bfloat else torch.float16
         # float16 gradients underflow without scaling; bfloat16 has float32's range.
         self._scaler = torch.amp.GradScaler(device.type, enabled=self._half and not bfloat)
@@ -224,7 +225,7 @@ class _Run:
             "hooks": [hook.state_dict() for hook in self._hooks],
             "augmentation": self._chance.get_state(),
             "torch": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state(self.device) if self._on_gpu else None,
+            "gpu": gpu_module(self.device).get_rng_state(self.device) if self._on_gpu else None,
             "losses": list(self._losses),
             "done": self.done,
         }
@@ -246,8 +247,8 @@ class _Run:
             hook.load_state_dict(remembered)
         self._chance.set_state(state["augmentation"])
         torch.set_rng_state(state["torch"])
-        if self._on_gpu and state["cuda"] is not None:
-            torch.cuda.set_rng_state(state["cuda"], self.device)
+        if self._on_gpu and state.get("gpu") is not None:
+            gpu_module(self.device).set_rng_state(state["gpu"], self.device)
         self._losses.extend(loss.to(self.device) for loss in state["losses"])
         self.done = int(state["done"])
 

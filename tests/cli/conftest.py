@@ -132,8 +132,8 @@ class FakeSearch:
             "failures": [],
         }
 
-    def evaluate_saved(self, directory, *, data, data_root, split, task=None):
-        self.call("evaluate_saved", directory, data=data, data_root=data_root, split=split)
+    def evaluate_saved(self, directory, **named):
+        self.call("evaluate_saved", directory, **named)
         return self.report
 
 

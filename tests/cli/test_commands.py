@@ -228,7 +228,7 @@ def test_evaluate_takes_a_run_folder_or_a_saved_network(fake_search, capsys, tmp
         (
             "evaluate_saved",
             (Path("run/incumbent"),),
-            {"data": None, "data_root": None, "split": "holdout"},
+            {"data": None, "data_root": None, "task": None, "device": None, "split": "holdout"},
         )
     ]
     assert "holdout accuracy 92.60 % on 10,000 images" in capsys.readouterr().out

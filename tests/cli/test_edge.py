@@ -38,6 +38,12 @@ def _no_debug(monkeypatch):
             1,
             "autoprune: internal error: ZeroDivisionError: by zero. Set AUTOPRUNE_DEBUG=1 to see where.\n",
         ),
+        (
+            NotImplementedError("No kernel.\n" + "CPU: registered " * 1000),
+            1,
+            f"autoprune: internal error: NotImplementedError: No kernel. {'CPU: registered ' * 18}... "
+            "Set AUTOPRUNE_DEBUG=1 to see where.\n",
+        ),
         (KeyboardInterrupt(), 130, "autoprune: stopped.\n"),
     ],
 )

@@ -90,8 +90,9 @@ def test_fewer_calibration_images_are_the_first_ones(made, evaluator):
 @pytest.mark.parametrize(
     "error", [RuntimeError("CUDA out of memory\nmore"), MemoryError(), ValueError("odd"), KeyError("k")]
 )
-def test_a_candidate_that_raises_is_a_failure_of_one_line(made, evaluator, monkeypatch, error):
+def test_a_candidate_that_raises_is_a_failure_of_one_line(made, evaluator, monkeypatch, caplog, error):
     _, factory_ = made
+    caplog.set_level("DEBUG", "autoprune")
 
     def broken(*_, **__):
         raise error
@@ -101,6 +102,7 @@ def test_a_candidate_that_raises_is_a_failure_of_one_line(made, evaluator, monke
     assert isinstance(outcome, Failure)
     assert outcome.reason.startswith(type(error).__name__)
     assert "\n" not in outcome.reason
+    assert caplog.records[-1].exc_info[1] is error  # AUTOPRUNE_DEBUG=1 shows where it was raised
 
 
 def test_outputs_that_are_not_finite_are_a_failure(made):

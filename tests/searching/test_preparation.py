@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from toy_problem import network, sets
 
 from autoprune.data.bundle import bundle_from
 from autoprune.errors import BudgetError, ConfigError, DataError, StructureError
+from autoprune.models.calibration import calibrate
 from autoprune.report.observer import NullObserver
+from autoprune.searching import preparation
 from autoprune.searching.options import SearchOptions
 from autoprune.searching.preparation import prepare
 from autoprune.searching.problems import Problem
@@ -48,6 +51,25 @@ class TestPrepare:
     def test_a_device_that_is_not_there_is_an_error(self):
         with pytest.raises(ConfigError, match="The device 'cuda:99' cannot be used"):
             prepared(device="cuda:99")
+
+    @pytest.mark.parametrize("error", [torch.OutOfMemoryError("full"), RuntimeError("CUDA out of memory")])
+    def test_what_does_not_fit_a_gpu_is_computed_on_the_cpu(self, monkeypatch, error):
+        whole, calls = prepared(), []
+
+        def calibrate_in_small_memory(model, *args, **kwargs):
+            calls.append(model)
+            if len(calls) == 1:
+                raise error
+            return calibrate(model, *args, **kwargs)
+
+        monkeypatch.setattr(preparation, "calibrate", calibrate_in_small_memory)
+        monkeypatch.setattr(preparation, "release_memory", lambda device: None)
+        with pytest.raises(type(error)):
+            prepared()
+        calls.clear()
+        monkeypatch.setattr(preparation, "is_gpu", lambda device: True)
+        assert prepared().calibration.to_arrays().keys() == whole.calibration.to_arrays().keys()
+        assert len(calls) == 2
 
     def test_a_network_without_prunable_groups_names_the_reason_and_the_other_scope(self):
         from toy_problem import stream_only

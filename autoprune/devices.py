@@ -1,0 +1,64 @@
+"""What computes: the CPU, or a GPU, which is asked through the module that torch has for its maker.
+
+Every such module answers alike, `torch.cuda` first of all; no other is offered to users, and none but it was thought of
+but for a pretended one that tests run the whole program on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from autoprune.errors import ConfigError
+from autoprune.plugins import one_line
+
+
+def usable_device(asked: str | None) -> str:
+    """Returns the device that was asked for, or the best at hand.
+
+    Raises:
+        ConfigError: it cannot be used.
+    """
+    if asked is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=asked, dtype=torch.float64)  # which reconstructions are solved in
+    except Exception as error:  # torch answers with AssertionError, RuntimeError or NotImplementedError
+        raise ConfigError(f"The device {asked!r} cannot be used: {one_line(error)} Leave --device out.") from error
+    return asked
+
+
+def is_gpu(device: torch.device | str) -> bool:
+    """Returns whether a device has memory of its own, half precision, and a queue of work that nobody waits for."""
+    return torch.device(device).type != "cpu"
+
+
+def gpu_module(device: torch.device | str) -> Any:
+    """Returns the module of a GPU's maker, such as `torch.cuda`."""
+    return torch.get_device_module(device)
+
+
+def release_memory(device: torch.device | str) -> None:
+    """Gives back what a GPU's allocator keeps without using it; does nothing on a CPU."""
+    if is_gpu(device):
+        gpu_module(device).empty_cache()
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Returns where a network's parameters lie; the CPU if it has none."""
+    first = next(model.parameters(), None)
+    return torch.device("cpu") if first is None else first.device
+
+
+@contextmanager
+def lent(model: nn.Module, device: torch.device | str) -> Iterator[nn.Module]:
+    """Moves a network to a device for a while, and then back to where it lay."""
+    home = device_of(model)
+    try:
+        yield model.to(device)
+    finally:
+        model.to(home)
