@@ -51,6 +51,7 @@ def comparison(runs: Sequence[Numbers]) -> list[dict[str, Any]]:
                 "kind": numbers["kind"],
                 "model": numbers["model"],
                 "data": numbers["data"],
+                "metric": numbers["metric"],
                 "budget": " and ".join(map(str, numbers["budget"])) or None,
                 "dense": networks.get("dense", {}).get("accuracy"),
                 "uniform": networks.get("uniform", {}).get("accuracy"),
@@ -103,7 +104,7 @@ def comparison_page(runs: Sequence[tuple[Numbers, Rows]]) -> str:
         _fronts(names, runs, count),
         _progress(names, runs, count),
         _commands(names, runs),
-        "<footer>Written by autoprune. Accuracies are those of the test set.</footer>",
+        f"<footer>Written by autoprune. The figures are {_metric_of(found)} on the test set.</footer>",
     ]
     return fill_page(f"{len(runs)} runs compared: autoprune", "\n".join(part for part in parts if part))
 
@@ -135,8 +136,15 @@ def _alike(found: Sequence[Mapping[str, Any]]) -> bool:
 
 def _remark(found: Sequence[Mapping[str, Any]]) -> str:
     if _alike(found):
-        return "Accuracies on the test set. The best result stands out; mind the costs beside it."
-    return "These runs are of different networks or data: their accuracies do not compare."
+        metric = formats.leading(_metric_of(found))
+        return f"{metric} on the test set. The best result stands out; mind the costs beside it."
+    return "These runs are of different networks or data: their results do not compare."
+
+
+def _metric_of(found: Sequence[Mapping[str, Any]]) -> str:
+    """Returns what people call the accuracy of all of the runs; where they differ, accuracy."""
+    metrics = {str(row["metric"]) for row in found}
+    return metrics.pop() if len(metrics) == 1 else "accuracy"
 
 
 def _fronts(names: Sequence[str], runs: Sequence[tuple[Numbers, Rows]], count: Counter) -> str:
@@ -148,12 +156,13 @@ def _fronts(names: Sequence[str], runs: Sequence[tuple[Numbers, Rows]], count: C
     ]
     if not shown:
         return ""
-    draw: Draw = lambda width: overlaid_fronts(shown, width=width)  # noqa: E731 - a closure over `shown`
+    metric = _metric_of([numbers for numbers, _ in runs])
+    draw: Draw = lambda width: overlaid_fronts(shown, width=width, metric=metric)  # noqa: E731 - a closure
     said = "Fronts of the last rung of each run (lines), and its candidates there (points)."
     bars = any("times" in row for _, rows in shown for row in rows)
     caption = count(said + (" Bars: the same structure in runs that differ in their seeds alone." if bars else ""))
-    said = "Hold-out accuracies compare where the runs held out the same images."
-    return section("Accuracy against cost", said, figure(draw, caption))
+    said = f"Hold-out {metric} compares where the runs held out the same images."
+    return section(f"{formats.leading(metric)} against cost", said, figure(draw, caption))
 
 
 def _repeats(numbers: Numbers, other: Numbers, groups: Sequence[set[str]]) -> bool:

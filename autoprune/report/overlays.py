@@ -11,12 +11,13 @@ from autoprune.report.svg import COLOURS, Axes, Drawing, padded, percent, plain,
 Rows = Sequence[Mapping[str, Any]]
 
 
-def overlaid_fronts(runs: Sequence[tuple[str, Rows]], *, width: int = WIDE) -> Drawing:
+def overlaid_fronts(runs: Sequence[tuple[str, Rows]], *, width: int = WIDE, metric: str = "accuracy") -> Drawing:
     """Returns the fronts of several runs, each with its candidates of the same rung behind it, faint.
 
     Args:
         runs: (name, rows of the candidates); those with `times` get a bar from `low` to `high`.
         width: in pixels.
+        metric: what people call the accuracy of the task.
     """
     entries = [(name, index % COLOURS) for index, (name, _) in enumerate(runs)]
     bottom = legend_height(entries, width)
@@ -25,7 +26,7 @@ def overlaid_fronts(runs: Sequence[tuple[str, Rows]], *, width: int = WIDE) -> D
     axes = front_axes(drawing, [row for rows in finished for row in rows], (), (), bottom=bottom)
     axes.grid(
         x_name="FLOPs kept of the dense network",
-        y_name="hold-out accuracy",
+        y_name=f"hold-out {metric}",
         x_text=percent,
         y_text=percent,
         x_ticks=4 if width < 500 else 8,

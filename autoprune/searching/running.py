@@ -360,6 +360,7 @@ def _mlflow(prepared: Prepared, header: Mapping[str, Any], out: Path) -> Iterato
         run_uuid=str(header["uuid"]),
         dense_cost=prepared.network.cost_model.dense,
         groups=prepared.network.groups,
+        metric=prepared.problem.data.task.metric,
         params={
             "budget": " ".join(options.goals),
             "strategy": options.strategy,

@@ -41,6 +41,7 @@ class MlflowTracker:
         run_uuid: str,
         dense_cost: Cost,
         groups: Sequence[PrunableGroup],
+        metric: str = "accuracy",
         params: Mapping[str, object] | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> None:
@@ -53,6 +54,7 @@ class MlflowTracker:
             run_uuid: of the search. A parent run that carries it is continued, its children are not duplicated.
             dense_cost: of the dense network.
             groups: the prunable groups, in the order of every structure.
+            metric: what people call the accuracy of the task.
             params: of the parent run.
             tags: of the parent run.
 
@@ -68,6 +70,7 @@ class MlflowTracker:
             tags={name: mask_secrets(value) for name, value in (tags or {}).items()},
             dense=dense_cost,
             groups=tuple(groups),
+            metric=metric,
         )
         # Imported here and not on the thread: other libraries import pandas meanwhile, which bears no such race.
         self._levels = silence_loggers()

@@ -42,7 +42,10 @@ def now_ms() -> int:
 
 @dataclass(frozen=True)
 class Search:
-    """What the thread knows of the search; `uri` is the store's address, `run_uuid` names the search for good."""
+    """What the thread knows of the search.
+
+    Its `uri` is the store's address, `run_uuid` names the search for good, `metric` is what people call its accuracy.
+    """
 
     uri: str
     experiment: str
@@ -52,6 +55,7 @@ class Search:
     tags: Mapping[str, str]
     dense: Cost
     groups: tuple[PrunableGroup, ...]
+    metric: str
 
 
 @dataclass
@@ -104,7 +108,7 @@ class Scribe:
         tried = view.is_tried(self._mlflow.__version__)
         if tried:
             ratios = [_ratio_key(group) for group in search.groups]
-            tag = view.view_tag(self._parent, name=search.run_name, ratios=ratios, now=now_ms())
+            tag = view.view_tag(self._parent, name=search.run_name, ratios=ratios, metric=search.metric, now=now_ms())
             tried = tag is not None
             if tag is not None:
                 self._client.set_experiment_tag(self._experiment_id, *tag)
@@ -283,7 +287,7 @@ class Scribe:
     def _note(self, location: RunLocation) -> str:
         return (
             f"autoprune searches. Charts of the latest one, **{self._search.run_name}**: "
-            f"[hold-out accuracy against FLOPs]({location.view_link('')}). Its "
+            f"[hold-out {self._search.metric} against FLOPs]({location.view_link('')}). Its "
             f"[parent run]({location.run_link('')}) draws the progress of the search and holds `front.html`, "
             "`front.csv` and the incumbent among its artifacts."
         )

@@ -30,16 +30,17 @@ def view_id(run_id: str) -> str:
     return f"autoprune-{run_id[:12]}"
 
 
-def view_tag(run_id: str, *, name: str, ratios: Sequence[str], now: int) -> tuple[str, str] | None:
+def view_tag(run_id: str, *, name: str, ratios: Sequence[str], metric: str, now: int) -> tuple[str, str] | None:
     """Returns the experiment tag (key, value) that presets the view of one search, or None if it would be too long.
 
     Args:
         run_id: the search's parent run, whose children are shown.
         name: of the search, shown in the list of views.
         ratios: parameter names of the retain ratios; at most 30, evenly spread, become axes.
+        metric: what people call the accuracy of the task.
         now: milliseconds since 1970.
     """
-    state = json.dumps(_state(run_id, _spread(ratios)))
+    state = json.dumps(_state(run_id, _spread(ratios), metric))
     title = f"Front of {name}"
     value = json.dumps({"name": title, "createdAt": now, "updatedAt": now, "state": state})
     return (f"mlflow.sharedViewState.{view_id(run_id)}", value) if len(value) <= _LONGEST_TAG else None
@@ -51,7 +52,7 @@ def _spread(names: Sequence[str]) -> list[str]:
     return [names[round(i * (len(names) - 1) / (_MOST_AXES - 1))] for i in range(_MOST_AXES)]
 
 
-def _state(run_id: str, ratios: Sequence[str]) -> dict[str, Any]:
+def _state(run_id: str, ratios: Sequence[str], metric: str) -> dict[str, Any]:
     return {
         "searchFilter": f"tags.\"autoprune.role\" = 'candidate' AND tags.\"mlflow.parentRunId\" = '{run_id}'",
         # The page loads a hundred runs: the front must be among them, and after it the newest.
@@ -70,10 +71,10 @@ def _state(run_id: str, ratios: Sequence[str]) -> dict[str, Any]:
             "tags.`fidelity`",
         ],
         "compareRunCharts": [
-            _scatter("Hold-out accuracy against FLOPs kept", "retained_flops"),
-            _scatter("Hold-out accuracy against parameters kept", "retained_params"),
+            _scatter("retained_flops"),
+            _scatter("retained_params"),
             {
-                **_chart("PARALLEL", "Share of channels kept per group"),
+                **_chart("PARALLEL", "ratios"),
                 "selectedParams": list(ratios),
                 "selectedMetrics": ["retained_flops", "accuracy"],
                 "showAllRuns": True,
@@ -82,7 +83,7 @@ def _state(run_id: str, ratios: Sequence[str]) -> dict[str, Any]:
         "compareRunSections": [
             {
                 "uuid": _SECTION,
-                "name": "Hold-out accuracy against cost",
+                "name": f"Hold-out {metric} against cost",
                 "display": True,
                 "isReordered": False,
                 "deleted": False,
@@ -108,10 +109,10 @@ def _state(run_id: str, ratios: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _chart(kind: str, name: str) -> dict[str, Any]:
+def _chart(kind: str, key: str) -> dict[str, Any]:
     return {
         "type": kind,
-        "uuid": "autoprune-" + name.lower().replace(" ", "-"),
+        "uuid": f"autoprune-{key}",
         "runsCountToCompare": 100,
         "metricSectionId": _SECTION,
         "deleted": False,
@@ -119,6 +120,6 @@ def _chart(kind: str, name: str) -> dict[str, Any]:
     }
 
 
-def _scatter(name: str, x: str) -> dict[str, Any]:
+def _scatter(x: str) -> dict[str, Any]:
     axes = {"xaxis": {"type": "METRIC", "key": x}, "yaxis": {"type": "METRIC", "key": "accuracy"}}
-    return {**_chart("SCATTER", name), **axes}
+    return {**_chart("SCATTER", x), **axes}

@@ -195,6 +195,15 @@ def test_a_comparison_has_a_row_a_run_of_whatever_kind():
     assert page.count("<tr") == 4
 
 
+def test_a_comparison_speaks_of_the_metric_that_its_runs_share():
+    alike = [shown(search(metric="mIoU"))[:2], shown(search(metric="mIoU"))[:2]]
+    page = comparison_page(alike)
+    assert "mIoU against cost" in headings(page)
+    assert "hold-out mIoU" in page
+    assert "ccurac" not in page
+    assert "Accuracy against cost" in headings(comparison_page([alike[0], shown(search())[:2]]))
+
+
 def test_a_comparison_of_hostile_runs_stays_text():
     runs = [shown(search(model=HOSTILE, command=HOSTILE))[:2], shown(search(by=HOSTILE))[:2]]
     reader = read(comparison_page(runs))

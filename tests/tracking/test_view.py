@@ -9,8 +9,8 @@ import pytest
 from autoprune.tracking.view import is_tried, view_id, view_tag
 
 
-def state_of(ratios: list[str]) -> dict:
-    tag = view_tag("0123456789abcdef", name="a search", ratios=ratios, now=5)
+def state_of(ratios: list[str], metric: str = "accuracy") -> dict:
+    tag = view_tag("0123456789abcdef", name="a search", ratios=ratios, metric=metric, now=5)
     assert tag is not None
     key, value = tag
     assert key == f"mlflow.sharedViewState.{view_id('0123456789abcdef')}"
@@ -28,8 +28,13 @@ def test_the_view_shows_the_children_of_its_search_and_at_most_thirty_axes(count
     assert axes[-1] == names[-1]
 
 
+def test_the_charts_speak_of_the_metric_of_the_task() -> None:
+    state = state_of(["ratio.a"], metric="mAP@0.5")
+    assert state["compareRunSections"][0]["name"] == "Hold-out mAP@0.5 against cost"
+
+
 def test_a_view_too_long_for_a_tag_is_left_out() -> None:
-    assert view_tag("0" * 32, name="s", ratios=[f"{i}{'x' * 1000}" for i in range(30)], now=0) is None
+    assert view_tag("0" * 32, name="s", ratios=[f"{i}{'x' * 1000}" for i in range(30)], metric="mIoU", now=0) is None
 
 
 @pytest.mark.parametrize(("version", "tried"), [("3.17.2", True), ("3.17.0rc1", True), ("3.9", False), ("4", False)])
