@@ -26,6 +26,7 @@ from autoprune.data.images import Images, IntArray
 from autoprune.data.preprocessing import NO_AUGMENTATION, Augmentation
 from autoprune.devices import gpu_module, is_gpu
 from autoprune.errors import DataError, DivergenceError
+from autoprune.models.folding import training_layout
 from autoprune.models.weights import state_fingerprint
 from autoprune.tasks.base import Objective, Task
 from autoprune.tasks.registry import CLASSIFICATION
@@ -37,6 +38,8 @@ from autoprune.training.team import Team
 
 #: Steps between looks at the loss on a GPU: every look waits for the device.
 _LOOK_EVERY = 50
+#: Images that tell how a network is laid out in memory.
+_PROBES = 2
 
 OnEpoch = Callable[[int, float], None]
 OnStep = Callable[[int, int], None]
@@ -111,7 +114,18 @@ def train(
         raise DataError("There is no image to train on.")
     chance = torch.Generator().manual_seed(derive_seed(seed, "augmentation", *([team.rank] if team else [])))
     leads = team is None or team.leads
-    run = _Run(model, teacher, recipe, hooks, task=task, count=len(chosen), device=torch.device(device), chance=chance)
+    layout = training_layout(model.to(device), images.take(chosen[:_PROBES]).to(device))
+    run = _Run(
+        model,
+        teacher,
+        recipe,
+        hooks,
+        task=task,
+        count=len(chosen),
+        device=torch.device(device),
+        layout=layout,
+        chance=chance,
+    )
     folder: CheckpointFolder | None = None
     if checkpoint is not None and leads:
         identity = _identity(model, images, chosen, recipe, seed=seed, teacher=teacher, hooks=hooks)
@@ -157,6 +171,7 @@ class _Run:
         task: Task,
         count: int,
         device: torch.device,
+        layout: torch.memory_format,
         chance: torch.Generator,
     ) -> None:
         self.device = device
@@ -171,9 +186,8 @@ class _Run:
         self._recipe = recipe
         self._count = count
         self._on_gpu = is_gpu(device)
-        self._layout = torch.channels_last if self._on_gpu else torch.contiguous_format
-        if self._on_gpu:
-            self._model.to(memory_format=self._layout)
+        self._layout = layout
+        self._model.to(memory_format=layout)
         self._half = self._on_gpu and recipe.mixed_precision
         bfloat = self._half and gpu_module(device).is_bf16_supported(including_emulation=False)
         self._half_type = torch.bfloat16 if bfloat else torch.float16
@@ -290,9 +304,7 @@ class _Run:
         """Ends the hooks; puts the model into eval mode and its usual memory layout, which safetensors needs."""
         for hook in self._hooks:
             hook.end()
-        self._model.eval()
-        if self._on_gpu:
-            self._model.to(memory_format=torch.contiguous_format)
+        self._model.eval().to(memory_format=torch.contiguous_format)
 
     def _loss(self, inputs: Tensor, targets: Any) -> Tensor:
         precision = torch.autocast(self.device.type, dtype=self._half_type, enabled=self._half)

@@ -11,6 +11,7 @@ from torch.utils.data import TensorDataset
 
 from autoprune.data import ArrayImages, Augmentation, DatasetImages, Preprocessing, load_data
 from autoprune.errors import ConfigError, DataError, DivergenceError, ModelError
+from autoprune.evaluation.subject import FloatImages
 from autoprune.models.families.cifar_resnet import CifarResNet
 from autoprune.models.weights import state_fingerprint
 from autoprune.tasks.classification import divergence
@@ -226,6 +227,41 @@ def test_batches_come_in_the_asked_order_from_every_kind_of_feed() -> None:
         batches = list(make_feed(images, np.asarray([5, 3, 1]), CPU).batches(order))
         assert [labels.tolist() for _, labels in batches] == [[1, 5], [3]]
         assert [inputs.round().flatten().tolist() for inputs, _ in batches] == [[1, 5], [3]]
+
+
+class Viewing(nn.Module):
+    """Views its features as if they lay together, which those with channels last do not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 4, 3, 2, 1), nn.Linear(4 * 16 * 16, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        features = torch.relu(self.conv(x))
+        return self.head(features.view(len(features), -1))
+
+
+class Reshaping(Viewing):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.relu(self.conv(x)).flatten(1))
+
+
+@pytest.mark.parametrize(("kind", "last"), [(Viewing, False), (Reshaping, True)])
+def test_channels_lie_last_while_training_where_the_network_bears_it(kind: type[Viewing], last: bool) -> None:
+    images = FloatImages(np.random.default_rng(0).standard_normal((40, 3, 32, 32), np.float32), np.arange(40) % 2)
+    torch.manual_seed(0)
+    model, seen = kind(), []
+    model.conv.register_forward_hook(
+        lambda module, inputs, output: seen.append(output.is_contiguous(memory_format=torch.channels_last))
+    )
+    train(model, images, range(40), Recipe(epochs=2, learning_rate=0.05, batch_size=20), seed=0)
+    assert set(seen[-4:]) == {last}
+    assert all(value.is_contiguous() for value in model.state_dict().values())
+    torch.manual_seed(0)
+    other = (Viewing if last else Reshaping)()
+    train(other, images, range(40), Recipe(epochs=2, learning_rate=0.05, batch_size=20), seed=0)
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(value, other.state_dict()[name], rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.gpu
