@@ -27,8 +27,11 @@ from autoprune.models.weights import load_weights
 from autoprune.plugins import call_factory, is_plugin, one_line
 
 _TORCHVISION, _TIMM = "torchvision/", "timm/"
-#: Parts of torchvision's own segmentation weights that only serve training: the networks are built without.
-_AUXILIARY = ("aux_classifier.",)
+#: Parts of torchvision's own weights that only serve training: the networks are built without.
+_AUXILIARY = ("aux_classifier.", "aux1.", "aux2.", "AuxLogits.")
+#: {network of torchvision whose own weights were trained on other pixels than ImageNet's usual: side of its images}.
+#: torchvision normalises as usual and undoes that in the forward (`transform_input`), where it loads them itself.
+_INCEPTIONS = {"googlenet": 224, "inception_v3": 299}
 #: Side of the images that a torchvision detector is meant for, by the beginning of its name.
 _DETECTOR_SIDES = {"ssd300": 300, "ssdlite320": 320}
 _DETECTOR_SIDE = 800
@@ -114,8 +117,9 @@ def model_info(spec: str) -> ModelInfo:
         if name in _torchvision_names("segmentation"):
             size = (_SEGMENTER_SIDE, _SEGMENTER_SIDE)
             return ModelInfo(spec, "", (3, *size), Preprocessing(IMAGENET.mean, IMAGENET.std, size))
-        side = 299 if spec.endswith("inception_v3") else 224
-        return ModelInfo(spec, "", (3, side, side), Preprocessing(IMAGENET.mean, IMAGENET.std, (side, side)))
+        side = _INCEPTIONS.get(name, 224)
+        mean, std = ((0.5,) * 3, (0.5,) * 3) if name in _INCEPTIONS else (IMAGENET.mean, IMAGENET.std)
+        return ModelInfo(spec, "", (3, side, side), Preprocessing(mean, std, (side, side)))
     if spec.startswith(_TIMM):
         from autoprune.models import timm_models
 
@@ -168,7 +172,7 @@ def _from_torchvision(name: str, classes: int | None) -> nn.Module:
     import torchvision
 
     extra: dict[str, object] = {"num_classes": 1000 if classes is None else classes}
-    if name in ("googlenet", "inception_v3"):
+    if name in _INCEPTIONS:
         # Auxiliary heads only serve training from scratch, and return tuples in train mode.
         extra.update(aux_logits=False, init_weights=False)
     elif name in _torchvision_names("segmentation"):

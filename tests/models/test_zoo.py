@@ -3,12 +3,15 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from autoprune.data import ArrayImages, load_data
+from autoprune.data.images import preprocess
+from autoprune.data.preprocessing import IMAGENET
 from autoprune.errors import ModelError, PluginError, WeightsError
 from autoprune.models.conventions import tally
 from autoprune.models.families.cifar_vgg import CifarVgg
@@ -184,6 +187,26 @@ def test_segmentation_weights_with_an_auxiliary_head_load_into_the_network_witho
     torch.save({**state, "head.weight": torch.ones(2)}, tmp_path / "other.pt")
     with pytest.raises(WeightsError, match=r"1 unexpected: head\.weight"):
         build_model("torchvision/lraspp_mobilenet_v3_large", classes=3, weights=tmp_path / "other.pt")
+
+
+@pytest.mark.parametrize(("name", "heads"), [("googlenet", ("aux1", "aux2")), ("inception_v3", ("AuxLogits",))])
+def test_an_inception_with_torchvisions_weights_sees_the_pixels_they_were_trained_on(
+    name: str, heads: tuple[str, ...], tmp_path: Path
+) -> None:
+    import torchvision
+
+    # As torchvision builds it where it loads its own weights.
+    torch.manual_seed(0)
+    theirs = torchvision.models.get_model(name, weights=None, init_weights=False, transform_input=True).eval()
+    assert all(any(key.startswith(f"{head}.") for key in theirs.state_dict()) for head in heads)
+    torch.save(theirs.state_dict(), tmp_path / "weights.pt")
+    ours = build_model(f"torchvision/{name}", weights=tmp_path / "weights.pt")
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 3, 96, 96), dtype=np.uint8)
+    preprocessing = model_info(f"torchvision/{name}").preprocessing
+    assert preprocessing is not None
+    images, usual = (preprocess(torch.from_numpy(pixels), how) for how in (preprocessing, IMAGENET))
+    with torch.no_grad():
+        torch.testing.assert_close(ours(images), theirs(usual), rtol=1e-3, atol=1e-4)
 
 
 def test_weights_of_another_network_are_refused_by_name(tmp_path: Path) -> None:
