@@ -1,6 +1,7 @@
 """The figures of the README come from results files, and every experiment file loads."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,17 @@ def test_every_experiment_file_loads(path):
 def test_the_tables_in_the_readme_are_those_the_results_files_give():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert readme.split(MARK)[1].split("\n<!-- end -->")[0] == results_table(RESULTS)
+
+
+def test_the_first_figures_of_the_readme_are_those_of_a_results_file():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    [said] = re.findall(
+        r"with ([\d.]+) % test .*? has ([\d.]+) % without a training step and ([\d.]+) %", readme, re.DOTALL
+    )
+    [run] = json.loads((RESULTS / "cifar10-resnet20-b.json").read_text(encoding="utf-8"))["runs"]
+    incumbent = run["incumbent"]
+    shares = (run["dense"]["accuracy"], incumbent["accuracy_before_finetune"], incumbent["accuracy"])
+    assert [float(text) for text in said] == [round(100 * share, 1) for share in shares]
 
 
 def test_every_results_file_belongs_to_an_experiment_file():
