@@ -1,7 +1,6 @@
 """What computes: the CPU, or a GPU, which is asked through the module that torch has for its maker.
 
-Every such module answers alike, `torch.cuda` first of all; no other is offered to users, and none but it was thought of
-but for a pretended one that tests run the whole program on.
+All of these modules answer alike. Users are offered CUDA; tests run the whole program on a pretended device.
 """
 
 from __future__ import annotations
