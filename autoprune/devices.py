@@ -41,6 +41,15 @@ def gpu_module(device: torch.device | str) -> Any:
     return torch.get_device_module(device)
 
 
+def rounding(device: torch.device | str) -> float:
+    """Returns the deviation of float32 activations, relative to the largest, up to which they count as the same.
+
+    Sums in another order differ by 1e-6 as a rule. A GPU's convolutions keep ten bits of every factor (TF32), unless
+    they are told otherwise. What is not the same differs by as much as it is large.
+    """
+    return 1e-2 if is_gpu(device) else 1e-3
+
+
 def release_memory(device: torch.device | str) -> None:
     """Gives back what a GPU's allocator keeps without using it; does nothing on a CPU."""
     if is_gpu(device):

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.core.seeds import derive_seed
+from autoprune.devices import rounding
 from autoprune.models.network import LayerCall, LayerKind, TracedNetwork
 from autoprune.models.operations import ChainTap, Handler, LayerOperands, Operation, OperationTap, layer_operands
 from autoprune.models.surgery import named_tensors
@@ -199,7 +200,10 @@ class _Gatherer(ChainTap):
         alone = self._alone
         if rows != len(alone):
             return False
-        return bool(self.targets) or torch.allclose(x[:rows], alone, rtol=1e-3, atol=1e-3 * float(alone.abs().max()))
+        deviation = rounding(x.device)
+        return bool(self.targets) or torch.allclose(
+            x[:rows], alone, rtol=deviation, atol=deviation * float(alone.abs().max())
+        )
 
     def end(self, value: Tensor) -> Tensor:
         """Samples the targets."""

@@ -15,12 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from autoprune.devices import rounding
 from autoprune.models.network import LayerCall, TracedNetwork
 from autoprune.models.surgery import replicate
 from autoprune.tasks.detectors import raw_outputs
 
-#: Largest deviation of outputs that counts as rounding, relative to the largest output; as a rule it is 1e-6.
-_TOLERANCE = 1e-4
 #: Numbers of the smallest images whose networks were seen to gain by channels that lie last: CIFAR's.
 _LARGE_IMAGE = 3 * 32 * 32
 
@@ -113,7 +112,7 @@ def training_layout(model: nn.Module, images: Tensor) -> torch.memory_format:
 def _alike(found: object, wanted: object) -> bool:
     if not isinstance(found, Tensor) or not isinstance(wanted, Tensor) or found.shape != wanted.shape:
         return False
-    return found.numel() == 0 or bool((found - wanted).abs().max() <= _TOLERANCE * wanted.abs().max())
+    return found.numel() == 0 or bool((found - wanted).abs().max() <= rounding(found.device) * wanted.abs().max())
 
 
 class PassingNorm2d(nn.BatchNorm2d):
