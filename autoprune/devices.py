@@ -27,7 +27,8 @@ def usable_device(asked: str | None) -> str:
     try:
         torch.empty(0, device=asked, dtype=torch.float64)  # which reconstructions are solved in
     except Exception as error:  # torch answers with AssertionError, RuntimeError or NotImplementedError
-        raise ConfigError(f"The device {asked!r} cannot be used: {one_line(error)} Leave --device out.") from error
+        reason = one_line(error).rstrip(".")
+        raise ConfigError(f"The device {asked!r} cannot be used: {reason}. Leave --device out.") from error
     return asked
 
 
