@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
+from autoprune.cli.quiet import DEBUG_VARIABLE, debugging
 from autoprune.errors import AutopruneError, nearest
 
 DONE, BUG, WRONG, STOPPED = 0, 1, 2, 130
-DEBUG_VARIABLE = "AUTOPRUNE_DEBUG"
 #: Characters of an unforeseen message that fit a line which is read.
 _LONGEST = 300
 
@@ -43,7 +43,7 @@ def guarded(command: Callable[[], int]) -> int:
         if hasattr(error, "format_message"):  # a usage error of typer, whose class differs between its versions
             _say("error: " + _usage_message(error), error)
             return WRONG
-        hint = "" if _debugging() else f" Set {DEBUG_VARIABLE}=1 to see where."
+        hint = "" if debugging() else f" Set {DEBUG_VARIABLE}=1 to see where."
         _say(f"internal error: {_shortened(error)}{hint}", error)
         return BUG
 
@@ -60,12 +60,8 @@ def _invoke(app: Any, arguments: list[str]) -> int:
     return parsed if isinstance(parsed, int) else DONE  # a number after --help and --version
 
 
-def _debugging() -> bool:
-    return os.environ.get(DEBUG_VARIABLE, "") not in ("", "0")
-
-
 def _say(message: str, error: BaseException) -> None:
-    if _debugging():
+    if debugging():
         traceback.print_exception(error)
     # Notes carry what a command knows beyond the error itself: how to go on.
     text = " ".join(" ".join([message, *getattr(error, "__notes__", ())]).split())
