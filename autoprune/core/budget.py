@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from autoprune.core.cost import Cost
@@ -124,6 +124,11 @@ class Limit:
     ceiling: int
     unit: str | None = field(default=None, compare=False)
 
+    @property
+    def is_band(self) -> bool:
+        """Whether it spans a range of costs."""
+        return self.floor < self.ceiling
+
     def allows(self, cost: Cost) -> bool:
         """Returns whether a cost lies within the limit.
 
@@ -135,6 +140,11 @@ class Limit:
     def shown(self, amount: float) -> str:
         """Returns an amount of the resource for people, in the unit that the user counts in."""
         return RESOURCES[self.resource].shown(amount, self.unit)
+
+
+def front_resource(limits: Iterable[Budget | Limit]) -> str:
+    """Returns what a front trades for accuracy: the resource of the band that is searched, MACs where none is."""
+    return next((limit.resource for limit in limits if limit.is_band), "macs")
 
 
 def parse_budgets(texts: str | Budget | Sequence[str | Budget]) -> tuple[Budget, ...]:

@@ -56,7 +56,7 @@ class Cost:
     def retained(self, dense: Cost) -> dict[str, float]:
         """Returns {`retained_flops`, `retained_params`, ...}: the share of the dense cost in each known resource."""
         return {
-            f"retained_{'flops' if name == 'macs' else name}": amount / dense.of(name)
+            RESOURCES[name].retained: amount / dense.of(name)
             for name, amount in self.known.items()
             if dense.known.get(name)
         }

@@ -1,4 +1,4 @@
-"""Pareto fronts of accuracy (up) against MACs (down), and the hypervolume that measures them."""
+"""Pareto fronts of accuracy (up) against cost (down), and the hypervolume that measures them."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ import numpy as np
 import numpy.typing as npt
 
 from autoprune.core.candidate import Evaluation
+from autoprune.core.cost import Cost
 
 
-def is_dominated(score: float, macs: float, others: Iterable[tuple[float, float]]) -> bool:
-    """Returns whether some (score, MACs) pair is at least as good in both and better in one."""
-    return any(s >= score and m <= macs and (s > score or m < macs) for s, m in others)
+def is_dominated(score: float, cost: float, others: Iterable[tuple[float, float]]) -> bool:
+    """Returns whether some (score, cost) pair is at least as good in both and better in one."""
+    return any(s >= score and c <= cost and (s > score or c < cost) for s, c in others)
 
 
 def hypervolume(points: npt.ArrayLike, reference: tuple[float, float]) -> float:
     """Returns the area between a set of points and the reference point that at least one point dominates.
 
     Args:
-        points: (P, 2) pairs (score, share of dense MACs); score is maximised, the share minimised.
+        points: (P, 2) pairs (score, share of the dense cost); score is maximised, the share minimised.
         reference: (score, share), worse than every point that is to count.
     """
     pairs = np.asarray(points, dtype=np.float64).reshape(-1, 2)
@@ -37,19 +38,25 @@ def hypervolume(points: npt.ArrayLike, reference: tuple[float, float]) -> float:
 
 @dataclass(frozen=True, slots=True)
 class ParetoFront:
-    """The evaluations of one rung that no other of that rung dominates, cheapest first."""
+    """The evaluations of one rung that no other of that rung dominates, cheapest first.
+
+    Attributes:
+        evaluations: those on the front.
+        resource: whose amount is the cost.
+    """
 
     evaluations: tuple[Evaluation, ...]
+    resource: str = "macs"
 
     @classmethod
-    def of(cls, evaluations: Iterable[Evaluation]) -> ParetoFront:
-        """Returns the front; of equal (score, MACs) pairs the lowest candidate id stays."""
-        ordered = sorted(evaluations, key=lambda e: (e.candidate.cost.macs, -e.score, e.candidate.id))
+    def of(cls, evaluations: Iterable[Evaluation], resource: str = "macs") -> ParetoFront:
+        """Returns the front over score and a resource; of equal pairs the lowest candidate id stays."""
+        ordered = sorted(evaluations, key=lambda e: (e.candidate.cost.of(resource), -e.score, e.candidate.id))
         kept: list[Evaluation] = []
         for evaluation in ordered:
             if not kept or evaluation.score > kept[-1].score:
                 kept.append(evaluation)
-        return cls(tuple(kept))
+        return cls(tuple(kept), resource)
 
     def __iter__(self) -> Iterator[Evaluation]:
         return iter(self.evaluations)
@@ -57,7 +64,8 @@ class ParetoFront:
     def __len__(self) -> int:
         return len(self.evaluations)
 
-    def hypervolume(self, dense_macs: int, reference: tuple[float, float] = (0.0, 1.0)) -> float:
-        """Returns the dominated area over (score, share of dense MACs) against the reference point."""
-        points = [(e.score, e.candidate.cost.macs / dense_macs) for e in self.evaluations]
+    def hypervolume(self, dense: Cost, reference: tuple[float, float] = (0.0, 1.0)) -> float:
+        """Returns the dominated area over (score, share of the dense cost) against the reference point."""
+        whole = dense.of(self.resource)
+        points = [(e.score, e.candidate.cost.of(self.resource) / whole) for e in self.evaluations]
         return hypervolume(points, reference)

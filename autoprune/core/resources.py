@@ -34,6 +34,16 @@ class Resource:
     shares: tuple[str, ...] = ()
     prefix: str = ""
 
+    @property
+    def retained(self) -> str:
+        """The key under which the share that is kept of it is reported: people speak of FLOPs, a constant of MACs."""
+        return "retained_flops" if self.name == "macs" else f"retained_{self.name}"
+
+    @property
+    def share_of(self) -> str:
+        """What people call that of which a share is kept."""
+        return "FLOPs" if self.name == "macs" else self.noun
+
     def shown(self, amount: float, unit: str | None = None) -> str:
         """Returns an amount for people, in three digits or more: in a unit, or in the largest that it is one of.
 

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from autoprune.core.branches import Branches
-from autoprune.core.budget import Budget, Limit
+from autoprune.core.budget import Budget, Limit, front_resource
 from autoprune.core.cost import Cost, CostModel, FloatArray
 from autoprune.core.structure import PrunableGroup, Structure
 from autoprune.errors import BudgetError, StructureError
@@ -87,7 +87,16 @@ class SearchSpace:
     @property
     def is_band(self) -> bool:
         """Whether a range of costs is searched rather than one budget."""
-        return any(limit.floor < limit.ceiling for limit in self.limits)
+        return any(limit.is_band for limit in self.limits)
+
+    @property
+    def front_resource(self) -> str:
+        """What a front trades for accuracy: the resource of the band, MACs where there is none."""
+        return front_resource(self.limits)
+
+    def share(self, cost: Cost) -> float:
+        """Returns the share of the dense network's `front_resource` that a cost keeps."""
+        return cost.of(self.front_resource) / self.cost_model.dense.of(self.front_resource)
 
     def cost(self, structure: Structure) -> Cost:
         """Returns the exact cost of a structure."""
@@ -239,7 +248,7 @@ class SearchSpace:
     def _in_band(self, widths: FloatArray) -> npt.NDArray[np.bool_]:
         within = self._within(widths)
         for limit in self.limits:
-            if limit.floor < limit.ceiling:
+            if limit.is_band:
                 within &= self.cost_model.forms[limit.resource].relaxed(widths) >= limit.floor
         return within
 
@@ -253,7 +262,7 @@ class SearchSpace:
         def below(widths: FloatArray) -> npt.NDArray[np.bool_]:
             under = np.zeros(len(widths), dtype=bool)
             for limit in self.limits:
-                if limit.floor < limit.ceiling:
+                if limit.is_band:
                     under |= self.cost_model.forms[limit.resource].relaxed(widths) < limit.floor
             return under
 

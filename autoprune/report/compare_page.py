@@ -10,6 +10,7 @@ from autoprune.report import formats
 from autoprune.report.markup import Counter, Draw, escape, figure, fill_page, section, table
 from autoprune.report.overlays import overlaid_fronts, overlaid_progress
 from autoprune.report.repeats import over_seeds, seeds_section, with_ranges
+from autoprune.report.svg import Drawing
 
 Numbers = Mapping[str, Any]
 Rows = Sequence[Mapping[str, Any]]
@@ -157,7 +158,13 @@ def _fronts(names: Sequence[str], runs: Sequence[tuple[Numbers, Rows]], count: C
     if not shown:
         return ""
     metric = _metric_of([numbers for numbers, _ in runs])
-    draw: Draw = lambda width: overlaid_fronts(shown, width=width, metric=metric)  # noqa: E731 - a closure
+    # Of fronts that trade different things MACs are what all have.
+    traded = {str(numbers["front_resource"]) for numbers, rows in runs if rows}
+    resource = traded.pop() if len(traded) == 1 else "macs"
+
+    def draw(width: int) -> Drawing:
+        return overlaid_fronts(shown, resource=resource, width=width, metric=metric)
+
     said = "Fronts of the last rung of each run (lines), and its candidates there (points)."
     bars = any("times" in row for _, rows in shown for row in rows)
     caption = count(said + (" Bars: the same structure in runs that differ in their seeds alone." if bars else ""))

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
+from autoprune.core.resources import RESOURCES
 from autoprune.report import formats
 from autoprune.report.svg import COLOURS, Axes, Drawing, padded, percent, plain, ticks, whole
 
@@ -19,36 +20,47 @@ MOST_LAYERS = 60
 _LETTER = 7.0
 
 
-def front_figure(rows: Rows, marks: Marks, budgets: Marks, *, width: int = WIDE, metric: str = "accuracy") -> Drawing:
-    """Returns accuracy against kept FLOPs: every candidate, the front, the budget, the networks that were compared.
+def front_figure(
+    rows: Rows,
+    marks: Marks,
+    budgets: Marks,
+    *,
+    resource: str = "macs",
+    width: int = WIDE,
+    metric: str = "accuracy",
+) -> Drawing:
+    """Returns accuracy against kept cost: every candidate, the front, the budget, the networks that were compared.
 
     Args:
         rows: of the candidates.
         marks: dense, uniform and incumbent as `front_html.front_data` has them.
         budgets: likewise.
+        resource: whose share is kept.
         width: in pixels.
         metric: what people call the accuracy of this task.
     """
+    rows, marks = on_axis(rows, resource), on_axis(marks, resource)
+    budgets = [budget for budget in budgets if budget["resource"] == resource]
     names = list(dict.fromkeys(str(row["proposed_by"]) for row in rows))
     places = [place for place in (_placed(mark, rows) for mark in marks) if place["accuracy"] is not None]
     dense = next((mark for mark in places if mark["name"] == "dense"), None)
     entries = [(name, index % COLOURS) for index, name in enumerate(names)]
     bottom = legend_height(entries, width)
-    drawing = Drawing(width, 430 + bottom, f"Hold-out {metric} against FLOPs kept of the dense network")
+    kept = kept_of(resource)
+    drawing = Drawing(width, 430 + bottom, f"Hold-out {metric} against {kept}")
     axes = front_axes(drawing, rows, places, budgets, bottom=bottom)
     axes.grid(
-        x_name="FLOPs kept of the dense network",
+        x_name=kept,
         y_name=f"hold-out {metric}",
         x_text=percent,
         y_text=percent,
         x_ticks=4 if width < 500 else 8,
     )
     _budget_lines(axes, budgets)
-    front = sorted((row for row in rows if row["front"]), key=lambda row: (row["macs"], row["id"]))
-    axes.front([(row["retained_flops"], row["accuracy"]) for row in front], "front")
+    axes.front(front_line(rows), "front")
     top = max((row["level"] for row in rows), default=0)
     for row in sorted(rows, key=lambda row: (row["front"], row["level"])):
-        if axes.holds(row["retained_flops"], row["accuracy"]):
+        if axes.holds(row["share"], row["accuracy"]):
             _candidate(axes, row, colour=names.index(str(row["proposed_by"])) % COLOURS, filled=row["level"] == top)
     _labels(axes, places, dense, budgets)
     below = sum(row["accuracy"] < axes.y_range[0] for row in rows)
@@ -245,17 +257,32 @@ def training_figure(history: Rows, *, width: int = WIDE, metric: str = "accuracy
     return drawing
 
 
+def on_axis(points: Rows, resource: str) -> list[dict[str, Any]]:
+    """Returns candidates or marks with the `share` that they keep of a resource; None where it is not known."""
+    return [{**point, "share": point.get(RESOURCES[resource].retained)} for point in points]
+
+
+def kept_of(resource: str) -> str:
+    """Returns the name of an axis of such shares."""
+    return f"{RESOURCES[resource].share_of} kept of the dense network"
+
+
+def front_line(rows: Rows) -> list[tuple[float, float]]:
+    """Returns the corners (share, accuracy) of the front, cheapest first, of rows that are placed `on_axis`."""
+    front = sorted((row for row in rows if row["front"]), key=lambda row: (row["share"], row["id"]))
+    return [(row["share"], row["accuracy"]) for row in front]
+
+
 def front_axes(drawing: Drawing, rows: Rows, marks: Marks, budgets: Marks, *, bottom: int) -> Axes:
-    """Returns axes that show the better half of the candidates and everything that is marked."""
-    others = [mark for mark in marks if mark["name"] != "dense" and mark.get("retained_flops") is not None]
-    shares = [point["retained_flops"] for point in (*rows, *others)] or [0.5]
+    """Returns axes that show the better half of the candidates and everything that is marked, all placed `on_axis`."""
+    others = [mark for mark in marks if mark["name"] != "dense" and mark["share"] is not None]
+    shares = [point["share"] for point in (*rows, *others)] or [0.5]
     low, high = min(shares), max(shares)
     # All candidates of a single budget lie within a hair of it; dense at 100 % would squeeze them into a line.
     if high - low > 0.12 and len(others) < len(marks):
         high = 1.0
     for budget in budgets:
-        if budget["resource"] == "macs":
-            low, high = min(low, budget["low"]), max(high, budget["high"])
+        low, high = min(low, budget["low"]), max(high, budget["high"])
     ordered = sorted(point["accuracy"] for point in (*rows, *others)) or [0.0, 1.0]
     middle, best = ordered[len(ordered) // 2], ordered[-1]
     # Many poor candidates would press the good ones into a line at the top.
@@ -274,17 +301,17 @@ def _placed(mark: Mapping[str, Any], rows: Rows) -> dict[str, Any]:
     row = next((row for row in rows if row["id"] == mark.get("id")), None)
     if row is None:
         return {**mark, "row": False}
-    return {**mark, "row": True, "accuracy": row["accuracy"], "retained_flops": row["retained_flops"]}
+    return {**mark, "row": True, "accuracy": row["accuracy"], "share": row["share"]}
 
 
 def _candidate(axes: Axes, row: Mapping[str, Any], *, colour: int, filled: bool) -> None:
     if "times" in row:
-        axes.bar(row["retained_flops"], row["low"], row["high"], f"s{colour}")
+        axes.bar(row["share"], row["low"], row["high"], f"s{colour}")
     axes.drawing.add(
         "circle",
         class_=f"f{colour}" if filled else f"s{colour}",
         fill=None if filled else "none",
-        cx=axes.x(row["retained_flops"]),
+        cx=axes.x(row["share"]),
         cy=axes.y(row["accuracy"]),
         r=6 if row["front"] else 4,
         opacity=1 if row["front"] else 0.72,
@@ -294,8 +321,6 @@ def _candidate(axes: Axes, row: Mapping[str, Any], *, colour: int, filled: bool)
 def _budget_lines(axes: Axes, budgets: Marks) -> None:
     left, top, right, bottom = axes.box
     for budget in budgets:
-        if budget["resource"] != "macs":
-            continue
         low, high = (min(max(axes.x(budget[end]), left), right) for end in ("low", "high"))
         if high > low:
             axes.drawing.add("rect", class_="band", x=low, width=high - low, y=top, height=bottom - top)
@@ -307,7 +332,7 @@ def _budget_lines(axes: Axes, budgets: Marks) -> None:
 
 def _budget_places(axes: Axes, budgets: Marks) -> list[float]:
     """Returns where the lines of budgets stand on the horizontal axis, the rightmost first."""
-    shares = {budget[end] for budget in budgets if budget["resource"] == "macs" for end in ("low", "high")}
+    shares = {budget[end] for budget in budgets for end in ("low", "high")}
     return sorted((axes.x(share) for share in shares), reverse=True)
 
 
@@ -332,7 +357,7 @@ def _labels(axes: Axes, marks: Marks, dense: Mapping[str, Any] | None, budgets: 
         drawing.text(end, at + 16, said, class_="label", text_anchor="end")
         taken.append((at + 16, end - _LETTER * len(said), end))
     for mark in marks:
-        share = mark.get("retained_flops")
+        share = mark["share"]
         if mark is dense or share is None or not axes.holds(share, mark["accuracy"]):
             continue
         x, y = axes.x(share), axes.y(mark["accuracy"])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from autoprune.core.resources import RESOURCES
+
 _SCALES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 _MISSING = "-"
 
@@ -19,6 +21,12 @@ def count(value: float | None) -> str:
             digits = 2 if abs(scaled) < 9.995 else 1 if abs(scaled) < 99.95 else 0
             return f"{scaled:.{digits}f} {letter}"
     return f"{value:.0f}"
+
+
+def amount(resource: str, value: float) -> str:
+    """Returns so much of a resource with its unit, for example `40.8 M MACs`, `272 k parameters` or `5.03 ms`."""
+    units = {"macs": "MACs", "params": "parameters"}
+    return f"{count(value)} {units[resource]}" if resource in units else RESOURCES[resource].shown(value)
 
 
 def leading(metric: str) -> str:

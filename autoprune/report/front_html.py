@@ -79,15 +79,17 @@ def front_data(
     """Returns what the script of the page draws; the arguments are those of `write_front_html`."""
     budgets = _budgets(budget, marks.get("dense"))
     # Axes of their own: what has a budget, besides what every page shows.
+    own = [budget["key"] for budget in budgets if rows and budget["key"] in rows[0]]
+    bands = [budget["key"] for budget in budgets if budget["key"] in own and budget["low"] < budget["high"]]
     columns = [
         *_COLUMNS,
-        *(name for name in map(_retained, budgets) if name not in _COLUMNS and rows and name in rows[0]),
+        *(name for name in own if name not in _COLUMNS),
         *(_REPEATED if any("times" in row for row in rows) else ()),
     ]
     on_front = sum(bool(row["front"]) for row in rows)
     texts = " and ".join(budget)
     return {
-        "title": title or f"Hold-out {metric} against FLOPs",
+        "title": title or f"Hold-out {metric} against cost",
         "subtitle": f"{len(rows)} candidates, {on_front} on the front" + (f", budget {texts}" if texts else ""),
         "run": shlex.quote(run),
         "metric": metric,
@@ -95,6 +97,7 @@ def front_data(
         "columns": [*columns, "widths"],
         "rows": [_compact(row, columns, dense_widths) for row in rows],
         "marks": _marks(marks),
+        "front": bands[0] if bands else RESOURCES["macs"].retained,
         "budgets": budgets,
     }
 
@@ -122,10 +125,6 @@ def _range(name: str, summaries: Sequence[Mapping[str, Any]]) -> tuple[float, fl
     return (min(values), max(values)) if len(values) > 1 else None
 
 
-def _retained(budget: Mapping[str, Any]) -> str:
-    return "retained_flops" if budget["resource"] == "macs" else f"retained_{budget['resource']}"
-
-
 def _compact(row: Mapping[str, Any], columns: Sequence[str], dense_widths: Mapping[str, int]) -> list[Any]:
     values = [_short(row.get(name) if name in _REPEATED else row[name]) for name in columns]
     return [*values, [row["widths"].get(group, width) for group, width in dense_widths.items()]]
@@ -141,10 +140,8 @@ def _marks(marks: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     for name, network in marks.items():
         held_out = network.get("holdout_accuracy")
         shares = {
-            f"retained_{'flops' if key == 'macs' else key}": network[key] / dense[key]
-            if network.get(key) and dense.get(key)
-            else None
-            for key in RESOURCES
+            resource.retained: network[key] / dense[key] if network.get(key) and dense.get(key) else None
+            for key, resource in RESOURCES.items()
             if key in ("macs", "params") or key in dense
         }
         low, high = network.get("holdout_range") or (None, None)
@@ -174,6 +171,15 @@ def _budgets(texts: Sequence[str], dense: Mapping[str, Any] | None) -> list[dict
             continue
         whole = cost.of(limit.resource)
         low, high = limit.floor / whole, limit.ceiling / whole
-        noun = RESOURCES[limit.resource].noun
-        found.append({"text": limit.text, "resource": limit.resource, "noun": noun, "low": low, "high": high})
+        resource = RESOURCES[limit.resource]
+        found.append(
+            {
+                "text": limit.text,
+                "resource": resource.name,
+                "key": resource.retained,
+                "noun": resource.noun,
+                "low": low,
+                "high": high,
+            }
+        )
     return found

@@ -40,24 +40,21 @@ const rungs = [...new Map(rows.map(r => [r.level, r.fidelity])).entries()].sort(
 const top = rungs.length ? rungs[rungs.length - 1][0] : 0;
 const colour = r => `var(--c${strategies.indexOf(r.proposed_by) % 8})`;
 const AXES = {
-  retained_flops: {name: 'FLOPs', title: 'FLOPs kept of the dense network', resource: 'macs'},
-  retained_params: {name: 'Parameters', title: 'parameters kept of the dense network', resource: 'params'},
+  retained_flops: {name: 'FLOPs', title: 'FLOPs kept of the dense network', share: true},
+  retained_params: {name: 'Parameters', title: 'parameters kept of the dense network', share: true},
 };
-// A budget brings its axis along; the first one is shown first.
-const axisOf = b => b.resource === 'macs' ? 'retained_flops' : 'retained_' + b.resource;
-for (const b of D.budgets) {
-  const noun = b.noun, key = axisOf(b);
+// A budget brings its axis along; that of a range is shown first, else that of the first budget.
+for (const {noun, key} of D.budgets)
   if (!(key in AXES) && keys.includes(key))
-    AXES[key] = {name: noun[0].toUpperCase() + noun.slice(1), title: noun + ' kept of the dense network',
-                 resource: b.resource};
-}
-AXES.order = {name: 'Order', title: 'candidates in the order of their proposal', resource: null};
-const state = {axis: D.budgets.map(axisOf).find(key => key in AXES) || 'retained_flops',
+    AXES[key] = {name: noun[0].toUpperCase() + noun.slice(1), title: noun + ' kept of the dense network', share: true};
+AXES.order = {name: 'Order', title: 'candidates in the order of their proposal', share: false};
+const range = D.budgets.find(b => b.low < b.high);
+const state = {axis: range ? D.front : D.budgets.map(b => b.key).find(key => key in AXES) || D.front,
                frame: 'all', zoom: null, hidden: new Set(), hiddenRungs: new Set(),
                hover: null, chosen: null, brush: null};
 const svg = $('svg'), tip = $('tip');
 const shown = () => rows.filter(r => !state.hidden.has(r.proposed_by) && !state.hiddenRungs.has(r.level));
-const front = rows.filter(r => r.front).sort((a, b) => a.retained_flops - b.retained_flops || a.id - b.id);
+const front = rows.filter(r => r.front).sort((a, b) => a[D.front] - b[D.front] || a.id - b.id);
 
 // A mark stands where its candidate was scored, so that it compares with the others; else at its own figures.
 const marks = D.marks.map(m => {
@@ -83,9 +80,9 @@ function ranges() {
   let x = [Math.min(...xs), Math.max(...xs)];
   const axis = AXES[state.axis];
   // All candidates of a single budget lie within a hair of it; dense at 100 % would squeeze them into a line.
-  if (axis.resource && x[1] - x[0] > .12 && dense) x[1] = 1;
-  for (const b of D.budgets) if (b.resource === axis.resource) x = [Math.min(x[0], b.low), Math.max(x[1], b.high)];
-  x = axis.resource ? padded(x[0], x[1], .05, .0004) : padded(x[0], x[1], .03, 1);
+  if (axis.share && x[1] - x[0] > .12 && dense) x[1] = 1;
+  for (const b of D.budgets) if (b.key === state.axis) x = [Math.min(x[0], b.low), Math.max(x[1], b.high)];
+  x = axis.share ? padded(x[0], x[1], .05, .0004) : padded(x[0], x[1], .03, 1);
   const low = state.frame === 'best' ? quantile(ys, .5) : ys[0];
   let high = ys[ys.length - 1];
   if (dense) high = Math.max(high, dense.accuracy);
@@ -146,15 +143,14 @@ function scales(x, y, phone) {
   for (const v of tx.found) {
     draw('line', {class: 'grid', x1: sx(v), x2: sx(v), y1: box.t, y2: box.b});
     draw('text', {x: sx(v), y: box.b + 18, 'text-anchor': 'middle'},
-         axis.resource ? (100 * v).toFixed(tx.digits) + ' %' : String(Math.round(v)));
+         axis.share ? (100 * v).toFixed(tx.digits) + ' %' : String(Math.round(v)));
   }
   draw('line', {class: 'axis', x1: box.l, x2: box.r, y1: box.b, y2: box.b});
   draw('text', {x: (box.l + box.r) / 2, y: box.b + 38, 'text-anchor': 'middle'}, axis.title);
   draw('text', {x: 4, y: 10}, `hold-out ${D.metric}`);
 }
 function references() {
-  const resource = AXES[state.axis].resource;
-  for (const b of D.budgets.filter(b => b.resource === resource)) {
+  for (const b of D.budgets.filter(b => b.key === state.axis)) {
     if (b.low < b.high) {
       const l = Math.max(box.l, sx(b.low)), r = Math.min(box.r, sx(b.high));
       if (r > l) draw('rect', {class: 'band', x: l, width: r - l, y: box.t, height: box.b - box.t});
@@ -169,7 +165,7 @@ function references() {
   if (dense && inRange(sy(dense.accuracy), box.t - 2, box.b))
     draw('line', {class: 'dense-line', x1: box.l, x2: box.r, y1: sy(dense.accuracy), y2: sy(dense.accuracy)});
 }
-const budgetLines = () => D.budgets.filter(b => b.resource === AXES[state.axis].resource)
+const budgetLines = () => D.budgets.filter(b => b.key === state.axis)
   .flatMap(b => [sx(b.high), sx(b.low)]).filter(v => inRange(v, box.l, box.r)).sort((a, b) => b - a);
 function denseMark(phone, placed) {
   if (!dense || !inRange(sy(dense.accuracy), box.t - 2, box.b)) return;
@@ -188,7 +184,7 @@ const visible = r => shown().includes(r);
 function frontLine() {
   let steps = [];
   // By score a point may be on the front whose accuracy is below that of a cheaper one; the line never falls to it.
-  if (state.axis === 'retained_flops')
+  if (state.axis === D.front)
     for (const r of front) if (!steps.length || r.accuracy > steps.at(-1).accuracy) steps.push(r);
   if (state.axis === 'order') {
     // The incumbent over time: a candidate that climbed higher ranks above all below it.
@@ -251,7 +247,7 @@ function figures(r) {
   if (Math.abs(r.score - r.accuracy) > 1e-9) pairs.push(['score', r.score.toFixed(4)]);
   pairs.push(['FLOPs kept', `${percent(r.retained_flops, 1)}  (${count(r.macs)} MACs)`],
              ['parameters kept', `${percent(r.retained_params, 1)}  (${count(r.params)})`],
-             ...Object.entries(AXES).filter(([k, a]) => a.resource && !['macs', 'params'].includes(a.resource))
+             ...Object.entries(AXES).filter(([k, a]) => a.share && !['retained_flops', 'retained_params'].includes(k))
                .map(([k, a]) => [a.name.toLowerCase() + ' kept', percent(r[k], 1)]),
              ['fidelity', r.fidelity], ['evaluated in', r.seconds.toFixed(r.seconds < 10 ? 2 : 0) + ' s']);
   for (const [k, v] of pairs) list.append(el('dt', {}, k), el('dd', {}, v));

@@ -6,8 +6,11 @@ _CONTROLS = r"""
 // Table ------------------------------------------------------------------------------------------------------------
 function table() {
   const head = el('tr', {});
-  const names = [['candidate', 'left'], [`hold-out ${D.metric}`, ''], ['FLOPs kept', ''], ['MACs', 'hide-phone'],
-                 ['parameters kept', 'hide-phone'], ['fidelity', 'left hide-phone'], ['', '']];
+  // What the front trades, where that is another thing than FLOPs or parameters.
+  const own = ['retained_flops', 'retained_params'].includes(D.front) ? [] : [D.front];
+  const names = [['candidate', 'left'], [`hold-out ${D.metric}`, ''],
+                 ...own.map(key => [AXES[key].name.toLowerCase() + ' kept', '']), ['FLOPs kept', ''],
+                 ['MACs', 'hide-phone'], ['parameters kept', 'hide-phone'], ['fidelity', 'left hide-phone'], ['', '']];
   for (const [name, kind] of names) head.append(el('th', {class: kind, scope: 'col'}, name));
   const body = el('tbody', {});
   for (const r of front.filter(visible)) {
@@ -15,7 +18,8 @@ function table() {
     pick.onclick = event => { event.stopPropagation(); choose(r, {copying: true}); };
     const line = el('tr', {'aria-selected': String(r === state.chosen)},
       el('td', {class: 'left name'}, dot(colour(r)), `#${r.id} ${r.proposed_by}`),
-      el('td', {}, percent(r.accuracy)), el('td', {}, percent(r.retained_flops, 1)),
+      el('td', {}, percent(r.accuracy)), ...own.map(key => el('td', {}, percent(r[key], 1))),
+      el('td', {}, percent(r.retained_flops, 1)),
       el('td', {class: 'hide-phone'}, count(r.macs)), el('td', {class: 'hide-phone'}, percent(r.retained_params, 1)),
       el('td', {class: 'left hide-phone'}, r.fidelity), el('td', {}, pick));
     line.onclick = () => choose(r);

@@ -28,7 +28,6 @@ class LiveProgress:
         self,
         *,
         candidates: int,
-        dense_macs: int = 1,
         console: Console | None = None,
         clock: Callable[[], float] = time.monotonic,
         line_seconds: float = 10.0,
@@ -38,7 +37,6 @@ class LiveProgress:
 
         Args:
             candidates: how many the search will evaluate.
-            dense_macs: of the dense network.
             console: where to; standard error by default, so that standard output can be read by a program.
             clock: seconds that only grow.
             line_seconds: between two plain lines, at least.
@@ -49,7 +47,7 @@ class LiveProgress:
         self._clock = clock
         self._line_seconds = line_seconds
         self._time_limit = time_limit
-        self._standings = Standings(dense_macs=dense_macs)
+        self._standings = Standings()
         self._best: Standing | None = None
         self._front_size = 0
         self._points: tuple[Point, ...] = ()
@@ -90,6 +88,10 @@ class LiveProgress:
         self._stage_progress = (done, total) if total > 0 else None
         self._update()
 
+    def begins(self, *, metric: str, resource: str) -> None:  # noqa: ARG002 - the figures name no metric
+        """Starts with no candidate."""
+        self._standings = Standings(resource)
+
     def asked(self, candidate: Candidate) -> None:  # noqa: ARG002 - the seam's signature
         """Starts the clock of the search with its first candidate."""
         if self._searching_since is None:
@@ -101,7 +103,7 @@ class LiveProgress:
     def told(self, outcome: Outcome, *, finished: bool) -> None:
         """Takes an outcome into the figures."""
         if isinstance(outcome, Evaluation):
-            self._standings.add(Standing.of(outcome))
+            self._standings.tell(outcome)
             # Settled here, because the redrawing thread must not walk over standings that change.
             self._best, self._front_size = self._standings.best, len(self._standings.front)
             self._points = _points(self._standings) if self._console.is_terminal else ()
@@ -145,7 +147,7 @@ class LiveProgress:
         size = self._console.size
         if size.height < _ROOM or size.width < _BAR:
             return []
-        return front_plot(self._points, width=_BAR, height=_PLOT)
+        return front_plot(self._points, resource=self._standings.resource, width=_BAR, height=_PLOT)
 
     def _figures(self) -> tuple[Text, ...]:
         best = self._best
@@ -228,5 +230,5 @@ def _points(standings: Standings) -> tuple[Point, ...]:
     if best is None:
         return ()
     return tuple(
-        Point(one.macs, one.accuracy, 2 if one.id == best.id else int(one.id in front)) for one in standings.peers
+        Point(one.cost, one.accuracy, 2 if one.id == best.id else int(one.id in front)) for one in standings.peers
     )

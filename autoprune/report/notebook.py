@@ -9,14 +9,15 @@ import base64
 import html
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from autoprune.core.candidate import Candidate, Evaluation, Outcome
+from autoprune.core.resources import RESOURCES
 from autoprune.report import formats
 from autoprune.report.observer import NullObserver, Observer
 from autoprune.report.svg import Axes, Drawing, padded, percent
-from autoprune.tracking.standings import Standing, Standings
+from autoprune.tracking.standings import Standings
 
 #: Shows an object that is redrawn: `IPython.display.display` with a display id.
 Display = Callable[..., Any]
@@ -60,7 +61,8 @@ class NotebookProgress:
         self._warnings: list[str] = []
         self._finished: set[int] = set()
         self._failures = 0
-        self._standings = Standings(dense_macs=1)
+        self._standings = Standings()
+        self._metric = "accuracy"
 
     def stage(self, text: str) -> None:
         """Shows what the search does now."""
@@ -70,13 +72,17 @@ class NotebookProgress:
     def progress(self, done: float, total: float) -> None:
         """Does nothing: the stage says what goes on."""
 
+    def begins(self, *, metric: str, resource: str) -> None:
+        """Starts with no candidate."""
+        self._metric, self._standings = metric, Standings(resource)
+
     def asked(self, candidate: Candidate) -> None:
         """Does nothing: outcomes are drawn."""
 
     def told(self, outcome: Outcome, *, finished: bool) -> None:
         """Takes an outcome into the figure."""
         if isinstance(outcome, Evaluation):
-            self._standings.add(Standing.of(outcome))
+            self._standings.tell(outcome)
         else:
             self._failures += 1
         if finished:
@@ -96,11 +102,10 @@ class NotebookProgress:
         """Returns what a notebook shows."""
         lines = [self._stage, self._counts(), *(f"Warning: {text}" for text in self._warnings)]
         said = "<br>".join(html.escape(formats.one_line(line, limit=1000)) for line in lines if line)
-        peers = self._standings.peers
-        if not peers:
+        if not self._standings.peers:
             return f"<div>{said}</div>"
         # As an image: its style sheet reaches nothing else in the notebook.
-        picture = live_figure(peers, self._standings.front).file().encode()
+        picture = live_figure(self._standings, metric=self._metric).file().encode()
         source = base64.b64encode(picture).decode()
         return f'<div>{said}<br><img alt="Front of the search" src="data:image/svg+xml;base64,{source}"></div>'
 
@@ -123,16 +128,18 @@ class NotebookProgress:
             self._handle.update(self)
 
 
-def live_figure(peers: Sequence[Standing], front: Sequence[Standing], *, width: int = 640) -> Drawing:
-    """Returns hold-out accuracy over MACs of candidates of one rung, the front joined.
+def live_figure(standings: Standings, *, metric: str = "accuracy", width: int = 640) -> Drawing:
+    """Returns the hold-out metric over cost of the candidates that compare, the front joined.
 
     Args:
-        peers: the candidates, one or more.
-        front: those of them on the front, cheapest first.
+        standings: of one candidate or more.
+        metric: what people call the accuracy of the task.
         width: in pixels.
     """
-    drawing = Drawing(width, 300, "Hold-out accuracy over MACs of the candidates so far")
-    costs = [float(one.macs) for one in peers]
+    peers, front, resource = standings.peers, standings.front, standings.resource
+    cost = "MACs" if resource == "macs" else RESOURCES[resource].noun
+    drawing = Drawing(width, 300, f"Hold-out {metric} over {cost} of the candidates so far")
+    costs = [float(one.cost) for one in peers]
     accuracies = sorted(one.accuracy for one in peers)
     # Many poor candidates would press the good ones into a line at the top.
     floor = accuracies[len(accuracies) // 2] if len(accuracies) > 8 else accuracies[0]
@@ -143,17 +150,18 @@ def live_figure(peers: Sequence[Standing], front: Sequence[Standing], *, width: 
         padded(min(costs), max(costs), share=0.06, least=0.005 * max(costs)),
         padded(floor, accuracies[-1], share=0.1, least=0.002),
     )
+    counted = resource in ("macs", "params")
     axes.grid(
-        x_name="MACs",
-        y_name="hold-out accuracy",
-        x_text=lambda value, _: formats.count(value),
+        x_name=cost,
+        y_name=f"hold-out {metric}",
+        x_text=lambda value, _: formats.count(value) if counted else RESOURCES[resource].shown(value),
         y_text=percent,
         x_ticks=6,
     )
-    axes.front([(one.macs, one.accuracy) for one in front], "front")
+    axes.front([(one.cost, one.accuracy) for one in front], "front")
     on_front = {one.id for one in front}
     for one in peers:
-        if axes.holds(one.macs, one.accuracy):
+        if axes.holds(one.cost, one.accuracy):
             kind, radius = ("kept-bar", 5) if one.id in on_front else ("faint", 3.5)
-            drawing.add("circle", class_=kind, cx=axes.x(one.macs), cy=axes.y(one.accuracy), r=radius)
+            drawing.add("circle", class_=kind, cx=axes.x(one.cost), cy=axes.y(one.accuracy), r=radius)
     return drawing

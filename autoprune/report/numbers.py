@@ -24,7 +24,7 @@ def numbers_of(
     """
     summary, dense = record.summary, record.dense
     allowed = within_budget(record, evaluations)
-    steps = progress_of(allowed, dense_macs=dense.macs) if dense is not None else []
+    steps = progress_of(allowed, dense=dense, resource=record.front_resource) if dense is not None else []
     return {
         "kind": record.kind,
         "folder": record.folder,
@@ -42,6 +42,7 @@ def numbers_of(
         "seconds": summary.get("seconds"),
         "search_seconds": summary.get("search_seconds"),
         "hypervolume": summary.get("hypervolume"),
+        "front_resource": record.front_resource,
         "front": [row["id"] for row in rows if row["front"]],
         "progress": steps,
         "strategies": strategies_of(record.events, rows, steps),

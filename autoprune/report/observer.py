@@ -19,6 +19,10 @@ class Observer(Protocol):
         """So much of the present stage is done, in any unit."""
         ...
 
+    def begins(self, *, metric: str, resource: str) -> None:
+        """A search begins: what people call its accuracy, and the resource that its front trades for it."""
+        ...
+
     def asked(self, candidate: Candidate) -> None:
         """A candidate was proposed."""
         ...
@@ -43,6 +47,9 @@ class NullObserver:
         """Does nothing."""
 
     def progress(self, done: float, total: float) -> None:
+        """Does nothing."""
+
+    def begins(self, *, metric: str, resource: str) -> None:
         """Does nothing."""
 
     def asked(self, candidate: Candidate) -> None:
@@ -72,6 +79,10 @@ class JsonLinesObserver:
     def progress(self, done: float, total: float) -> None:
         """Writes `{"event": "progress", "done": ..., "total": ...}`."""
         self._write(event="progress", done=done, total=total)
+
+    def begins(self, *, metric: str, resource: str) -> None:
+        """Writes `{"event": "search", "metric": ..., "resource": ...}`."""
+        self._write(event="search", metric=metric, resource=resource)
 
     def asked(self, candidate: Candidate) -> None:
         """Writes nothing: programs care for outcomes."""

@@ -1,6 +1,6 @@
 """A search as an Optuna study in a journal file, for optuna-dashboard and for Optuna's own plots.
 
-A candidate is the trial of its number. One that reached the last rung is complete, with accuracy and kept FLOPs as the
+A candidate is the trial of its number. One that reached the last rung is complete, with accuracy and kept cost as the
 two objectives; one that was stopped on a lower rung is pruned, as Optuna calls it, for its accuracy does not compare;
 one that failed has failed. A journal has a line a trial; in SQLite Optuna looks up every parameter, which took
 more than a minute of processor time for 1,000 candidates.
@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from autoprune.core.files import write_whole
+from autoprune.core.resources import RESOURCES
 from autoprune.errors import ConfigError, RunError
 from autoprune.report.record import RunRecord, require_search
 
-#: Objectives, as the dashboard names them; the first is maximised, the second minimised.
-METRICS = ("hold-out accuracy", "share of the FLOPs")
 _ATTRIBUTES = ("accuracy", "score", "fidelity", "proposed_by", "front", "macs", "params", "seconds")
 
 
@@ -40,13 +39,19 @@ def write_study(path: Path, record: RunRecord, rows: Sequence[Mapping[str, Any]]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # As a whole, or not at all: a study that was half written would look like a search of fewer candidates.
-        write_whole(path, lambda place: _write(place, path, name, _trials(record, rows)))
+        write_whole(path, lambda place: _write(place, path, name, objectives_of(record), _trials(record, rows)))
     except OSError as error:
         raise RunError(f"Cannot write {path}: {error.strerror or error}. Name another file with --optuna.") from error
     return name
 
 
-def _write(place: Path, path: Path, name: str, trials: Sequence[Mapping[str, Any]]) -> None:
+def objectives_of(record: RunRecord) -> list[str]:
+    """Returns the objectives as the dashboard names them; the first is maximised, the second minimised."""
+    metric = record.summary.get("metric") or "accuracy"
+    return [f"hold-out {metric}", f"share of the {RESOURCES[record.front_resource].share_of}"]
+
+
+def _write(place: Path, path: Path, name: str, objectives: list[str], trials: Sequence[Mapping[str, Any]]) -> None:
     import optuna
     from optuna.storages.journal import JournalFileBackend
 
@@ -59,7 +64,7 @@ def _write(place: Path, path: Path, name: str, trials: Sequence[Mapping[str, Any
             warnings.simplefilter("ignore")
             storage = optuna.storages.JournalStorage(JournalFileBackend(str(place)))
             study = optuna.create_study(study_name=name, storage=storage, directions=["maximize", "minimize"])
-            study.set_metric_names(list(METRICS))
+            study.set_metric_names(objectives)
             study.add_trials([optuna.trial.create_trial(**trial) for trial in trials])
     except optuna.exceptions.DuplicatedStudyError as error:
         raise ConfigError(f"{path} holds a study {name!r} already. Name another file, or remove this one.") from error
@@ -77,6 +82,7 @@ def _trials(record: RunRecord, rows: Sequence[Mapping[str, Any]]) -> list[dict[s
     from optuna.trial import TrialState
 
     top = max((row["level"] for row in rows), default=0)
+    cost = RESOURCES[record.front_resource].retained
     scored = {row["id"]: row for row in rows}
     failed = {event["id"]: str(event["failed"]) for event in record.events if event.get("failed") is not None}
     distributions = {group: IntDistribution(0, width) for group, width in record.groups.items()}
@@ -97,7 +103,7 @@ def _trials(record: RunRecord, rows: Sequence[Mapping[str, Any]]) -> list[dict[s
             trial["user_attrs"]["failed"] = failed[event["id"]]
         if finished:
             assert row is not None
-            trial |= {"state": TrialState.COMPLETE, "values": [row["accuracy"], row["retained_flops"]]}
+            trial |= {"state": TrialState.COMPLETE, "values": [row["accuracy"], row[cost]]}
         else:
             lost = row is None or event["id"] in failed
             trial["state"] = TrialState.FAIL if lost else TrialState.PRUNED

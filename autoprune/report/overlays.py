@@ -5,27 +5,31 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from autoprune.report.figures import WIDE, front_axes, legend, legend_height
+from autoprune.report.figures import WIDE, front_axes, front_line, kept_of, legend, legend_height, on_axis
 from autoprune.report.svg import COLOURS, Axes, Drawing, padded, percent, plain, whole
 
 Rows = Sequence[Mapping[str, Any]]
 
 
-def overlaid_fronts(runs: Sequence[tuple[str, Rows]], *, width: int = WIDE, metric: str = "accuracy") -> Drawing:
+def overlaid_fronts(
+    runs: Sequence[tuple[str, Rows]], *, resource: str = "macs", width: int = WIDE, metric: str = "accuracy"
+) -> Drawing:
     """Returns the fronts of several runs, each with its candidates of the same rung behind it, faint.
 
     Args:
         runs: (name, rows of the candidates); those with `times` get a bar from `low` to `high`.
+        resource: whose share is kept.
         width: in pixels.
         metric: what people call the accuracy of the task.
     """
     entries = [(name, index % COLOURS) for index, (name, _) in enumerate(runs)]
     bottom = legend_height(entries, width)
     drawing = Drawing(width, 430 + bottom, "Fronts of several runs")
-    finished = [[row for row in rows if row["level"] == max(r["level"] for r in rows)] for _, rows in runs]
+    placed = [on_axis(rows, resource) for _, rows in runs]
+    finished = [[row for row in rows if row["level"] == max(r["level"] for r in rows)] for rows in placed]
     axes = front_axes(drawing, [row for rows in finished for row in rows], (), (), bottom=bottom)
     axes.grid(
-        x_name="FLOPs kept of the dense network",
+        x_name=kept_of(resource),
         y_name=f"hold-out {metric}",
         x_text=percent,
         y_text=percent,
@@ -33,15 +37,14 @@ def overlaid_fronts(runs: Sequence[tuple[str, Rows]], *, width: int = WIDE, metr
     )
     for index, rows in enumerate(finished):
         colour = index % COLOURS
-        shown = [row for row in rows if axes.holds(row["retained_flops"], row["accuracy"])]
+        shown = [row for row in rows if axes.holds(row["share"], row["accuracy"])]
         for row in shown:
-            x, y = axes.x(row["retained_flops"]), axes.y(row["accuracy"])
+            x, y = axes.x(row["share"]), axes.y(row["accuracy"])
             size, opacity = (5.5, 1.0) if row["front"] else (3.0, 0.35)
             if "times" in row:
-                axes.bar(row["retained_flops"], row["low"], row["high"], f"s{colour}")
+                axes.bar(row["share"], row["low"], row["high"], f"s{colour}")
             drawing.add("circle", class_=f"f{colour}", cx=x, cy=y, r=size, opacity=opacity)
-        front = sorted((row for row in rows if row["front"]), key=lambda row: (row["macs"], row["id"]))
-        axes.front([(row["retained_flops"], row["accuracy"]) for row in front], f"curve s{colour}")
+        axes.front(front_line(rows), f"curve s{colour}")
     legend(drawing, entries, top=430)
     return drawing
 

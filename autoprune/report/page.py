@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from autoprune.core.resources import RESOURCES
 from autoprune.report import figures, formats
 from autoprune.report.front_html import embed, front_data, marks_of
 from autoprune.report.front_script import SCRIPT
@@ -211,7 +212,12 @@ def _draw_front(record: RunRecord, numbers: Numbers, rows: Rows) -> Draw | None:
         return None
     data = _front_arguments(record, numbers, rows)
     return lambda width: figures.front_figure(
-        rows, data["marks"], data["budgets"], width=width, metric=numbers["metric"]
+        rows,
+        data["marks"],
+        data["budgets"],
+        resource=numbers["front_resource"],
+        width=width,
+        metric=numbers["metric"],
     )
 
 
@@ -232,7 +238,8 @@ def _front(record: RunRecord, numbers: Numbers, rows: Rows, count: Counter) -> s
             f" Bars: what this search and {len(record.repeats)} with other seeds measured of the same structure; at "
             "uniform and incumbent, what each of them reached."
         )
-    parts = {"DATA": embed(data), "SCRIPT": SCRIPT, "LABEL": f"Hold-out {metric} against FLOPs", "CAPTION": caption}
+    cost = RESOURCES[numbers["front_resource"]].share_of
+    parts = {"DATA": embed(data), "SCRIPT": SCRIPT, "LABEL": f"Hold-out {metric} against {cost}", "CAPTION": caption}
     content = filled(FRONT, parts)
     static = f"<noscript>{figure(draw, 'The same picture without JavaScript.')}</noscript>"
     said = "Each point is a network that was really cut and then measured on hold-out images."
@@ -258,9 +265,10 @@ def _progress(numbers: Numbers, rows: Rows, count: Counter) -> str:
         f"The incumbent (candidate {last['incumbent']}) was found after {reached['candidates']} of "
         f"{last['candidates']} candidates; the front ends with a hypervolume of {last['hypervolume']:.4f}."
     )
+    cost = RESOURCES[numbers["front_resource"]].share_of
     caption = count(
         "The score of the best candidate so far (line) and of each candidate on the last rung (points), and the area "
-        "that the front dominates over score and kept FLOPs. Only scores of the highest rung are drawn: those of "
+        f"that the front dominates over score and kept {cost}. Only scores of the highest rung are drawn: those of "
         "different rungs do not compare."
     )
     return section("Progress of the search", said, figure(draw, caption))

@@ -19,7 +19,7 @@ class Point:
     """A candidate in the plot.
 
     Attributes:
-        cost: MACs.
+        cost: amount of the resource that the front trades for accuracy.
         accuracy: hold-out top-1, in [0, 1].
         rank: 0 for a candidate, 1 on the front, 2 for the best; the higher one is drawn where two meet.
     """
@@ -29,13 +29,14 @@ class Point:
     rank: int
 
 
-def front_plot(points: Sequence[Point], *, width: int, height: int) -> list[Text]:
+def front_plot(points: Sequence[Point], *, resource: str, width: int, height: int) -> list[Text]:
     """Returns the lines of a plot: `height` of points, one of the axis, one of its figures; none without two points.
 
     The poorer half of many candidates may lie below: it would press the good ones into a line at the top.
 
     Args:
         points: in any order.
+        resource: whose amounts their costs are.
         width: of a line, in characters, 30 or more.
         height: lines of points, 3 or more.
     """
@@ -60,7 +61,9 @@ def front_plot(points: Sequence[Point], *, width: int, height: int) -> list[Text
             line.append(mark, style=style)
         lines.append(line)
     lines.append(Text(" " * _LABEL + "└" + "─" * columns, style="dim"))
-    cheapest, dearest = formats.count(left), f"{formats.count(right)} MACs"
+    cheapest, dearest = formats.amount(resource, left), formats.amount(resource, right)
+    # The unit is said once where it is the same at both ends.
+    cheapest = cheapest.removesuffix(" " + dearest.rpartition(" ")[2])
     gap = max(1, columns - len(cheapest) - len(dearest))
     lines.append(Text(" " * (_LABEL + 1) + cheapest + " " * gap + dearest, style="dim"))
     return lines

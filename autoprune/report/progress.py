@@ -15,27 +15,29 @@ from typing import Any
 import numpy as np
 
 from autoprune.core.candidate import Evaluation
+from autoprune.core.cost import Cost
 from autoprune.study.ledger import Event
-from autoprune.tracking.standings import Standing, Standings
+from autoprune.tracking.standings import Standings
 
 
-def progress_of(evaluations: Sequence[Evaluation], *, dense_macs: int) -> list[dict[str, Any]]:
+def progress_of(evaluations: Sequence[Evaluation], *, dense: Cost, resource: str = "macs") -> list[dict[str, Any]]:
     """Returns where the search stood after each candidate: a step a candidate, counted as they were first told.
 
     Args:
         evaluations: within the budget, in the order in which they were told.
-        dense_macs: of the dense network.
+        dense: cost of the dense network.
+        resource: that the front trades for accuracy.
 
     Returns:
         `{"candidates", "level", "incumbent", "score", "accuracy", "hypervolume", "front"}`; what later rungs said of
         a candidate counts to the step in which they said it. Where `level` rises the scores before do not compare.
     """
-    standings = Standings(dense_macs=dense_macs)
+    standings = Standings(resource)
     seen: set[int] = set()
     steps: list[dict[str, Any]] = []
     for evaluation in evaluations:
         seen.add(evaluation.candidate.id)
-        standings.add(Standing.of(evaluation))
+        standings.tell(evaluation)
         best = standings.best
         assert best is not None
         step = {
@@ -44,7 +46,7 @@ def progress_of(evaluations: Sequence[Evaluation], *, dense_macs: int) -> list[d
             "incumbent": best.id,
             "score": best.score,
             "accuracy": best.accuracy,
-            "hypervolume": standings.hypervolume,
+            "hypervolume": standings.hypervolume(dense),
             "front": len(standings.front),
         }
         if steps and steps[-1]["candidates"] == len(seen):

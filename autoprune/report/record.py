@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from autoprune.core.budget import Budget
+from autoprune.core.budget import Budget, front_resource
 from autoprune.core.candidate import Candidate, Evaluation, Fidelity, Merge
 from autoprune.core.cost import Cost
 from autoprune.core.front import ParetoFront
@@ -65,6 +66,21 @@ class RunRecord:
         dense = self.summary.get("dense") or {}
         return Cost.recorded(dense) if dense.get("macs") and dense.get("params") else None
 
+    @property
+    def front_resource(self) -> str:
+        """What the front trades for accuracy; MACs where the summary is of a version that does not say."""
+        resource = front_resource(limits_of(self))
+        return resource if self.dense is not None and resource in self.dense.known else "macs"
+
+
+def limits_of(record: RunRecord) -> list[Budget]:
+    """Returns the budgets of a run, those of other versions left out that cannot be read."""
+    found = []
+    for text in record.summary.get("budget", ()):
+        with suppress(BudgetError):
+            found.append(Budget.parse(str(text)))
+    return found
+
 
 def require_search(record: RunRecord) -> None:
     """Refuses a run that has no candidates to show.
@@ -122,13 +138,7 @@ def within_budget(record: RunRecord, evaluations: Sequence[Evaluation]) -> list[
     dense = record.dense
     if dense is None:
         return list(evaluations)
-    limits = []
-    for text in record.summary.get("budget", ()):
-        try:
-            limits.append(Budget.parse(text).resolve(dense))
-        except BudgetError:  # a summary of another version
-            continue
-    limits = [limit for limit in limits if limit.resource in dense.known]
+    limits = [budget.resolve(dense) for budget in limits_of(record) if budget.resource in dense.known]
     return [item for item in evaluations if all(limit.allows(item.candidate.cost) for limit in limits)]
 
 
@@ -138,7 +148,7 @@ def rows_of(record: RunRecord, evaluations: Sequence[Evaluation]) -> list[dict[s
         return []
     allowed = within_budget(record, evaluations)
     top = max((item.candidate.fidelity.level for item in allowed), default=0)
-    front = ParetoFront.of(item for item in allowed if item.candidate.fidelity.level == top)
+    front = ParetoFront.of((one for one in allowed if one.candidate.fidelity.level == top), record.front_resource)
     return candidate_rows(
         evaluations,
         groups=[PrunableGroup(name, width) for name, width in record.groups.items()],

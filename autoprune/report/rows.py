@@ -40,9 +40,9 @@ def candidate_rows(
     ]
 
 
-def front_rows(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Returns the rows on the front, cheapest first."""
-    return sorted((dict(row) for row in rows if row["front"]), key=lambda row: (row["macs"], row["id"]))
+def front_rows(rows: Iterable[Mapping[str, Any]], resource: str = "macs") -> list[dict[str, Any]]:
+    """Returns the rows on the front, cheapest in a resource first."""
+    return sorted((dict(row) for row in rows if row["front"]), key=lambda row: (row[resource], row["id"]))
 
 
 def _row(

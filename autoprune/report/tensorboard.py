@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from autoprune.core.resources import RESOURCES
 from autoprune.errors import BackendError, ConfigError, RunError
 from autoprune.report.record import RunRecord, require_search
 
@@ -54,6 +55,8 @@ def write_events(
     place = folder / Path(record.folder).resolve().name
     if place.exists():
         raise ConfigError(f"{place} is there already. Name another folder, or remove it.")
+    cost = RESOURCES[record.front_resource]
+    traded = {f"candidate/share of the {cost.share_of}": cost.retained}
     top = max((row["level"] for row in rows), default=0)
     try:
         with SummaryWriter(str(place)) as writer:
@@ -64,7 +67,7 @@ def write_events(
             for row in (row for row in rows if row["level"] == top):
                 widths = {f"width/{name}": width for name, width in row["widths"].items()}
                 settings = {"proposed by": str(row["proposed_by"]), "on the front": bool(row["front"]), **widths}
-                metrics = {tag: row[key] for tag, key in _METRICS.items()}
+                metrics = {tag: row[key] for tag, key in (_METRICS | traded).items()}
                 writer.add_hparams(settings, metrics, name=f"candidate-{row['id']:03d}")
     except OSError as error:
         raise RunError(f"Cannot write {place}: {error.strerror or error}. Name another with --tensorboard.") from error

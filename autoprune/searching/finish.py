@@ -182,7 +182,7 @@ def limits_of(space: SearchSpace, cost: Cost | None) -> list[dict[str, Any]]:
         {
             "budget": limit.text,
             "resource": limit.resource,
-            "least": limit.floor if limit.floor < limit.ceiling else None,
+            "least": limit.floor if limit.is_band else None,
             "most": limit.ceiling,
             "met": None if cost is None else limit.allows(cost),
         }

@@ -79,8 +79,12 @@ class Choice:
         if not fitting:
             raise ConfigError(self._nothing(evaluations, prepared))
         if self.min_accuracy is not None:
-            return min(fitting, key=lambda item: (item.candidate.cost.macs, -item.score, item.candidate.id))
-        return max(fitting, key=lambda item: (item.score, -item.candidate.cost.macs, -item.candidate.id))
+            return min(
+                fitting, key=lambda item: (prepared.space.share(item.candidate.cost), -item.score, item.candidate.id)
+            )
+        return max(
+            fitting, key=lambda item: (item.score, -prepared.space.share(item.candidate.cost), -item.candidate.id)
+        )
 
     def _nothing(self, evaluations: Sequence[Evaluation], prepared: Prepared) -> str:
         """Returns why nothing fits: the cheapest and the best there is."""
@@ -89,7 +93,7 @@ class Choice:
         dense = prepared.network.cost_model.dense
         limit = Budget.parse(self.budget or "100%flops").resolve(dense)
         least = min(item.candidate.cost.of(limit.resource) for item in evaluations)
-        noun = "FLOPs" if limit.resource == "macs" else RESOURCES[limit.resource].noun
+        noun = RESOURCES[limit.resource].share_of
         share = f"{100 * least / dense.of(limit.resource):.1f} % of the {noun} ({limit.shown(least)})"
         best = max(item.accuracy for item in evaluations)
         return (

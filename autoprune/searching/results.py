@@ -60,7 +60,8 @@ def summarise(prepared: Prepared, study: Study, report: BackendReport, *, interr
         "utilisation": report.utilisation,
         "overhead_seconds": report.overhead,
         "workers": report.workers,
-        "hypervolume": study.front.hypervolume(dense.macs, REFERENCE_POINT),
+        "hypervolume": study.front.hypervolume(dense, REFERENCE_POINT),
+        "front_resource": study.front.resource,
         "reference_point": list(REFERENCE_POINT),
         "finetune_epochs": DEFAULT_FINETUNE_EPOCHS if options.finetune_epochs is None else options.finetune_epochs,
         "images": {
@@ -106,7 +107,7 @@ def write_results(out: Path, summary: Mapping[str, Any], prepared: Prepared, stu
         dense=network.cost_model.dense,
         front_ids={evaluation.candidate.id for evaluation in study.front},
     )
-    write_front_csv(out / FRONT_CSV, front_rows(rows))
+    write_front_csv(out / FRONT_CSV, front_rows(rows, study.front.resource))
     write_front_html(
         out / FRONT_HTML,
         rows,

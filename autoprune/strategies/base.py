@@ -167,6 +167,6 @@ def with_ceiling(space: SearchSpace, share: float) -> SearchSpace:
 
     def narrowed(limit: Limit) -> Limit:
         ceiling = round(limit.floor + share * (limit.ceiling - limit.floor))
-        return replace(limit, floor=ceiling, ceiling=ceiling) if limit.floor < limit.ceiling else limit
+        return replace(limit, floor=ceiling, ceiling=ceiling) if limit.is_band else limit
 
     return replace(space, limits=tuple(narrowed(limit) for limit in space.limits))

@@ -30,8 +30,8 @@ _ATTEMPTS = 5
 class OptunaStrategy(ProposingStrategy):
     """TPE or a Gaussian process over retain ratios; heuristic structures are the first trials.
 
-    A band is searched with the share of MACs as a second objective. The Gaussian process takes seconds a proposal
-    beyond 200 candidates.
+    A band is searched with the share of the dense cost as a second objective. The Gaussian process takes seconds a
+    proposal beyond 200 candidates.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class OptunaStrategy(ProposingStrategy):
             if not isinstance(outcome, Evaluation):
                 self._study.tell(trial, state=TrialState.FAIL)
                 return
-            values = [outcome.merit, outcome.candidate.cost.macs / self.space.cost_model.dense.macs]
+            values = [outcome.merit, self.space.share(outcome.candidate.cost)]
             self._study.tell(trial, values[: len(self._study.directions)])
 
 

@@ -41,7 +41,7 @@ class SwarmStrategy(ProposingStrategy):
     """One of pymoo's population methods, in two interleaved islands.
 
     The first populations are the heuristic structures and random ones. PSO maximises merit; the others also minimise
-    the share of MACs.
+    the share of the dense cost.
     """
 
     def __init__(
@@ -94,8 +94,7 @@ class SwarmStrategy(ProposingStrategy):
     def _objective(self, structure: Structure) -> list[float]:
         outcome = self.outcomes[structure]
         merit = -outcome.merit if isinstance(outcome, Evaluation) else _PENALTY
-        share = outcome.candidate.cost.macs / self.space.cost_model.dense.macs
-        return [merit, share][: self._objectives]
+        return [merit, self.space.share(outcome.candidate.cost)][: self._objectives]
 
 
 class _Island:

@@ -23,14 +23,16 @@ class Ranking:
     """The evaluations of one rung, kept in order as they come: a search of thousands ranks after each of them.
 
     Args:
-        whole_front: rank by the number of dominators first (of the others that are at least as good in score and MACs
+        whole_front: rank by the number of dominators first (of the others that are at least as good in score and cost
             and better in one), as a search over a band of budgets needs: by score alone, only the dear end would climb.
+        resource: whose amount is the cost.
     """
 
-    def __init__(self, *, whole_front: bool) -> None:
+    def __init__(self, *, whole_front: bool, resource: str = "macs") -> None:
         self.evaluations: list[Evaluation] = []
         self._whole_front = whole_front
-        self._scores = self._macs = self._ids = np.empty(0)
+        self._resource = resource
+        self._scores = self._costs = self._ids = np.empty(0)
         self._dominators = np.empty(0, dtype=np.int64)
 
     def __len__(self) -> int:
@@ -39,30 +41,30 @@ class Ranking:
 
     def add(self, evaluation: Evaluation) -> None:
         """Puts one in its place."""
-        score, macs = evaluation.score, evaluation.candidate.cost.macs
+        score, cost = evaluation.score, evaluation.candidate.cost.of(self._resource)
         by = 0
         if self._whole_front:
             no_better, no_worse = self._scores <= score, self._scores >= score
-            no_cheaper, no_dearer = self._macs >= macs, self._macs <= macs
+            no_cheaper, no_dearer = self._costs >= cost, self._costs <= cost
             self._dominators += no_better & no_cheaper & ~(no_worse & no_dearer)
             by = int((no_worse & no_dearer & ~(no_better & no_cheaper)).sum())
         self._dominators = np.append(self._dominators, by)
-        self._scores, self._macs = np.append(self._scores, score), np.append(self._macs, macs)
+        self._scores, self._costs = np.append(self._scores, score), np.append(self._costs, cost)
         self._ids = np.append(self._ids, evaluation.candidate.id)
         self.evaluations.append(evaluation)
 
     def top(self, count: int) -> list[Evaluation]:
         """Returns the best, the best first; of equal ones the cheaper, then the earlier candidate."""
-        order = np.lexsort((self._ids, self._macs, -self._scores, self._dominators))
+        order = np.lexsort((self._ids, self._costs, -self._scores, self._dominators))
         return [self.evaluations[index] for index in order[:count]]
 
 
 class Halving:
     """Scores seen per rung, and the promotions that follow from them."""
 
-    def __init__(self, ladder: Ladder, *, whole_front: bool) -> None:
+    def __init__(self, ladder: Ladder, *, whole_front: bool, resource: str = "macs") -> None:
         self._ladder = ladder
-        self._seen = [Ranking(whole_front=whole_front) for _ in ladder.rungs]
+        self._seen = [Ranking(whole_front=whole_front, resource=resource) for _ in ladder.rungs]
         self._climbed: list[set[int]] = [set() for _ in ladder.rungs]
         self._late: Evaluation | None = None
         self._stale = False

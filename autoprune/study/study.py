@@ -103,7 +103,7 @@ class Study:
             named.setdefault(structure, Proposal(structure, name))
         self._baselines = list(named.values())
         self._proposer = Proposer(space, strategy, seed=seed)
-        self._halving = Halving(ladder, whole_front=space.is_band)
+        self._halving = Halving(ladder, whole_front=space.is_band, resource=space.front_resource)
         self._records: list[_Record] = []
         self._last_words: dict[Structure, Outcome | None] = {}
         self._pending = 0
@@ -166,7 +166,7 @@ class Study:
     @property
     def front(self) -> ParetoFront:
         """The Pareto front of the structures within budget, at the highest rung that any of them has reached."""
-        return ParetoFront.of(self._best_rung())
+        return ParetoFront.of(self._best_rung(), self.space.front_resource)
 
     @property
     def incumbent(self) -> Evaluation | None:

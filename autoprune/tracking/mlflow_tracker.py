@@ -42,6 +42,7 @@ class MlflowTracker:
         dense_cost: Cost,
         groups: Sequence[PrunableGroup],
         metric: str = "accuracy",
+        resource: str = "macs",
         params: Mapping[str, object] | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> None:
@@ -55,6 +56,7 @@ class MlflowTracker:
             dense_cost: of the dense network.
             groups: the prunable groups, in the order of every structure.
             metric: what people call the accuracy of the task.
+            resource: what the front trades for it.
             params: of the parent run.
             tags: of the parent run.
 
@@ -71,6 +73,7 @@ class MlflowTracker:
             dense=dense_cost,
             groups=tuple(groups),
             metric=metric,
+            resource=resource,
         )
         # Imported here and not on the thread: other libraries import pandas meanwhile, which bears no such race.
         self._levels = silence_loggers()

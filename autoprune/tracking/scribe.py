@@ -17,6 +17,7 @@ from typing import Any
 
 from autoprune.core.candidate import Candidate, Evaluation, Failure, Outcome
 from autoprune.core.cost import Cost
+from autoprune.core.resources import RESOURCES
 from autoprune.core.structure import PrunableGroup
 from autoprune.tracking import view
 from autoprune.tracking.standings import Standing, Standings
@@ -44,7 +45,8 @@ def now_ms() -> int:
 class Search:
     """What the thread knows of the search.
 
-    Its `uri` is the store's address, `run_uuid` names the search for good, `metric` is what people call its accuracy.
+    Its `uri` is the store's address, `run_uuid` names the search for good, `metric` is what people call its accuracy,
+    `resource` what the front trades for it.
     """
 
     uri: str
@@ -56,6 +58,7 @@ class Search:
     dense: Cost
     groups: tuple[PrunableGroup, ...]
     metric: str
+    resource: str
 
 
 @dataclass
@@ -88,7 +91,7 @@ class Scribe:
         self._experiment_id = ""
         self._parent = ""
         self._known: set[str] = set()
-        self._standings = Standings(dense_macs=search.dense.macs)
+        self._standings = Standings(search.resource)
         self._rungs: dict[int, list[Evaluation]] = {}
         self._children: dict[int, str] = {}
         self._ended: set[int] = set()
@@ -108,7 +111,14 @@ class Scribe:
         tried = view.is_tried(self._mlflow.__version__)
         if tried:
             ratios = [_ratio_key(group) for group in search.groups]
-            tag = view.view_tag(self._parent, name=search.run_name, ratios=ratios, metric=search.metric, now=now_ms())
+            tag = view.view_tag(
+                self._parent,
+                name=search.run_name,
+                ratios=ratios,
+                metric=search.metric,
+                cost=RESOURCES[search.resource].retained,
+                now=now_ms(),
+            )
             tried = tag is not None
             if tag is not None:
                 self._client.set_experiment_tag(self._experiment_id, *tag)
@@ -125,7 +135,7 @@ class Scribe:
             rungs = self._rungs.setdefault(number, [])
             if outcome not in rungs:
                 rungs.append(outcome)
-            self._standings.add(Standing.of(outcome))
+            self._standings.tell(outcome)
         if told.finished and number not in self._ended:
             if isinstance(outcome, Failure):
                 self._failures.add(number)
@@ -183,10 +193,10 @@ class Scribe:
             self._failures.add(number)
         if child.info.status in {"FAILED", "FINISHED"}:
             self._ended.add(number)
-        values = child.data.metrics
-        if {"score", "accuracy", "macs", "level"} <= values.keys():
+        values, resource = child.data.metrics, self._search.resource
+        if {"score", "accuracy", resource, "level"} <= values.keys():
             self._standings.add(
-                Standing(number, int(values["level"]), values["score"], values["accuracy"], int(values["macs"]))
+                Standing(number, int(values["level"]), values["score"], values["accuracy"], int(values[resource]))
             )
 
     def _make_parent(self) -> str:
@@ -252,7 +262,7 @@ class Scribe:
         if best is not None:
             metrics["incumbent.holdout_accuracy"] = best.accuracy
             metrics["incumbent.score"] = best.score
-            metrics["hypervolume"] = self._standings.hypervolume
+            metrics["hypervolume"] = self._standings.hypervolume(self._search.dense)
             metrics["front_size"] = float(len(self._standings.front))
         return self._metrics(metrics, at=at, step=len(self._ended))
 
@@ -285,9 +295,10 @@ class Scribe:
         return [self._mlflow.entities.Param(k, v) for k, v in params.items()]
 
     def _note(self, location: RunLocation) -> str:
+        cost = RESOURCES[self._search.resource].share_of
         return (
             f"autoprune searches. Charts of the latest one, **{self._search.run_name}**: "
-            f"[hold-out {self._search.metric} against FLOPs]({location.view_link('')}). Its "
+            f"[hold-out {self._search.metric} against {cost}]({location.view_link('')}). Its "
             f"[parent run]({location.run_link('')}) draws the progress of the search and holds `front.html`, "
             "`front.csv` and the incumbent among its artifacts."
         )

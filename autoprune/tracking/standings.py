@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from autoprune.core.candidate import Evaluation
+from autoprune.core.cost import Cost
 from autoprune.core.front import hypervolume
 
 
@@ -17,22 +18,14 @@ class Standing:
         level: the rung.
         score: in [0, 1].
         accuracy: hold-out top-1, in [0, 1].
-        macs: of the cut network.
+        cost: of the cut network, in the resource that the front trades for accuracy.
     """
 
     id: int
     level: int
     score: float
     accuracy: float
-    macs: int
-
-    @classmethod
-    def of(cls, evaluation: Evaluation) -> Standing:
-        """Returns the standing that an evaluation gives its candidate."""
-        candidate = evaluation.candidate
-        return cls(
-            candidate.id, candidate.fidelity.level, evaluation.score, evaluation.accuracy, int(candidate.cost.macs)
-        )
+    cost: int
 
     @property
     def rank(self) -> tuple[float, int]:
@@ -41,21 +34,25 @@ class Standing:
 
 
 class Standings:
-    """The latest standing of every candidate. Adding the same one twice changes nothing."""
+    """The latest standing of every candidate. Adding the same one twice changes nothing.
 
-    def __init__(self, *, dense_macs: int, reference: tuple[float, float] = (0.0, 1.0)) -> None:
-        """Starts empty.
+    Attributes:
+        resource: that the front trades for accuracy.
+    """
 
-        Args:
-            dense_macs: of the dense network.
-            reference: (score, share of dense MACs) of the hypervolume's reference point.
-        """
-        self._dense_macs = dense_macs
-        self._reference = reference
+    def __init__(self, resource: str = "macs") -> None:
+        """Starts empty."""
+        self.resource = resource
         self._latest: dict[int, Standing] = {}
 
     def __len__(self) -> int:
         return len(self._latest)
+
+    def tell(self, evaluation: Evaluation) -> None:
+        """Takes in what an evaluation says of its candidate."""
+        candidate = evaluation.candidate
+        cost = candidate.cost.of(self.resource)
+        self.add(Standing(candidate.id, candidate.fidelity.level, evaluation.score, evaluation.accuracy, cost))
 
     def add(self, standing: Standing) -> None:
         """Takes a standing in; one of a lower rung than is known of the candidate is ignored."""
@@ -78,12 +75,12 @@ class Standings:
     def front(self) -> tuple[Standing, ...]:
         """Those on the highest rung reached that no other of that rung dominates, cheapest first."""
         kept: list[Standing] = []
-        for one in sorted(self.peers, key=lambda one: (one.macs, -one.score, one.id)):
+        for one in sorted(self.peers, key=lambda one: (one.cost, -one.score, one.id)):
             if not kept or one.score > kept[-1].score:
                 kept.append(one)
         return tuple(kept)
 
-    @property
-    def hypervolume(self) -> float:
-        """The area that the front dominates over (score, share of dense MACs)."""
-        return hypervolume([(one.score, one.macs / self._dense_macs) for one in self.front], self._reference)
+    def hypervolume(self, dense: Cost, reference: tuple[float, float] = (0.0, 1.0)) -> float:
+        """Returns the area that the front dominates over (score, share of the dense cost) against a reference point."""
+        whole = dense.of(self.resource)
+        return hypervolume([(one.score, one.cost / whole) for one in self.front], reference)

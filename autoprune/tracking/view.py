@@ -30,7 +30,9 @@ def view_id(run_id: str) -> str:
     return f"autoprune-{run_id[:12]}"
 
 
-def view_tag(run_id: str, *, name: str, ratios: Sequence[str], metric: str, now: int) -> tuple[str, str] | None:
+def view_tag(
+    run_id: str, *, name: str, ratios: Sequence[str], metric: str, cost: str, now: int
+) -> tuple[str, str] | None:
     """Returns the experiment tag (key, value) that presets the view of one search, or None if it would be too long.
 
     Args:
@@ -38,9 +40,10 @@ def view_tag(run_id: str, *, name: str, ratios: Sequence[str], metric: str, now:
         name: of the search, shown in the list of views.
         ratios: parameter names of the retain ratios; at most 30, evenly spread, become axes.
         metric: what people call the accuracy of the task.
+        cost: the metric that the front trades for it, for example `retained_flops`.
         now: milliseconds since 1970.
     """
-    state = json.dumps(_state(run_id, _spread(ratios), metric))
+    state = json.dumps(_state(run_id, _spread(ratios), metric, cost))
     title = f"Front of {name}"
     value = json.dumps({"name": title, "createdAt": now, "updatedAt": now, "state": state})
     return (f"mlflow.sharedViewState.{view_id(run_id)}", value) if len(value) <= _LONGEST_TAG else None
@@ -52,7 +55,9 @@ def _spread(names: Sequence[str]) -> list[str]:
     return [names[round(i * (len(names) - 1) / (_MOST_AXES - 1))] for i in range(_MOST_AXES)]
 
 
-def _state(run_id: str, ratios: Sequence[str], metric: str) -> dict[str, Any]:
+def _state(run_id: str, ratios: Sequence[str], metric: str, cost: str) -> dict[str, Any]:
+    # The front's own cost first; no chart and no column twice.
+    costs = list(dict.fromkeys((cost, "retained_flops", "retained_params")))
     return {
         "searchFilter": f"tags.\"autoprune.role\" = 'candidate' AND tags.\"mlflow.parentRunId\" = '{run_id}'",
         # The page loads a hundred runs: the front must be among them, and after it the newest.
@@ -64,19 +69,17 @@ def _state(run_id: str, ratios: Sequence[str], metric: str) -> dict[str, Any]:
         "modelVersionFilter": "All Runs",
         "selectedColumns": [
             "metrics.`accuracy`",
-            "metrics.`retained_flops`",
-            "metrics.`retained_params`",
+            *(f"metrics.`{one}`" for one in costs),
             "tags.`front`",
             "tags.`strategy`",
             "tags.`fidelity`",
         ],
         "compareRunCharts": [
-            _scatter("retained_flops"),
-            _scatter("retained_params"),
+            *(_scatter(one) for one in costs),
             {
                 **_chart("PARALLEL", "ratios"),
                 "selectedParams": list(ratios),
-                "selectedMetrics": ["retained_flops", "accuracy"],
+                "selectedMetrics": [cost, "accuracy"],
                 "showAllRuns": True,
             },
         ],

@@ -11,8 +11,8 @@ from autoprune.core.structure import Structure
 RUNG = Fidelity(0, "slice", Merge.SLICE, 1, 1)
 
 
-def evaluation(identity: int, score: float, macs: int) -> Evaluation:
-    candidate = Candidate(identity, Structure((identity + 1,)), Cost(macs, 1), RUNG, 0, "test")
+def evaluation(identity: int, score: float, macs: int, params: int = 1) -> Evaluation:
+    candidate = Candidate(identity, Structure((identity + 1,)), Cost(macs, params), RUNG, 0, "test")
     return Evaluation(candidate, score=score, accuracy=score)
 
 
@@ -20,17 +20,19 @@ def random_evaluations(seed: int) -> list[Evaluation]:
     rng = np.random.default_rng(seed)
     # Coarse values, so that ties in one and in both coordinates occur.
     return [
-        evaluation(i, int(rng.integers(0, 8)) / 8, int(rng.integers(1, 9))) for i in range(int(rng.integers(1, 20)))
+        evaluation(i, int(rng.integers(0, 8)) / 8, int(rng.integers(1, 9)), int(rng.integers(1, 9)))
+        for i in range(int(rng.integers(1, 20)))
     ]
 
 
+@pytest.mark.parametrize("resource", ["macs", "params"])
 @pytest.mark.parametrize("seed", range(30))
-def test_the_front_is_what_brute_force_leaves(seed: int) -> None:
+def test_the_front_is_what_brute_force_leaves(seed: int, resource: str) -> None:
     evaluations = random_evaluations(seed)
-    pairs = [(one.score, one.candidate.cost.macs) for one in evaluations]
+    pairs = [(one.score, one.candidate.cost.of(resource)) for one in evaluations]
     expected = {pair for pair in pairs if not is_dominated(*pair, pairs)}
-    front = ParetoFront.of(evaluations)
-    found = [(one.score, one.candidate.cost.macs) for one in front]
+    front = ParetoFront.of(evaluations, resource)
+    found = [(one.score, one.candidate.cost.of(resource)) for one in front]
     assert set(found) == expected
     assert len(found) == len(set(found)) == len(front)
     assert found == sorted(found, key=lambda pair: pair[1])
@@ -74,4 +76,4 @@ def test_points_worse_than_the_reference_do_not_count() -> None:
 
 def test_a_front_measures_its_area_in_shares_of_the_dense_cost() -> None:
     front = ParetoFront.of([evaluation(0, 0.5, 25), evaluation(1, 0.75, 50)])
-    assert front.hypervolume(100) == pytest.approx(0.5 * 0.25 + 0.75 * 0.5)
+    assert front.hypervolume(Cost(100, 1)) == pytest.approx(0.5 * 0.25 + 0.75 * 0.5)

@@ -57,7 +57,7 @@ def test_the_page_loads_nothing_from_anywhere(tmp_path: Path) -> None:
 
 def test_the_page_speaks_of_the_metric_of_its_task(tmp_path: Path) -> None:
     text, _, data = page(tmp_path, [evaluation(0)], metric="mIoU")
-    assert (data["metric"], data["title"]) == ("mIoU", "Hold-out mIoU against FLOPs")
+    assert (data["metric"], data["title"]) == ("mIoU", "Hold-out mIoU against cost")
     assert "hold-out accuracy" not in text
 
 
@@ -118,8 +118,25 @@ def test_the_budget_is_drawn_as_a_share_of_dense(
 ) -> None:
     marks = {"dense": {"accuracy": 0.9, "macs": DENSE.macs, "params": DENSE.params}}
     _, _, data = page(tmp_path, [evaluation(0)], marks=marks, budget=[text, "nonsense"])
-    noun = {"macs": "compute", "params": "parameters"}[resource]
-    assert data["budgets"] == [{"text": text, "resource": resource, "noun": noun, "low": low, "high": high}]
+    noun, key = {"macs": ("compute", "retained_flops"), "params": ("parameters", "retained_params")}[resource]
+    assert data["budgets"] == [{"text": text, "resource": resource, "key": key, "noun": noun, "low": low, "high": high}]
+
+
+@pytest.mark.parametrize(
+    ("budget", "front"),
+    [
+        ([], "retained_flops"),
+        (["50%flops"], "retained_flops"),
+        (["50%params"], "retained_flops"),
+        (["20..80%params"], "retained_params"),
+        (["50%params", "20..80%flops"], "retained_flops"),
+        (["20..80%latency"], "retained_flops"),  # of which nothing is known here
+    ],
+)
+def test_the_front_is_drawn_over_the_resource_of_the_range(tmp_path: Path, budget: list[str], front: str) -> None:
+    marks = {"dense": {"accuracy": 0.9, "macs": DENSE.macs, "params": DENSE.params}}
+    _, _, data = page(tmp_path, [evaluation(0)], marks=marks, budget=budget)
+    assert data["front"] == front
 
 
 def test_a_thousand_candidates_stay_under_a_megabyte(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from autoprune.report.live import LiveProgress
-from tests.tracking.tracked_candidates import DENSE, candidate, evaluation, failure
+from tests.tracking.tracked_candidates import candidate, evaluation, failure
 
 
 class Clock:
@@ -23,7 +23,7 @@ class Clock:
 def display(clock: Clock, *, terminal: bool = False, **options) -> tuple[LiveProgress, io.StringIO]:
     stream = io.StringIO()
     console = Console(file=stream, force_terminal=terminal, width=100, color_system=None, _environ={})
-    return LiveProgress(candidates=10, dense_macs=DENSE.macs, console=console, clock=clock, **options), stream
+    return LiveProgress(candidates=10, console=console, clock=clock, **options), stream
 
 
 def test_plain_lines_are_throttled_and_end_with_the_final_figures() -> None:

@@ -15,6 +15,7 @@ from tests.tracking.tracked_candidates import candidate, evaluation, failure
 def drive(observer: Observer) -> None:
     observer.stage("Searching")
     observer.progress(1, 2)
+    observer.begins(metric="accuracy", resource="macs")
     observer.asked(candidate(0))
     observer.told(evaluation(0, 0.5), finished=True)
     observer.told(failure(1, "a\nb"), finished=True)
@@ -37,8 +38,9 @@ def test_lines_for_programs_are_json_in_the_order_of_events() -> None:
     stream = io.StringIO()
     drive(JsonLinesObserver(stream))
     events = [json.loads(line) for line in stream.getvalue().splitlines()]
-    assert [event["event"] for event in events] == ["stage", "progress", "evaluation", "failure", "warning"]
-    assert events[2] == {
+    assert [event["event"] for event in events] == ["stage", "progress", "search", "evaluation", "failure", "warning"]
+    assert events[2] == {"event": "search", "metric": "accuracy", "resource": "macs"}
+    assert events[3] == {
         "event": "evaluation",
         "id": 0,
         "fidelity": "least-squares",
@@ -46,4 +48,4 @@ def test_lines_for_programs_are_json_in_the_order_of_events() -> None:
         "accuracy": 0.5,
         "score": 0.5,
     }
-    assert events[3]["reason"] == "a\nb"
+    assert events[4]["reason"] == "a\nb"

@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 import autoprune
+from autoprune.core.resources import RESOURCES
 from autoprune.errors import ConfigError, RunError
 from autoprune.report.observer import NullObserver
 from autoprune.searching.api import resume_search
+from autoprune.searching.reporting import write_report
 
 #: What `summary.json` must hold at least.
 KEYS = (
@@ -222,11 +224,24 @@ def test_a_search_in_which_nothing_works_ends_with_the_reason(toy, monkeypatch):
     assert any("out of everything" in note for note in result.summary["notes"])
 
 
-def test_a_range_of_budgets_searches_the_front(toy):
-    result = toy(front="40..80%flops", budgets=(), candidates=8)
-    shares = [evaluation.candidate.cost.macs / result.summary["dense"]["macs"] for evaluation in result.front]
+@pytest.mark.parametrize(("unit", "resource"), [("%flops", "macs"), ("%params", "params"), ("%MB", "weights")])
+def test_a_range_of_budgets_searches_the_front(toy, unit, resource):
+    result = toy(front=f"40..80{unit}", budgets=(), candidates=8)
+    dense, key = result.summary["dense"], RESOURCES[resource].retained
+    shares = [evaluation.candidate.cost.of(resource) / dense[resource] for evaluation in result.front]
     assert shares == sorted(shares)
     assert all(0.35 < share <= 0.8 for share in shares)
+    scores = [evaluation.score for evaluation in result.front]
+    assert scores == sorted(scores)
+    assert (result.summary["front_resource"], result.front.resource) == (resource, resource)
+    # The table, the report and the front itself are one front, in one order.
+    with (result.out / "front.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    numbers = write_report(result.out, NullObserver())
+    assert [int(row["id"]) for row in rows] == [one.candidate.id for one in result.front]
+    assert [float(row[key]) for row in rows] == pytest.approx(shares, rel=1e-3)
+    assert sorted(numbers["front"]) == sorted(one.candidate.id for one in result.front)
+    assert numbers["progress"][-1]["hypervolume"] == pytest.approx(result.summary["hypervolume"])
 
 
 def test_all_budgets_hold(toy):

@@ -27,11 +27,12 @@ def test_the_default_beats_random_search_and_uniform_widths(landscape: Landscape
     assert found_by("auto", landscape, 30) > max(uniform, found_by("random", landscape, 30)) + 0.01
 
 
-def test_the_default_searches_a_front_over_the_whole_band() -> None:
-    landscape = resnet_landscape(seed=0, blocks=1, budget="20..80%flops")
+@pytest.mark.parametrize("resource", ["macs", "params"])
+def test_the_default_searches_a_front_over_the_whole_band(resource: str) -> None:
+    landscape = resnet_landscape(seed=0, blocks=1, budget=f"20..80%{resource}")
     strategy = make_strategy("auto", space=landscape.space, profile=landscape.profile, seed=0, candidates=30)
     told = simulate(strategy, landscape, candidates=30).evaluations
-    shares = [one.candidate.cost.macs / landscape.space.cost_model.dense.macs for one in told]
+    shares = [landscape.space.share(one.candidate.cost) for one in told]
     counts, _ = np.histogram(shares, bins=[0.15, 0.35, 0.5, 0.65, 0.8])
     assert counts.min() >= 3
 

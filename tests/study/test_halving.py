@@ -9,20 +9,21 @@ from autoprune.study.halving import Ranking
 from autoprune.testing.landscape import simulated_ladder
 
 
+@pytest.mark.parametrize("resource", ["macs", "params"])
 @pytest.mark.parametrize("whole_front", [False, True])
-def test_a_ranking_that_grows_is_the_one_of_all_at_once(whole_front: bool) -> None:
-    rng, ranking, seen = np.random.default_rng(0), Ranking(whole_front=whole_front), []
+def test_a_ranking_that_grows_is_the_one_of_all_at_once(whole_front: bool, resource: str) -> None:
+    rng, ranking, seen = np.random.default_rng(0), Ranking(whole_front=whole_front, resource=resource), []
     rung = simulated_ladder(1).rungs[0]
     # Few values, so that ties in score, in cost and in both occur.
-    for number, (score, macs) in enumerate(rng.integers(1, 7, (60, 2)).tolist()):
-        candidate = Candidate(number, Structure((macs,)), Cost(macs, 1), rung, 0, "toy")
+    for number, (score, macs, params) in enumerate(rng.integers(1, 7, (60, 3)).tolist()):
+        candidate = Candidate(number, Structure((macs,)), Cost(macs, params), rung, 0, "toy")
         seen.append(Evaluation(candidate, score / 10, score / 10))
         ranking.add(seen[-1])
-        points = [(one.score, one.candidate.cost.macs) for one in seen]
+        points = [(one.score, one.candidate.cost.of(resource)) for one in seen]
 
         def dominators(one: Evaluation) -> int:
             pairs = [[point] for point in points]  # noqa: B023 - called at once
-            return sum(is_dominated(one.score, one.candidate.cost.macs, pair) for pair in pairs) * whole_front
+            return sum(is_dominated(one.score, one.candidate.cost.of(resource), pair) for pair in pairs) * whole_front
 
-        wanted = sorted(seen, key=lambda e: (dominators(e), -e.score, e.candidate.cost.macs, e.candidate.id))
+        wanted = sorted(seen, key=lambda e: (dominators(e), -e.score, e.candidate.cost.of(resource), e.candidate.id))
         assert ranking.top(7) == wanted[:7]

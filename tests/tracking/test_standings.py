@@ -7,14 +7,14 @@ import random
 import pytest
 
 from autoprune.core.front import ParetoFront
-from autoprune.tracking.standings import Standing, Standings
+from autoprune.tracking.standings import Standings
 from tests.tracking.tracked_candidates import DENSE, evaluation
 
 
-def filled(evaluations) -> Standings:
-    standings = Standings(dense_macs=DENSE.macs)
+def filled(evaluations, resource: str = "macs") -> Standings:
+    standings = Standings(resource)
     for one in evaluations:
-        standings.add(Standing.of(one))
+        standings.tell(one)
     return standings
 
 
@@ -26,12 +26,13 @@ def some(count: int) -> list:
     ]
 
 
+@pytest.mark.parametrize("resource", ["macs", "params"])
 @pytest.mark.parametrize("count", [1, 2, 40])
-def test_the_front_and_its_hypervolume_are_the_cores(count: int) -> None:
+def test_the_front_and_its_hypervolume_are_the_cores(count: int, resource: str) -> None:
     evaluations = some(count)
-    standings, front = filled(evaluations), ParetoFront.of(evaluations)
+    standings, front = filled(evaluations, resource), ParetoFront.of(evaluations, resource)
     assert [one.id for one in standings.front] == [one.candidate.id for one in front]
-    assert standings.hypervolume == pytest.approx(front.hypervolume(DENSE.macs))
+    assert standings.hypervolume(DENSE) == pytest.approx(front.hypervolume(DENSE))
 
 
 def test_order_of_arrival_and_repetition_change_nothing() -> None:
@@ -62,4 +63,4 @@ def test_of_equal_candidates_the_first_is_the_incumbent() -> None:
 
 def test_empty_standings_have_no_best_and_no_area() -> None:
     standings = filled([])
-    assert (standings.best, standings.front, standings.hypervolume, len(standings)) == (None, (), 0.0, 0)
+    assert (standings.best, standings.front, standings.hypervolume(DENSE), len(standings)) == (None, (), 0.0, 0)

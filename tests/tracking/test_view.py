@@ -9,8 +9,8 @@ import pytest
 from autoprune.tracking.view import is_tried, view_id, view_tag
 
 
-def state_of(ratios: list[str], metric: str = "accuracy") -> dict:
-    tag = view_tag("0123456789abcdef", name="a search", ratios=ratios, metric=metric, now=5)
+def state_of(ratios: list[str], metric: str = "accuracy", cost: str = "retained_flops") -> dict:
+    tag = view_tag("0123456789abcdef", name="a search", ratios=ratios, metric=metric, cost=cost, now=5)
     assert tag is not None
     key, value = tag
     assert key == f"mlflow.sharedViewState.{view_id('0123456789abcdef')}"
@@ -33,8 +33,25 @@ def test_the_charts_speak_of_the_metric_of_the_task() -> None:
     assert state["compareRunSections"][0]["name"] == "Hold-out mAP@0.5 against cost"
 
 
+@pytest.mark.parametrize(
+    ("cost", "charts"),
+    [
+        ("retained_flops", ["retained_flops", "retained_params"]),
+        ("retained_params", ["retained_params", "retained_flops"]),
+        ("retained_latency", ["retained_latency", "retained_flops", "retained_params"]),
+    ],
+)
+def test_what_the_front_trades_is_charted_first_and_nothing_twice(cost: str, charts: list[str]) -> None:
+    state = state_of(["ratio.a"], cost=cost)
+    *scatters, parallel = state["compareRunCharts"]
+    assert [one["xaxis"]["key"] for one in scatters] == charts
+    assert parallel["selectedMetrics"] == [cost, "accuracy"]
+    assert [f"metrics.`{one}`" for one in charts] == state["selectedColumns"][1 : 1 + len(charts)]
+
+
 def test_a_view_too_long_for_a_tag_is_left_out() -> None:
-    assert view_tag("0" * 32, name="s", ratios=[f"{i}{'x' * 1000}" for i in range(30)], metric="mIoU", now=0) is None
+    ratios = [f"{i}{'x' * 1000}" for i in range(30)]
+    assert view_tag("0" * 32, name="s", ratios=ratios, metric="mIoU", cost="retained_flops", now=0) is None
 
 
 @pytest.mark.parametrize(("version", "tried"), [("3.17.2", True), ("3.17.0rc1", True), ("3.9", False), ("4", False)])
