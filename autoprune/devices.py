@@ -5,15 +5,16 @@ All of these modules answer alike. Users are offered CUDA; tests run the whole p
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
-from autoprune.errors import ConfigError
-from autoprune.plugins import one_line
+from autoprune.errors import ConfigError, one_line
+
+Found = TypeVar("Found")
 
 
 def usable_device(asked: str | None) -> str:
@@ -63,6 +64,16 @@ def device_of(model: nn.Module) -> torch.device:
     return torch.device("cpu") if first is None else first.device
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Returns whether memory ran out, on a GPU or in the machine: torch's CPU allocator raises a plain RuntimeError."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and any(
+        sign in text for sign in ("out of memory", "can't allocate memory", "not enough memory")
+    )
+
+
 @contextmanager
 def lent(model: nn.Module, device: torch.device | str) -> Iterator[nn.Module]:
     """Moves a network to a device for a while, and then back to where it lay."""
@@ -71,3 +82,23 @@ def lent(model: nn.Module, device: torch.device | str) -> Iterator[nn.Module]:
         yield model.to(device)
     finally:
         model.to(home)
+
+
+def where_it_fits(model: nn.Module, device: torch.device | str, work: Callable[[torch.device], Found]) -> Found:
+    """Returns what work on a network finds on a device, or on the CPU where the GPU's memory does not suffice.
+
+    Args:
+        model: lies on the device that `work` is called with, and afterwards where it lay.
+        device: where to compute if it can be done there.
+        work: what to do; done twice where the first time ends for want of memory.
+    """
+    try:
+        with lent(model, device):
+            return work(torch.device(device))
+    except Exception as error:
+        if not (is_gpu(device) and is_out_of_memory(error)):
+            raise
+    # Out of the handler, whose error holds the tensors that filled the memory.
+    release_memory(device)
+    with lent(model, "cpu"):
+        return work(torch.device("cpu"))

@@ -11,7 +11,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
-from autoprune.errors import PluginError, nearest
+from autoprune.errors import PluginError, nearest, one_line
 
 
 def is_plugin(spec: str) -> bool:
@@ -94,12 +94,6 @@ def call_factory(spec: str, *, optional: Mapping[str, Any] | None = None) -> Any
         return factory(**arguments)
     except Exception as error:
         raise PluginError(f"Calling {spec!r} failed: {one_line(error)}") from error
-
-
-def one_line(error: BaseException) -> str:
-    """Returns the type and first line of an exception's message."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0].strip()}" if lines else type(error).__name__
 
 
 def _import(module_name: str, spec: str) -> Any:

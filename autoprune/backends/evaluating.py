@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from autoprune.core.candidate import Candidate, Evaluation, Failure, Outcome
 from autoprune.core.seams import BackendReport, Evaluator
+from autoprune.errors import one_line
 
 _LONGEST_REASON = 300
 
@@ -41,12 +42,6 @@ def evaluate(evaluator: Evaluator, candidate: Candidate, *, worker: str) -> Time
         return Timed(outcome, started, ended)
     failure = Failure(candidate, str(reason)[:_LONGEST_REASON], seconds=ended - started, worker=worker)
     return Timed(failure, started, ended)
-
-
-def one_line(error: BaseException) -> str:
-    """Returns an exception as one line: its type and the first line of its message."""
-    first = str(error).strip().partition("\n")[0].strip()
-    return f"{type(error).__name__}: {first}" if first else type(error).__name__
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,11 +11,15 @@ from contextlib import suppress
 from typing import Any
 
 from autoprune.cli.quiet import DEBUG_VARIABLE, debugging
-from autoprune.errors import AutopruneError, nearest
+from autoprune.errors import AutopruneError, nearest, one_line
 
 DONE, BUG, WRONG, STOPPED = 0, 1, 2, 130
 #: Characters of an unforeseen message that fit a line which is read.
 _LONGEST = 300
+_LESS_MEMORY = (
+    "Take fewer calibration images (--calibration-images), smaller batches where you train (--batch-size), or another "
+    "device (--device); what was evaluated or trained before is kept."
+)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -43,6 +47,9 @@ def guarded(command: Callable[[], int]) -> int:
         if hasattr(error, "format_message"):  # a usage error of typer, whose class differs between its versions
             _say("error: " + _usage_message(error), error)
             return WRONG
+        if _lacks_memory(error):
+            _say(f"error: The memory did not suffice ({one_line(error)[:_LONGEST].rstrip('.')}). {_LESS_MEMORY}", error)
+            return WRONG
         hint = "" if debugging() else f" Set {DEBUG_VARIABLE}=1 to see where."
         _say(f"internal error: {_shortened(error)}{hint}", error)
         return BUG
@@ -58,6 +65,15 @@ def _invoke(app: Any, arguments: list[str]) -> int:
     if callable(parsed):
         return int(parsed())
     return parsed if isinstance(parsed, int) else DONE  # a number after --help and --version
+
+
+def _lacks_memory(error: Exception) -> bool:
+    """Returns whether memory ran out; torch is not imported to find out: without it, nothing can have."""
+    if "torch" not in sys.modules:
+        return isinstance(error, MemoryError)
+    from autoprune.devices import is_out_of_memory
+
+    return is_out_of_memory(error)
 
 
 def _say(message: str, error: BaseException) -> None:

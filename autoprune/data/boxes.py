@@ -11,8 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from autoprune.errors import DataError
-from autoprune.plugins import one_line
+from autoprune.errors import DataError, one_line
 
 IntArray = npt.NDArray[np.int64]
 #: One image's boxes, as torchvision's detectors want them, and which of them are difficult.

@@ -20,8 +20,8 @@ from autoprune.data.images import ArrayImages, FolderImages, IntArray, PixelArra
 from autoprune.data.masks import Masks
 from autoprune.data.preprocessing import NO_AUGMENTATION, Augmentation, Preprocessing, unit_range
 from autoprune.data.splits import stratified_order
-from autoprune.errors import DataError, PluginError, nearest
-from autoprune.plugins import call_factory, is_plugin, one_line
+from autoprune.errors import DataError, PluginError, nearest, one_line
+from autoprune.plugins import call_factory, is_plugin
 from autoprune.tasks.registry import make_task
 
 _FOLDER = "imagefolder:"

@@ -16,8 +16,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from autoprune.data.boxes import Boxes
-from autoprune.errors import DataError, nearest
-from autoprune.plugins import one_line
+from autoprune.errors import DataError, nearest, one_line
 
 PREFIX = "voc:"
 _LISTS = "Main"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -13,18 +12,22 @@ from torch import Tensor, nn
 
 from autoprune.core.candidate import Candidate, Evaluation, Failure, Fidelity, Merge, Outcome
 from autoprune.core.structure import Structure
-from autoprune.devices import release_memory
+from autoprune.devices import is_out_of_memory, release_memory
+from autoprune.errors import one_line
 from autoprune.evaluation.scoring import Scorer
 from autoprune.evaluation.subject import Subject
 from autoprune.models.calibration import Calibration
 from autoprune.models.merging import cut_and_merge
 from autoprune.models.selection import keep_best
 from autoprune.models.surgery import Kept
-from autoprune.training.recipe import Recipe, finetune_recipe
+from autoprune.training.recipe import finetune_recipe
 from autoprune.training.trainer import train
 
 #: What the score of a classifier may be; `Classification` says how well each foretells the test accuracy.
 SCORES = ("probability", "accuracy", "agreement")
+
+#: Characters of why a candidate failed.
+_LONGEST_REASON = 200
 
 _log = logging.getLogger(__name__)
 
@@ -63,8 +66,7 @@ class CandidateEvaluator:
         except (Exception, SystemExit) as error:  # the forward is the user's code and may raise anything once cut
             _log.debug("Candidate %d failed.", candidate.id, exc_info=True)
             release_memory(self._device)
-            reason = f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else 'no message'}"
-            return Failure(candidate, reason, time.perf_counter() - started, self._worker)
+            return Failure(candidate, one_line(error)[:_LONGEST_REASON], time.perf_counter() - started, self._worker)
         if not all(np.isfinite(value) for value in metrics.values()):
             return Failure(
                 candidate, "the network's outputs are not finite", time.perf_counter() - started, self._worker
@@ -110,7 +112,7 @@ class CandidateEvaluator:
                 model,
                 subject.training,
                 np.arange(len(subject.training)) if subject.training_indices is None else subject.training_indices,
-                _in_parts(finetune_recipe(fidelity.epochs), parts),
+                finetune_recipe(fidelity.epochs).in_parts(parts),
                 seed=seed,
                 teacher=subject.model,
                 augmentation=subject.augmentation,
@@ -127,20 +129,6 @@ def first_images(calibration: Calibration, count: int) -> Calibration:
         {call: item[:count] for call, item in calibration.targets.items()},
         {call: item[:count] for call, item in calibration.positions.items()},
     )
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Returns whether memory ran out, on a GPU or in the machine: torch's CPU allocator raises a plain RuntimeError."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    text = str(error)
-    return isinstance(error, RuntimeError) and any(
-        sign in text for sign in ("out of memory", "can't allocate memory", "not enough memory")
-    )
-
-
-def _in_parts(recipe: Recipe, parts: int) -> Recipe:
-    return replace(recipe, batch_size=max(1, recipe.batch_size // parts))
 
 
 def fidelity_for(merge: Merge, *, level: int, calibration: int, holdout: int, epochs: float = 0.0) -> Fidelity:

@@ -54,7 +54,7 @@ def reduced(
     images: Tensor | None = None,
     calibration: Calibration | None = None,
 ) -> nn.Module:
-    """Returns the cut network, in eval mode on the subject's device.
+    """Returns the cut network, in eval mode on the device of the images.
 
     Args:
         subject: what the method read.
@@ -66,9 +66,9 @@ def reduced(
     Raises:
         ConfigError: channel addition without clusters.
     """
-    network, model, kept = subject.network, pruned.model.to(subject.device), pruned.kept
     if images is None or calibration is None:
         images, calibration = subject.images, subject.calibration
+    network, model, kept = subject.network, pruned.model.to(images.device), pruned.kept
     if reduction is Reduction.FRESH:
         return _with_fresh_norms(cut(model, network, kept).eval(), network)
     if reduction is Reduction.ADDITION:

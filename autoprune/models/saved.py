@@ -18,12 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.core.files import WRITER, cannot_write, remove_leftovers, require_format, this_version, write_together
-from autoprune.errors import ModelError, RunError
+from autoprune.errors import ModelError, RunError, one_line
 from autoprune.models.attention import adapt
 from autoprune.models.layers import ChannelMap
 from autoprune.models.network import TracedNetwork
 from autoprune.models.surgery import Kept, replicate
-from autoprune.plugins import one_line, require_foreign
+from autoprune.plugins import require_foreign
 
 FORMAT = 1
 STRUCTURE, WEIGHTS = "structure.json", "model.safetensors"

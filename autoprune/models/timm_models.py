@@ -5,8 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from autoprune.data.preprocessing import Preprocessing
-from autoprune.errors import ConfigError, ModelError, nearest
-from autoprune.plugins import one_line
+from autoprune.errors import ConfigError, ModelError, nearest, one_line
 
 try:
     import timm

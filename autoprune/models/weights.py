@@ -13,8 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from autoprune.errors import WeightsError
-from autoprune.plugins import one_line
+from autoprune.errors import WeightsError, one_line
 
 _SHOWN = 3
 _WRAPPERS = ("state_dict", "model_state_dict", "model")

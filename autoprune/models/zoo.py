@@ -11,7 +11,7 @@ from torch import nn
 
 from autoprune.data.preprocessing import CIFAR10, DIGITS, IMAGENET, RAW, Preprocessing, unit_range
 from autoprune.data.scenes import SIDE as SCENE
-from autoprune.errors import ModelError, PluginError, nearest
+from autoprune.errors import ModelError, PluginError, nearest, one_line
 from autoprune.models.attention import adapt
 from autoprune.models.families.cifar_densenet import CifarDenseNet
 from autoprune.models.families.cifar_googlenet import CifarGoogLeNet
@@ -24,7 +24,7 @@ from autoprune.models.families.digits_vit import DigitsVit
 from autoprune.models.families.resnet8 import ResNet8
 from autoprune.models.families.ssd import SIDE, ssd_vgg_small
 from autoprune.models.weights import load_weights
-from autoprune.plugins import call_factory, is_plugin, one_line
+from autoprune.plugins import call_factory, is_plugin
 
 _TORCHVISION, _TIMM = "torchvision/", "timm/"
 #: Parts of torchvision's own weights that only serve training: the networks are built without.

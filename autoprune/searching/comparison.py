@@ -15,7 +15,7 @@ from autoprune.core.budget import Budget, parse_budgets
 from autoprune.core.space import SearchSpace
 from autoprune.errors import AutopruneError, ConfigError
 from autoprune.methods.base import Pruned
-from autoprune.methods.reduction import Reduction, own_reduction, reduced
+from autoprune.methods.reduction import Reduction, own_reduction
 from autoprune.methods.registry import make_method
 from autoprune.models.selection import keep_best
 from autoprune.report.observer import Observer
@@ -23,7 +23,7 @@ from autoprune.searching.finish import Finisher, cost_entry, figures
 from autoprune.searching.options import SearchOptions
 from autoprune.searching.preparation import Prepared, prepare, useful_threads
 from autoprune.searching.problems import load_problem
-from autoprune.searching.pruning import Decision, decide, evaluation_of, subject_of
+from autoprune.searching.pruning import Decision, cut_as_decided, decide, evaluation_of, subject_of
 from autoprune.searching.running import searched
 from autoprune.searching.timing import torch_threads
 
@@ -86,7 +86,7 @@ class Contest:
             "weights": self.fingerprint,
             "images": {
                 "calibration": len(split.calibration),
-                "final_calibration": len(self._finisher.images),
+                "final_calibration": self._finisher.images,
                 "holdout": len(split.holdout),
                 "test": len(prepared.problem.data.test),
             },
@@ -133,10 +133,8 @@ class Contest:
         pruned, finisher = decision.pruned, self._finisher
         subject = subject_of(prepared, self._compared.method_epochs, self._observer)
         own = own_reduction(pruned)
-        images, calibration = finisher.images, finisher.calibration
         self._observer.stage(f"Cutting {name} within {budget}")
-        plain = reduced(subject, pruned, own, images=images, calibration=calibration)
-        rebuilt = reduced(subject, pruned, Reduction.SEQUENTIAL, images=images, calibration=calibration)
+        plain, rebuilt = (cut_as_decided(finisher, subject, pruned, how=how) for how in (own, Reduction.SEQUENTIAL))
         sliced = finisher.tested(plain).accuracy
         evaluation = evaluation_of(prepared, decision, rebuilt, name)
         finished = finisher.finetuned(f"{name} within {budget}", rebuilt, pruned.kept, evaluation)

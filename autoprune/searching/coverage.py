@@ -24,7 +24,7 @@ from autoprune.core.cost import Cost
 from autoprune.core.seeds import derive_seed
 from autoprune.core.space import SearchSpace
 from autoprune.core.structure import Structure
-from autoprune.errors import AutopruneError, BudgetError, ConfigError, nearest
+from autoprune.errors import AutopruneError, BudgetError, ConfigError, nearest, one_line
 from autoprune.models.counting import count, count_on
 from autoprune.models.network import TracedNetwork
 from autoprune.models.randomising import FittedNorms, randomise
@@ -42,7 +42,6 @@ from autoprune.models.verify import (
     verified,
 )
 from autoprune.models.zoo import build_model, model_info, names_of
-from autoprune.plugins import one_line
 from autoprune.searching.finish import cost_entry
 from autoprune.searching.reloading import Reloader, keep_example
 

@@ -15,11 +15,10 @@ from torch import Tensor, nn
 from autoprune.config.exporting import ExportOptions
 from autoprune.core.files import WRITER, Writer, cannot_write, this_version, write_together
 from autoprune.data.preprocessing import Preprocessing
-from autoprune.errors import AutopruneError, ConfigError, ModelError
+from autoprune.errors import AutopruneError, ConfigError, ModelError, one_line
 from autoprune.models.exports.base import Exportable, ExportFormat, Forward, WithPreprocessing, hushed, tensors_of
 from autoprune.models.saved import SavedModel, load, read_saved
 from autoprune.models.zoo import build_model
-from autoprune.plugins import one_line
 from autoprune.report.observer import NullObserver, Observer
 from autoprune.searching.finetuning import saved_folder
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from autoprune.core.candidate import Evaluation, Merge
 from autoprune.core.cost import Cost
 from autoprune.core.seeds import derive_seed
 from autoprune.core.space import SearchSpace
+from autoprune.devices import is_out_of_memory, release_memory, where_it_fits
 from autoprune.models.calibration import ROWS, Calibration, calibrate, solvable
 from autoprune.models.merging import cut_and_merge
 from autoprune.models.network import TracedNetwork
@@ -25,7 +26,7 @@ from autoprune.models.weights import sha256_of
 from autoprune.report.observer import Observer
 from autoprune.searching.preparation import Prepared
 from autoprune.training.measure import Scores, measure
-from autoprune.training.recipe import finetune_recipe
+from autoprune.training.recipe import Recipe, finetune_recipe
 from autoprune.training.trainer import train
 
 #: Calibration images of the final reconstruction, for 3x32x32 inputs; larger inputs get fewer, by their size.
@@ -71,14 +72,9 @@ class Finisher:
         self._images, self._calibration = self._final_calibration()
 
     @property
-    def images(self) -> torch.Tensor:
-        """(B, C, H, W) the calibration images of the end, on the device."""
-        return self._images
-
-    @property
-    def calibration(self) -> Calibration:
-        """Statistics of the dense network on `images`."""
-        return self._calibration
+    def images(self) -> int:
+        """How many images networks are reconstructed on."""
+        return len(self._images)
 
     def finish(self, name: str, evaluation: Evaluation) -> Finished:
         """Returns the finished network of a candidate."""
@@ -87,11 +83,25 @@ class Finisher:
 
     def reconstructed(self, name: str, kept: Kept) -> nn.Module:
         """Returns the dense network cut to `kept` and sequentially reconstructed, in eval mode."""
-        self._observer.stage(f"Reconstructing {name} on {len(self._images)} images")
-        prepared = self._prepared
-        dense = prepared.problem.model.to(prepared.device)
-        return cut_and_merge(
-            dense, prepared.network, kept, merge=Merge.SEQUENTIAL, calibration=self._calibration, images=self._images
+        self._observer.stage(f"Reconstructing {name} on {self.images} images")
+        dense, network = self._prepared.problem.model, self._prepared.network
+        return self.cut(
+            dense,
+            lambda images, calibration: cut_and_merge(
+                dense, network, kept, merge=Merge.SEQUENTIAL, calibration=calibration, images=images
+            ),
+        )
+
+    def cut(self, model: nn.Module, how: Callable[[torch.Tensor, Calibration], nn.Module]) -> nn.Module:
+        """Returns what is made of a network on the images of the end.
+
+        Args:
+            model: lies where the images do while it is cut.
+            how: called with (B, C, H, W) images and the statistics of the dense network on them; again, on the CPU,
+                where the GPU's memory does not suffice.
+        """
+        return where_it_fits(
+            model, self._images.device, lambda place: how(self._images.to(place), self._calibration.to(place))
         )
 
     def tested(self, model: nn.Module) -> Scores:
@@ -100,18 +110,38 @@ class Finisher:
         return measure(model, data.test, device=torch.device(self._prepared.device), task=data.task)
 
     def finetuned(self, name: str, model: nn.Module, kept: Kept, evaluation: Evaluation) -> Finished:
-        """Tests a cut network; finetunes it in place with distillation and tests it again where that was asked."""
+        """Tests a cut network; finetunes it in place with distillation and tests it again where that was asked.
+
+        Where the memory does not suffice it is trained in batches of half the size.
+        """
         before = self.tested(model)
         if self._epochs == 0:
             return Finished(evaluation, model.cpu(), kept, before, None)
         self._observer.stage(f"Finetuning {name} for {self._epochs:g} epochs")
+        recipe = finetune_recipe(self._epochs, batch_size=self._prepared.problem.data.task.batch_size)
+        untrained = {key: value.to("cpu", copy=True) for key, value in model.state_dict().items()}
+        try:
+            self._train(model, recipe)
+            fits = True
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            fits = False
+        if not fits:  # out of the handler, whose error holds the tensors that filled the memory
+            release_memory(self._prepared.device)
+            model.load_state_dict(untrained)
+            self._train(model, recipe.in_parts(2))
+        after = self.tested(model)
+        return Finished(evaluation, model.cpu(), kept, after, before.accuracy)
+
+    def _train(self, model: nn.Module, recipe: Recipe) -> None:
         prepared, data = self._prepared, self._prepared.problem.data
         train(
             model,
             data.train,
             # All training images, the hold-out too: it has done its work, nothing is chosen from here on.
             np.concatenate([prepared.split.training, prepared.split.holdout]),
-            finetune_recipe(self._epochs, batch_size=data.task.batch_size),
+            recipe,
             seed=derive_seed(prepared.options.seed, "finetune"),
             teacher=prepared.problem.model,
             augmentation=data.augmentation,
@@ -119,21 +149,22 @@ class Finisher:
             on_step=self._observer.progress,
             task=data.task,
         )
-        after = self.tested(model)
-        return Finished(evaluation, model.cpu(), kept, after, before.accuracy)
 
     def _final_calibration(self) -> tuple[torch.Tensor, Calibration]:
         prepared, split = self._prepared, self._prepared.split
-        device = torch.device(prepared.device)
         floats = int(torch.Size(prepared.problem.data.input_shape).numel())
         wanted = max(len(split.calibration), min(FINAL_IMAGES, FINAL_IMAGES * _CIFAR_FLOATS // floats))
         # The hold-out, too, where images are few: it has done its work, and is read without its labels.
         indices = np.concatenate([split.training, split.holdout])[:wanted]
         self._observer.stage(f"Reading the dense network on {len(indices)} images")
-        images = prepared.problem.data.train.take(indices).to(device)
-        model = prepared.problem.model.to(device)
-        seed = derive_seed(prepared.options.seed, "final calibration")
-        return images, calibrate(model, prepared.network, images, seed=seed, rows=final_rows(prepared.network))
+        images, model = prepared.problem.data.train.take(indices), prepared.problem.model
+        seed, rows = derive_seed(prepared.options.seed, "final calibration"), final_rows(prepared.network)
+
+        def read(place: torch.device) -> tuple[torch.Tensor, Calibration]:
+            there = images.to(place)
+            return there, calibrate(model, prepared.network, there, seed=seed, rows=rows)
+
+        return where_it_fits(model, prepared.device, read)
 
 
 def final_rows(network: TracedNetwork) -> int:

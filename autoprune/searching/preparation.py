@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, TypeVar
@@ -22,9 +22,9 @@ from autoprune.core.seeds import derive_seed
 from autoprune.core.space import SearchSpace
 from autoprune.data.bundle import DataBundle
 from autoprune.data.splits import Split, split_train
-from autoprune.devices import is_gpu, lent, release_memory, usable_device
+from autoprune.devices import usable_device, where_it_fits
 from autoprune.errors import StructureError
-from autoprune.evaluation.evaluator import fidelity_for, is_out_of_memory
+from autoprune.evaluation.evaluator import fidelity_for
 from autoprune.evaluation.scoring import logits_of
 from autoprune.evaluation.subject import SubjectFactory, holds_bytes, image_arrays, skeleton, weight_arrays
 from autoprune.models.calibration import Calibration, calibrate
@@ -95,7 +95,7 @@ class Prepared:
         """What heuristics read."""
         images = self.problem.data.train.take(self.split.calibration[:_MAP_IMAGES])
         model = self.problem.model
-        return _where_it_fits(
+        return where_it_fits(
             model,
             self.device,
             lambda place: profile(model, self.network, self.calibration, self.rankings, images.to(place)),
@@ -132,7 +132,7 @@ class Prepared:
 
     def _dense_logits(self) -> Tensor:
         model, data = self.problem.model, self.problem.data
-        return _where_it_fits(
+        return where_it_fits(
             model,
             self.device,
             lambda place: logits_of(model, data.train, self.split.holdout, place, task=data.task).cpu(),
@@ -198,7 +198,7 @@ def prepare(problem: Problem, options: SearchOptions, observer: Observer, *, rec
         split = _split(problem.data, options)
         observer.stage(f"Reading the dense network on {len(split.calibration)} images")
         images = problem.data.train.take(split.calibration)
-        calibration, rankings = _where_it_fits(
+        calibration, rankings = where_it_fits(
             problem.model, device, lambda place: _statistics(problem.model, network, images, options, place)
         )
     ladder = default_ladder(len(split.calibration), len(split.holdout))
@@ -213,20 +213,6 @@ def _statistics(
     calibration = calibrate(model, network, images, seed=derive_seed(options.seed, "calibration"))
     rankings = rank_groups(model, network, calibration, images=images if options.channels == "elimination" else None)
     return calibration.to("cpu"), rankings
-
-
-def _where_it_fits(model: nn.Module, device: str, work: Callable[[torch.device], _Found]) -> _Found:
-    """Returns what work on a network finds on a device, or on the CPU where the GPU's memory does not suffice."""
-    try:
-        with lent(model, device):
-            return work(torch.device(device))
-    except Exception as error:
-        if not (is_gpu(device) and is_out_of_memory(error)):
-            raise
-    # Out of the handler, whose error holds the tensors that filled the memory.
-    release_memory(device)
-    with lent(model, "cpu"):
-        return work(torch.device("cpu"))
 
 
 def default_ladder(calibration: int, holdout: int) -> Ladder:

@@ -15,11 +15,10 @@ from autoprune.data.bundle import DataBundle, bundle_from
 from autoprune.data.sources import load_data
 from autoprune.data.unlabelled import Unlabelled, are_bare, bare_images, labelled
 from autoprune.devices import lent, usable_device
-from autoprune.errors import ConfigError, DataError, ModelError
+from autoprune.errors import ConfigError, DataError, ModelError, one_line
 from autoprune.evaluation.scoring import logits_of
 from autoprune.models.attention import adapt
 from autoprune.models.zoo import build_model, model_info
-from autoprune.plugins import one_line
 from autoprune.report.observer import Observer
 from autoprune.searching.options import SearchOptions
 from autoprune.searching.timing import torch_threads

@@ -97,7 +97,7 @@ def prune(
         how = reduction_of(chosen, decision.pruned)
         finisher = Finisher(prepared, observer, epochs=options.finetune_epochs or 0.0)
         observer.stage(f"Cutting {prepared.problem.name} ({how.value})")
-        model = reduced(subject, decision.pruned, how, images=finisher.images, calibration=finisher.calibration)
+        model = cut_as_decided(finisher, subject, decision.pruned, how=how)
         evaluation = evaluation_of(prepared, decision, model, chosen.method)
         observer.stage("Testing the dense and the pruned network")
         dense = finisher.tested(prepared.problem.model)
@@ -190,6 +190,14 @@ def reduction_of(chosen: MethodOptions, pruned: Pruned) -> Reduction:
     if chosen.merge is not None:
         return Reduction(chosen.merge)
     return default_reduction(pruned, as_published=chosen.as_published)
+
+
+def cut_as_decided(finisher: Finisher, subject: Subject, pruned: Pruned, *, how: Reduction) -> nn.Module:
+    """Returns the network that a method decided on, cut on the images of the end, in eval mode."""
+    return finisher.cut(
+        pruned.model,
+        lambda images, calibration: reduced(subject, pruned, how, images=images, calibration=calibration),
+    )
 
 
 def evaluation_of(prepared: Prepared, decision: Decision, model: nn.Module, name: str) -> Evaluation:

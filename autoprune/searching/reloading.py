@@ -17,10 +17,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from autoprune.errors import RunError
+from autoprune.errors import RunError, one_line
 from autoprune.models.saved import load
 from autoprune.models.verify import largest_deviation, outputs
-from autoprune.plugins import one_line
 
 _EXAMPLE = "example.safetensors"
 

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from autoprune.core.files import WRITER, require_format, this_version
-from autoprune.errors import ConfigError, RunError
-from autoprune.plugins import one_line
+from autoprune.errors import ConfigError, RunError, one_line
 
 FORMAT = 1
 #: Two, so that a disk that damages the newest file costs one epoch and not the training.

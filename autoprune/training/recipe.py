@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from autoprune.errors import ConfigError
 
@@ -42,6 +42,10 @@ class Recipe:
     label_smoothing: float = 0.0
     gradient_clip: float = math.inf
     mixed_precision: bool = True
+
+    def in_parts(self, parts: int) -> Recipe:
+        """Returns the recipe for a memory that holds one part of a batch only: smaller batches, more steps."""
+        return replace(self, batch_size=max(1, self.batch_size // parts))
 
     def __post_init__(self) -> None:
         if self.schedule not in _SCHEDULES:

@@ -7,9 +7,9 @@ import pytest
 from toy_search import Events, ToyFactory, build_study, run_by_hand
 
 from autoprune.backends import RayBackend, SerialBackend
-from autoprune.backends.evaluating import Span, evaluate, one_line, report_of
+from autoprune.backends.evaluating import Span, evaluate, report_of
 from autoprune.core.candidate import Evaluation, Failure
-from autoprune.errors import BackendError
+from autoprune.errors import BackendError, one_line
 from autoprune.study import Ledger, read_ledger, replay
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 
 import pytest
+import torch
 
 from autoprune.cli import main
 from autoprune.cli.edge import guarded, run
@@ -52,6 +53,21 @@ def test_whatever_is_raised_becomes_one_line_and_an_exit_code(capsys, error, cod
     captured = capsys.readouterr()
     assert captured.err == line
     assert captured.out == ""
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (MemoryError(), "MemoryError"),
+        (torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate"), "OutOfMemoryError: CUDA out of memory"),
+        (RuntimeError("can't allocate memory: you tried 9 TB"), "RuntimeError: can't allocate memory: you tried 9 TB"),
+    ],
+)
+def test_memory_that_runs_out_is_no_bug_and_says_what_takes_less(capsys, error, reason):
+    assert guarded(raising(error)) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"autoprune: error: The memory did not suffice ({reason}). Take fewer")
+    assert said.count("\n") == 1
 
 
 def test_notes_say_how_to_go_on(capsys):

@@ -2,8 +2,11 @@ import pytest
 import torch
 from torch import nn
 
+from autoprune import devices
+from autoprune.errors import DivergenceError
 from autoprune.models.calibration import ROWS
 from autoprune.models.tracing import trace
+from autoprune.searching import finish
 from autoprune.searching.finish import final_rows
 
 
@@ -15,3 +18,53 @@ from autoprune.searching.finish import final_rows
 def test_the_end_samples_as_many_rows_as_fit_into_memory_and_never_fewer_than_a_candidate(width, rows):
     network = nn.Sequential(nn.Conv2d(1, width, 1), nn.ReLU(), nn.Conv2d(width, 2, 1), nn.Flatten()).eval()
     assert final_rows(trace(network, torch.zeros(1, 1, 1, 1))) == rows
+
+
+def failing_once(work, error, seen):
+    """Returns the work, which raises an error when it is called first."""
+
+    def called(*args, **kwargs):
+        seen.append((args, kwargs))
+        if len(seen) == 1:
+            raise error
+        return work(*args, **kwargs)
+
+    return called
+
+
+@pytest.mark.parametrize("place", ["calibrate", "cut_and_merge"])
+def test_an_end_that_does_not_fit_a_gpu_is_reached_on_the_cpu(toy, monkeypatch, place):
+    wanted, seen = toy("fits"), []
+    monkeypatch.setattr(devices, "is_gpu", lambda device: True)
+    monkeypatch.setattr(devices, "release_memory", lambda device: None)
+    monkeypatch.setattr(finish, place, failing_once(getattr(finish, place), torch.OutOfMemoryError("full"), seen))
+    found = toy("does-not")
+    assert len(seen) > 1
+    for name in ("uniform", "incumbent"):
+        assert found.summary[name]["accuracy"] == wanted.summary[name]["accuracy"]
+
+
+def test_a_finetune_that_does_not_fit_starts_again_with_half_the_batch(toy, monkeypatch):
+    train, recipes, starts = finish.train, [], []
+
+    def in_small_memory(model, images, indices, recipe, **options):
+        recipes.append(recipe)
+        starts.append({key: value.clone() for key, value in model.state_dict().items()})
+        if len(recipes) == 1:
+            nn.init.ones_(next(model.parameters()))  # a step or two may have been made
+            raise RuntimeError("CUDA out of memory")
+        return train(model, images, indices, recipe, **options)
+
+    monkeypatch.setattr(finish, "train", in_small_memory)
+    found = toy(finetune_epochs=0.2)
+    assert [recipe.batch_size for recipe in recipes[:2]] == [recipes[0].batch_size, recipes[0].batch_size // 2]
+    assert all(torch.equal(starts[0][key], starts[1][key]) for key in starts[0])
+    assert found.summary["incumbent"]["accuracy"] > 0
+
+
+def test_a_finetune_that_fails_otherwise_is_not_repeated(toy, monkeypatch):
+    seen = []
+    monkeypatch.setattr(finish, "train", failing_once(finish.train, DivergenceError("the loss is nan"), seen))
+    with pytest.raises(DivergenceError):
+        toy(finetune_epochs=0.2)
+    assert len(seen) == 1

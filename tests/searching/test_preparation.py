@@ -4,6 +4,7 @@ import pytest
 import torch
 from toy_problem import network, sets
 
+from autoprune import devices
 from autoprune.data.bundle import bundle_from
 from autoprune.errors import BudgetError, ConfigError, DataError, StructureError
 from autoprune.models.calibration import calibrate
@@ -63,11 +64,11 @@ class TestPrepare:
             return calibrate(model, *args, **kwargs)
 
         monkeypatch.setattr(preparation, "calibrate", calibrate_in_small_memory)
-        monkeypatch.setattr(preparation, "release_memory", lambda device: None)
+        monkeypatch.setattr(devices, "release_memory", lambda device: None)
         with pytest.raises(type(error)):
             prepared()
         calls.clear()
-        monkeypatch.setattr(preparation, "is_gpu", lambda device: True)
+        monkeypatch.setattr(devices, "is_gpu", lambda device: True)
         assert prepared().calibration.to_arrays().keys() == whole.calibration.to_arrays().keys()
         assert len(calls) == 2
 

@@ -12,10 +12,11 @@ import ray
 from ray import tune
 from ray.exceptions import GetTimeoutError, RayError
 
-from autoprune.backends.evaluating import Timed, evaluate, one_line
+from autoprune.backends.evaluating import Timed, evaluate
 from autoprune.backends.ray_tune import nodes
 from autoprune.core.candidate import Candidate, Failure, Fidelity
 from autoprune.core.seams import Evaluator
+from autoprune.errors import one_line
 
 #: How often a candidate whose worker died is evaluated again before it counts as failed.
 RETRIES = 3

@@ -16,8 +16,7 @@ import ray
 from ray._private import worker as ray_worker
 from ray.exceptions import RayError
 
-from autoprune.backends.evaluating import one_line
-from autoprune.errors import BackendError
+from autoprune.errors import BackendError, one_line
 
 _MIB = 2**20
 _STORE_LIMIT, _STORE_LEAST = 2048 * _MIB, 128 * _MIB
