@@ -42,7 +42,7 @@ from autoprune.core.structure import Structure
 from autoprune.strategies.base import ProposingStrategy, common_scale, with_ceiling
 from autoprune.strategies.seeding import seed_structures
 from autoprune.strategies.surrogate import Kernel, Surrogate, WidthFeatures
-from autoprune.strategies.tables import DamageTables, lagrangian_widths, level_widths
+from autoprune.strategies.tables import DamageTables, lagrangian_widths, level_widths, near_widths, padded
 
 #: At most this share of the candidates are first proposals.
 _SEED_SHARE = 0.25
@@ -85,7 +85,7 @@ class AutoStrategy(ProposingStrategy):
         super().__init__(space, name=name, seed=seed, candidates=candidates)
         self._first = seed_structures(space, profile)[: max(1, round(_SEED_SHARE * candidates))]
         self._features = WidthFeatures(space, profile)
-        self._levels = level_widths(space, 32 if space.dimension <= 64 else 20)
+        self._levels = padded(level_widths(space, 32 if space.dimension <= 64 else 20))
         self._kernel: Kernel | None = None
         self._fitted_on = 0
         self._reach = _REACH
@@ -223,17 +223,10 @@ class AutoStrategy(ProposingStrategy):
     ) -> FloatArray:
         """Returns (G,) widths: the best within reach of the centre for one draw of the additive effects."""
         by_energy, by_log = surrogate.additive_effects(rng)
-        factor = math.exp(reach)
-        rows, damage = [], []
-        for group, middle in enumerate(centre.widths):
-            levels = self._levels[group]
-            # One channel further: in narrow groups the region would else hold nothing but its centre.
-            near = levels[(levels >= middle / factor - 1) & (levels <= middle * factor + 1)]
-            near = np.union1d(near, [float(middle)])
-            rows.append(near)
-            effect = by_energy[group] * self._features.energy_of(group, near)
-            damage.append(-effect - by_log[group] * self._features.logarithm_of(group, near))
-        return lagrangian_widths(target, DamageTables.of(rows, damage), start=centre, rounds=2)
+        near = near_widths(self._levels, np.asarray(centre.widths, dtype=np.float64), reach=reach)
+        effect = by_energy[:, None] * self._features.energy(near.T).T
+        damage = -effect - by_log[:, None] * self._features.logarithm(near.T).T
+        return lagrangian_widths(target, DamageTables.monotone(near, damage), start=centre, rounds=2)
 
 
 def _pool_size(space: SearchSpace) -> int:

@@ -64,16 +64,6 @@ class WidthFeatures:
         ratios: FloatArray = np.log(np.maximum(widths, 1.0) / self._dense)
         return ratios
 
-    def energy_of(self, group: int, widths: FloatArray) -> FloatArray:
-        """Returns (L,) u of one group at (L,) integer widths."""
-        found: FloatArray = self._error[group, widths.astype(np.int64)]
-        return found
-
-    def logarithm_of(self, group: int, widths: FloatArray) -> FloatArray:
-        """Returns (L,) v of one group at (L,) widths."""
-        ratios: FloatArray = np.log(np.maximum(widths, 1.0) / self._dense[group])
-        return ratios
-
 
 @dataclass(frozen=True, slots=True)
 class Kernel:

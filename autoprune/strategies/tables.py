@@ -38,18 +38,45 @@ class DamageTables:
     @classmethod
     def of(cls, widths: Sequence[FloatArray], damage: Sequence[FloatArray]) -> DamageTables:
         """Returns the tables of ragged rows, made monotone: no channel may help by its absence."""
-        longest = max(len(row) for row in widths)
+        return cls.monotone(padded(widths), padded(damage))
 
-        def padded(rows: Sequence[FloatArray]) -> FloatArray:
-            return np.stack([np.pad(np.asarray(row, float), (0, longest - len(row)), mode="edge") for row in rows])
-
-        monotone = np.maximum.accumulate(padded(damage)[:, ::-1], axis=1)[:, ::-1]
-        return cls(padded(widths), monotone)
+    @classmethod
+    def monotone(cls, widths: FloatArray, damage: FloatArray) -> DamageTables:
+        """Returns the tables of (G, L) widths and damages, made monotone."""
+        return cls(widths, np.maximum.accumulate(damage[:, ::-1], axis=1)[:, ::-1])
 
     def at(self, columns: FloatArray) -> FloatArray:
         """Returns (G,) widths at the (G,) chosen columns."""
         picked: FloatArray = np.take_along_axis(self.widths, columns[:, None].astype(np.int64), axis=1)[:, 0]
         return picked
+
+
+def padded(rows: Sequence[FloatArray]) -> FloatArray:
+    """Returns (G, L) ragged rows as one rectangle; short ones repeat their last entry."""
+    table = np.empty((len(rows), max(len(row) for row in rows)))
+    for line, row in zip(table, rows, strict=True):
+        line[: len(row)], line[len(row) :] = row, row[-1]
+    return table
+
+
+def near_widths(levels: FloatArray, centre: FloatArray, *, reach: float) -> FloatArray:
+    """Returns (G, L) the levels within reach of a centre, and the centre itself, ascending.
+
+    Args:
+        levels: (G, K) of `padded(level_widths(...))`.
+        centre: (G,) widths.
+        reach: largest change of a width's logarithm.
+    """
+    middle, factor = centre[:, None], np.exp(reach)
+    # One channel further: in narrow groups the region would else hold nothing but its centre.
+    near = (levels >= middle / factor - 1) & (levels <= middle * factor + 1) & (levels != middle)
+    near[:, 1:] &= levels[:, 1:] > levels[:, :-1]  # the dense width is repeated
+    # Whatever is not near goes to the end of its row, and there repeats the largest that is.
+    found = np.sort(np.concatenate([np.where(near, levels, np.inf), middle], axis=1), axis=1)
+    found = found[:, : int(near.sum(axis=1).max()) + 1]
+    largest = np.where(np.isfinite(found), found, -np.inf).max(axis=1, keepdims=True)
+    nearest: FloatArray = np.minimum(found, largest)
+    return nearest
 
 
 def level_widths(space: SearchSpace, levels: int) -> list[FloatArray]:

@@ -7,7 +7,7 @@ from autoprune.core.candidate import Evaluation
 from autoprune.strategies import make_strategy
 from autoprune.strategies.base import common_scale
 from autoprune.strategies.surrogate import Surrogate, WidthFeatures
-from autoprune.strategies.tables import DamageTables, allocated, level_widths, thresholded
+from autoprune.strategies.tables import DamageTables, allocated, level_widths, near_widths, padded, thresholded
 from autoprune.testing import Landscape, resnet_landscape, simulate
 from autoprune.testing.landscape import simulated_ladder
 
@@ -104,3 +104,16 @@ def test_tables_are_solved_within_budget_and_no_worse_than_samples(landscape: La
     assert space.is_legal(flattest)
     assert damages(least.widths).sum() <= min(damages(one.widths).sum() for one in samples)
     assert damages(flattest.widths).max() <= min(damages(one.widths).max() for one in samples) + 0.02
+
+
+@pytest.mark.parametrize("reach", [0.0, 0.05, 0.4, 3.0])
+def test_near_widths_are_the_levels_within_reach_and_the_centre(reach: float) -> None:
+    rng = np.random.default_rng(0)
+    levels = [np.unique(rng.integers(1, 40, size)).astype(float) for size in (1, 3, 12, 30)]
+    centre = np.array([levels[0][0], levels[1][-1], 17.0, 20.0])
+    found = near_widths(padded(levels), centre, reach=reach)
+    for row, mine, middle in zip(found, levels, centre, strict=True):
+        low, high = middle / np.exp(reach) - 1, middle * np.exp(reach) + 1
+        wanted = sorted({middle, *(level for level in mine.tolist() if low <= level <= high)})
+        assert row.tolist() == [*wanted, *[wanted[-1]] * (found.shape[1] - len(wanted))]
+    assert any(len(set(row)) == found.shape[1] for row in found.tolist())
