@@ -1,0 +1,54 @@
+"""How well cheap scores rank structures, against a finetune that is judged on images which no score has read.
+
+`autoprune check-proxy` on networks of this repository, from the repository's root, with AUTOPRUNE_DATA_ROOT and
+AUTOPRUNE_WEIGHTS_ROOT set for those of CIFAR-10:
+
+    python -m experiments.benchmarks.proxy_quality [NETWORK ...]
+
+Structures keep half of the FLOPs; a quarter each are heuristics', near uniform widths, farther away, and anywhere.
+Seconds are those of one evaluation on a worker with one thread, wall time.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from autoprune.config.options import check_options
+from autoprune.report.live import LiveProgress
+from autoprune.searching.options import SearchOptions
+from autoprune.searching.proxies import ProxyOptions, check_proxies
+from experiments.benchmarks.cifar import WEIGHTS
+from experiments.benchmarks.common import write
+
+#: {network: (data, what is asked)}; an epoch of CIFAR-10 takes minutes of a core.
+CHECKED = {
+    "digits/resnet": ("digits", ProxyOptions(structures=40, epochs=20.0)),
+    "cifar/resnet20-b": ("cifar10", ProxyOptions(structures=16, epochs=1.0)),
+}
+
+
+def one(spec: str) -> dict[str, Any]:
+    """Returns what `check-proxy` says of a network's proxies."""
+    data, asked = CHECKED[spec]
+    weights = {"weights": WEIGHTS[spec]} if spec in WEIGHTS else {}
+    with tempfile.TemporaryDirectory() as folder, LiveProgress(candidates=0) as observer:
+        out = str(Path(folder) / "proxies")
+        given = {"model": spec, "data": data, "budgets": ["50%flops"], "out": out, **weights}
+        report = check_proxies(SearchOptions(**check_options(given, strategies=["auto"])), asked, observer)
+    return {key: report[key] for key in ("budget", "structures", "finetune", "proxies", "recommended", "failures")}
+
+
+def main(specs: Sequence[str]) -> None:
+    """Measures and writes, after every network what there is by then."""
+    found = {}
+    for spec in specs:
+        found[spec] = one(spec)
+        write("proxy_quality", found, packages=("torch", "torchvision", "numpy", "ray"))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:] or list(CHECKED))
