@@ -15,38 +15,56 @@ from autoprune.training.trainer import train
 
 COUNT, SIZE = 48, 2
 RECIPE = Recipe(epochs=2, batch_size=12, learning_rate=0.05, warmup_epochs=0.5)
+#: (C, H, W) of images that are trained on as they lie, and of such as are laid out with their channels last.
+SHAPES = {"usual": (1, 8, 8), "channels last": (3, 32, 32)}
 
 
-def images():
+def images(shape):
     rng = np.random.default_rng(0)
     labels = np.arange(COUNT) % 4
-    pixels = rng.integers(0, 90, (COUNT, 1, 8, 8)) + 40 * labels[:, None, None, None]
-    return ArrayImages(pixels.astype(np.uint8), labels.astype(np.int64), Preprocessing((0.5,), (0.25,)))
+    pixels = rng.integers(0, 90, (COUNT, *shape)) + 40 * labels[:, None, None, None]
+    normalised = Preprocessing((0.5,) * shape[0], (0.25,) * shape[0])
+    return ArrayImages(pixels.astype(np.uint8), labels.astype(np.int64), normalised)
 
 
-def network(seed=0):
+def network(shape, seed=0):
     """Returns a network without batch norm, whose statistics would be those of a share."""
     torch.manual_seed(seed)
-    return nn.Sequential(nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(216, 4))
+    return nn.Sequential(
+        *(nn.Conv2d(shape[0], 6, 3), nn.ReLU(), nn.Conv2d(6, 8, 3), nn.ReLU()),
+        *(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 4)),
+    )
 
 
-def member(rank, folder):
+def member(rank, folder, shape):
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=SIZE)
-    model = network(seed=rank)  # only the leader's weights count
-    told = []
-    train(model, images(), range(COUNT), RECIPE, seed=3, team=Team(rank, SIZE), on_step=lambda *step: told.append(step))
-    torch.save((model.state_dict(), len(told)), f"{folder}/{rank}.pt")
+    model = network(shape, seed=rank)  # only the leader's weights count
+    told, layouts = [], set()
+
+    def look(layer, _, out):
+        if layer.training:  # replicas that layouts are tried on are not
+            layouts.add(out.is_contiguous(memory_format=torch.channels_last))
+
+    model[0].register_forward_hook(look)
+    team = Team(rank, SIZE)
+    train(model, images(shape), range(COUNT), RECIPE, seed=3, team=team, on_step=lambda *step: told.append(step))
+    torch.save((model.state_dict(), len(told), sorted(layouts)), f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
-def test_two_processes_end_where_one_does_and_the_leader_alone_tells(tmp_path):
-    # Forked: fresh interpreters would take seconds to import torch.
-    multiprocessing.start_processes(member, args=(str(tmp_path),), nprocs=SIZE, start_method="fork")
-    one = network()
-    train(one, images(), range(COUNT), RECIPE, seed=3)
-    (first, steps), (second, silent) = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(SIZE))
+@pytest.mark.parametrize("layout", SHAPES)
+def test_two_processes_end_where_one_does_and_the_leader_alone_tells(tmp_path, layout):
+    shape = SHAPES[layout]
+    # Spawned: a fork of a process in which autograd has started its threads cannot train.
+    multiprocessing.start_processes(member, args=(str(tmp_path), shape), nprocs=SIZE, start_method="spawn")
+    one = network(shape)
+    train(one, images(shape), range(COUNT), RECIPE, seed=3)
+    (first, steps, layouts), (second, silent, _) = (
+        torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(SIZE)
+    )
     assert (steps, silent) == (8, 0)
+    assert layouts == [layout == "channels last"]
     for name, value in one.state_dict().items():
         assert torch.equal(first[name], second[name])
         torch.testing.assert_close(first[name], value, rtol=1e-4, atol=1e-6)
