@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 from numpy.typing import NDArray
@@ -283,13 +282,16 @@ def _pins_unchecked() -> Iterator[None]:
 
     It reads the file lists of all installed packages for that, 0.8 s of processor time.
     """
-    environment = sys.modules.get("mlflow.utils.environment")
-    check = "warn_dependency_requirement_mismatches"
-    if not hasattr(environment, check):
+    environment: Any = sys.modules.get("mlflow.utils.environment")
+    check = getattr(environment, "warn_dependency_requirement_mismatches", None)
+    if check is None:
         yield
         return
-    with patch.object(environment, check, lambda _requirements: None):
+    environment.warn_dependency_requirement_mismatches = lambda _requirements: None
+    try:
         yield
+    finally:
+        environment.warn_dependency_requirement_mismatches = check
 
 
 @contextmanager
