@@ -26,8 +26,8 @@ from experiments.benchmarks.common import write
 
 #: {network: (data, what is asked)}; an epoch of CIFAR-10 takes minutes of a core.
 CHECKED = {
-    "digits/resnet": ("digits", ProxyOptions(structures=40, epochs=20.0)),
-    "cifar/resnet20-b": ("cifar10", ProxyOptions(structures=16, epochs=1.0)),
+    "digits/resnet": ("digits", ProxyOptions(structures=30, epochs=10.0)),
+    "cifar/resnet20-b": ("cifar10", ProxyOptions(structures=12, epochs=1.0)),
 }
 
 
