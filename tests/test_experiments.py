@@ -52,6 +52,22 @@ def test_the_first_figures_of_the_readme_are_those_of_a_results_file():
     assert [float(text) for text in said] == [round(100 * share, 1) for share in shares]
 
 
+def test_what_the_readme_says_of_cheap_scores_is_what_was_measured():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8").replace("**", "")
+    path = ROOT / "experiments" / "benchmarks" / "results" / "proxy_quality.json"
+    figures = json.loads(path.read_text(encoding="utf-8"))["figures"]
+    found = figures["cifar/resnet20-b"]
+    said = re.findall(r"\| ([\d.]+) % \| ([\d.-]+) \(([\d.-]+) to ([\d.-]+)\) \| ([\d.-]+) \|\n", readme)
+    names = ("slice 256/1000", "least-squares 256/1000", "sequential 256/1000", "sequential 512/4000", "finetune-0.05")
+    rows = {row["name"]: row for row in found["proxies"]}
+    taus = [[rows[name][key] for key in ("tau", "low", "high", "tau_better_half")] for name in names]
+    shares = [rows[name]["share"] for name in names]
+    assert [row[0] for row in said] == [f"{100 * share:.1f}" for share in shares]
+    assert [list(row[1:]) for row in said] == [[f"{value:.2f}" for value in row] for row in taus]
+    assert all(row["tau"] < 0.8 for row in found["proxies"])
+    assert f"{100 * found['finetune']['lowest']:.1f} to\n{100 * found['finetune']['highest']:.1f} %" in readme
+
+
 def test_every_results_file_belongs_to_an_experiment_file():
     names = {path.name for path in EXPERIMENTS}
     for content in [*results("search"), *results("comparison")]:
