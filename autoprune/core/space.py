@@ -57,7 +57,8 @@ class SearchSpace:
         """Returns the space of structures within the budgets.
 
         Raises:
-            BudgetError: a budget lies below the smallest reachable cost; the message names it and what limits it.
+            BudgetError: a budget lies below the smallest reachable cost, or a range above the dense network's; the
+                message names it and what limits it.
             StructureError: there is nothing to prune.
         """
         if not groups:
@@ -312,6 +313,11 @@ class SearchSpace:
 
     def _require_reachable(self, limit: Limit) -> None:
         least, whole = (cost.of(limit.resource) for cost in (self.cost(self.smallest), self.cost_model.dense))
+        if limit.is_band and limit.floor > whole:
+            raise BudgetError(
+                f"The range {limit.text!r} starts at {limit.shown(limit.floor)}, above the {limit.shown(whole)} of the "
+                "dense network. Write a range of what may remain of it."
+            )
         if least <= limit.ceiling:
             return
         layers = self.cost_model.by_layer(self.smallest)

@@ -126,6 +126,12 @@ def test_an_unreachable_budget_names_the_smallest_reachable_cost_and_what_limits
         SearchSpace.build(groups, cost_model, parse_budgets("1%flops"))
 
 
+def test_a_range_above_the_dense_network_is_refused() -> None:
+    with pytest.raises(BudgetError, match=r"The range '2\.\.3Gflops' starts at .*, above the .* of the dense network"):
+        space_of("2..3Gflops")
+    assert space_of("50..100%flops").is_legal(space_of("100%flops").dense)
+
+
 def test_the_smallest_reachable_budget_is_reached() -> None:
     groups, cost_model = network(min_width=8)
     least = cost_model.cost(Structure((8, 8, 8, 8))).macs
