@@ -84,6 +84,23 @@ def lent(model: nn.Module, device: torch.device | str) -> Iterator[nn.Module]:
         model.to(home)
 
 
+def in_smaller_batches(device: torch.device | str, work: Callable[[int], Found]) -> Found:
+    """Returns what work finds with its batches whole, or in halves where the memory does not suffice for that.
+
+    Args:
+        device: whose memory it is.
+        work: called with the number of parts that its batches are to be cut into; again, from the start, with 2.
+    """
+    try:
+        return work(1)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+    # Out of the handler, whose error holds the tensors that filled the memory.
+    release_memory(device)
+    return work(2)
+
+
 def where_it_fits(model: nn.Module, device: torch.device | str, work: Callable[[torch.device], Found]) -> Found:
     """Returns what work on a network finds on a device, or on the CPU where the GPU's memory does not suffice.
 

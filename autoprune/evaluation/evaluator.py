@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from autoprune.core.candidate import Candidate, Evaluation, Failure, Fidelity, Merge, Outcome
 from autoprune.core.structure import Structure
-from autoprune.devices import is_out_of_memory, release_memory
+from autoprune.devices import in_smaller_batches, release_memory
 from autoprune.errors import one_line
 from autoprune.evaluation.scoring import Scorer
 from autoprune.evaluation.subject import Subject
@@ -55,14 +55,7 @@ class CandidateEvaluator:
         """
         started = time.perf_counter()
         try:
-            try:
-                metrics = self._scored(candidate, parts=1)
-            except Exception as error:
-                if not is_out_of_memory(error):
-                    raise
-                metrics = None
-            # Out of the handler, whose error holds the tensors that filled the memory.
-            metrics = self._scored(candidate, parts=2) if metrics is None else metrics
+            metrics = in_smaller_batches(self._device, lambda parts: self._scored(candidate, parts))
         except (Exception, SystemExit) as error:  # the forward is the user's code and may raise anything once cut
             _log.debug("Candidate %d failed.", candidate.id, exc_info=True)
             release_memory(self._device)
@@ -80,10 +73,8 @@ class CandidateEvaluator:
             worker=self._worker,
         )
 
-    def _scored(self, candidate: Candidate, *, parts: int) -> dict[str, float]:
+    def _scored(self, candidate: Candidate, parts: int) -> dict[str, float]:
         """Returns the metrics of a candidate, its batches cut into `parts`."""
-        if parts > 1:
-            release_memory(self._device)
         model, _ = self.build(candidate.structure, candidate.fidelity, seed=candidate.seed, parts=parts)
         return self._scorer.score(model, candidate.fidelity.holdout_images, parts=parts)
 

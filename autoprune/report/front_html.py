@@ -42,6 +42,7 @@ def write_front_html(
     marks: Mapping[str, Mapping[str, Any]],
     budget: Sequence[str],
     dense_widths: Mapping[str, int],
+    resource: str = "macs",
     title: str = "",
     run: str = "RUN",
     metric: str = "accuracy",
@@ -54,6 +55,7 @@ def write_front_html(
         marks: `dense`, `uniform`, `incumbent` as in `summary.json` (`marks_of`); any may be missing.
         budget: as the user wrote it.
         dense_widths: {group: dense width}, in the order of the network.
+        resource: what the front trades for accuracy.
         title: of the page, for example the model and the data.
         run: run folder to name in the pick command.
         metric: what people call the accuracy of this task.
@@ -61,7 +63,16 @@ def write_front_html(
     Raises:
         RunError: the file cannot be written.
     """
-    data = front_data(rows, marks=marks, budget=budget, dense_widths=dense_widths, title=title, run=run, metric=metric)
+    data = front_data(
+        rows,
+        marks=marks,
+        budget=budget,
+        dense_widths=dense_widths,
+        resource=resource,
+        title=title,
+        run=run,
+        metric=metric,
+    )
     body = filled(FRONT_BODY, {"SCRIPT": SCRIPT, "DATA": embed(data)})
     atomic_write_text(path, html_page(data["title"], style=STYLE, body=body))
 
@@ -72,6 +83,7 @@ def front_data(
     marks: Mapping[str, Mapping[str, Any]],
     budget: Sequence[str],
     dense_widths: Mapping[str, int],
+    resource: str = "macs",
     title: str = "",
     run: str = "RUN",
     metric: str = "accuracy",
@@ -80,7 +92,6 @@ def front_data(
     budgets = _budgets(budget, marks.get("dense"))
     # Axes of their own: what has a budget, besides what every page shows.
     own = [budget["key"] for budget in budgets if rows and budget["key"] in rows[0]]
-    bands = [budget["key"] for budget in budgets if budget["key"] in own and budget["low"] < budget["high"]]
     columns = [
         *_COLUMNS,
         *(name for name in own if name not in _COLUMNS),
@@ -97,7 +108,7 @@ def front_data(
         "columns": [*columns, "widths"],
         "rows": [_compact(row, columns, dense_widths) for row in rows],
         "marks": _marks(marks),
-        "front": bands[0] if bands else RESOURCES["macs"].retained,
+        "front": RESOURCES[resource].retained,
         "budgets": budgets,
     }
 

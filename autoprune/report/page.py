@@ -202,6 +202,7 @@ def _front_arguments(record: RunRecord, numbers: Numbers, rows: Rows) -> dict[st
         marks=marks_of(summary, [repeat.summary for repeat in record.repeats]),
         budget=[str(text) for text in summary.get("budget", ())],
         dense_widths=record.groups,
+        resource=numbers["front_resource"],
         run=record.folder,
         metric=numbers["metric"],
     )

@@ -15,7 +15,7 @@ from autoprune.core.candidate import Evaluation, Merge
 from autoprune.core.cost import Cost
 from autoprune.core.seeds import derive_seed
 from autoprune.core.space import SearchSpace
-from autoprune.devices import is_out_of_memory, release_memory, where_it_fits
+from autoprune.devices import in_smaller_batches, where_it_fits
 from autoprune.models.calibration import ROWS, Calibration, calibrate, solvable
 from autoprune.models.merging import cut_and_merge
 from autoprune.models.network import TracedNetwork
@@ -120,17 +120,12 @@ class Finisher:
         self._observer.stage(f"Finetuning {name} for {self._epochs:g} epochs")
         recipe = finetune_recipe(self._epochs, batch_size=self._prepared.problem.data.task.batch_size)
         untrained = {key: value.to("cpu", copy=True) for key, value in model.state_dict().items()}
-        try:
-            self._train(model, recipe)
-            fits = True
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            fits = False
-        if not fits:  # out of the handler, whose error holds the tensors that filled the memory
-            release_memory(self._prepared.device)
+
+        def training(parts: int) -> None:
             model.load_state_dict(untrained)
-            self._train(model, recipe.in_parts(2))
+            self._train(model, recipe.in_parts(parts))
+
+        in_smaller_batches(self._prepared.device, training)
         after = self.tested(model)
         return Finished(evaluation, model.cpu(), kept, after, before.accuracy)
 

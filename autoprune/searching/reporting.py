@@ -169,6 +169,7 @@ def _write_front(run: Path, record: RunRecord, rows: Sequence[Mapping[str, Any]]
         marks=marks_of(record.summary, [repeat.summary for repeat in record.repeats]),
         budget=[str(text) for text in record.summary.get("budget", ())],
         dense_widths=record.groups,
+        resource=record.front_resource,
         title=f"{record.summary.get('model')} on {record.summary.get('data')}",
         run=str(run),
         metric=str(record.summary.get("metric") or "accuracy"),

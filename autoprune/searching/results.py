@@ -114,6 +114,7 @@ def write_results(out: Path, summary: Mapping[str, Any], prepared: Prepared, stu
         marks=marks_of(summary),
         budget=prepared.options.goals,
         dense_widths={group.name: group.width for group in network.groups},
+        resource=study.front.resource,
         title=f"{prepared.problem.name} on {prepared.problem.data.name}",
         run=str(out),
         metric=prepared.problem.data.task.metric,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from autoprune.evaluation.evaluator import is_out_of_memory
+from autoprune.devices import in_smaller_batches, is_out_of_memory
 
 #: Run in a process of its own: the limit cannot be raised again. The network asks for 4 MiB of addresses an image.
 PROGRAM = """
@@ -78,3 +78,30 @@ def test_an_evaluation_that_runs_out_of_memory_is_tried_again_at_half_the_batch(
 )
 def test_what_counts_as_out_of_memory(error, so):
     assert is_out_of_memory(error) == so
+
+
+@pytest.mark.parametrize(("enough", "asked"), [(1, [1]), (2, [1, 2])])
+def test_batches_are_halved_where_the_memory_does_not_suffice(enough, asked):
+    seen = []
+
+    def work(parts):
+        seen.append(parts)
+        if parts < enough:
+            raise MemoryError
+        return parts
+
+    assert in_smaller_batches("cpu", work) == enough
+    assert seen == asked
+
+
+@pytest.mark.parametrize(("error", "times"), [(MemoryError(), 2), (ValueError("odd"), 1)])
+def test_what_halves_do_not_help_is_raised(error, times):
+    seen = []
+
+    def work(parts):
+        seen.append(parts)
+        raise error
+
+    with pytest.raises(type(error)):
+        in_smaller_batches("cpu", work)
+    assert len(seen) == times
