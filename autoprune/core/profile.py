@@ -18,7 +18,8 @@ class GroupProfile:
         filter_distances: (N, N) squared Euclidean distances between the flattened raw filters of the first producer
             (what affinity propagation clusters, EPruner 2021).
         folded_distances: (N, N) squared Euclidean distances between filters with batch norm folded in.
-        map_distances: (N, N) cosine distances, in [0, 2], between the mean feature maps (what ACP 2021 clusters).
+        map_distances: (N, N) cosine distances, in [0, 2], between the mean feature maps (what ACP 2021 clusters), or
+            between the raw filters where a channel's map is a single number, which has no direction.
         correlation: (N, N) correlation of the activations over images and positions, in [-1, 1]; dead channels 0.
         weight_quantiles: (1001,) quantiles of |w| / rms(w) over the producers' weights, ascending.
         dead_share: share of channels that never fire on the calibration images, in [0, 1].

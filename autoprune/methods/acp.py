@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from autoprune.core.cost import FloatArray, IntArray
@@ -21,10 +20,9 @@ from autoprune.errors import ConfigError, DivergenceError
 from autoprune.methods.base import Pruned, Subject
 from autoprune.methods.eprune import channel_rows, nearest_kept, producer_filters, producers, published_groups
 from autoprune.methods.swarm import Flight, clean_swarm, published_swarm
-from autoprune.models.calibration import to_numpy
+from autoprune.models.feature_maps import map_distances, mean_maps
 from autoprune.models.merging import cut_least_squares, recalibrate
 from autoprune.models.network import LayerCall, TracedNetwork
-from autoprune.models.operations import Handler, OperationTap
 from autoprune.models.surgery import Kept, cut
 from autoprune.strategies.clustering import MIN_SAMPLES, bisected_knob, density_labels, eps_of
 from autoprune.training.measure import measure
@@ -153,9 +151,8 @@ class _Stage:
 
     def __init__(self, subject: Subject, min_samples: int) -> None:
         filters = producer_filters(subject.model, subject.network, range(len(subject.network.groups)))
-        maps = mean_maps(subject.model, subject.network, subject.images[:_IMAGES])
-        rows = [weights if found.shape[1] < 2 else found for found, weights in zip(maps, filters, strict=True)]
-        self._distances = [cosine_distances(item) for item in rows]
+        maps = stacked_maps(subject.model, subject.network, subject.images[:_IMAGES])
+        self._distances = [map_distances(found, rows) for found, rows in zip(maps, filters, strict=True)]
         self._l1 = [np.abs(item).sum(axis=1) for item in filters]
         self._min_samples = min_samples
         self._labels: dict[float, list[IntArray]] = {}
@@ -194,55 +191,23 @@ def cluster_order(labels: IntArray, l1: FloatArray) -> IntArray:
     return np.concatenate([by_norm[representative[by_norm]], by_norm[~representative[by_norm]]]).astype(np.int64)
 
 
-@torch.no_grad()
-def mean_maps(model: nn.Module, network: TracedNetwork, images: Tensor, *, batch: int = 50) -> list[FloatArray]:
-    """Returns per group M, (N, positions): outputs of its producers side by side, before batch norm, averaged.
+def stacked_maps(model: nn.Module, network: TracedNetwork, images: Tensor, *, batch: int = 50) -> list[FloatArray]:
+    """Returns per group M, (N, positions): mean outputs of its producers, before batch norm, side by side.
 
     A group that no convolution or linear layer produces has no positions.
     """
-    calls: dict[str, LayerCall] = {}
+    first_calls: dict[str, LayerCall] = {}
     for call in network.calls:
-        calls.setdefault(call.weight, call)
-    wanted = {
-        calls[name].call: calls[name]
+        first_calls.setdefault(call.weight, call)
+    calls = [
+        [first_calls[name] for name, _, _ in producers(network, group) if name in first_calls]
         for group in range(len(network.groups))
-        for name, _, _ in producers(network, group)
-        if name in calls
-    }
-    sums: dict[int, FloatArray] = {}
-
-    def adding(call: LayerCall) -> Handler:
-        def handler(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            out: Tensor = func(*args, **kwargs)
-            sums[call.call] = sums.get(call.call, 0.0) + to_numpy(out.double().mean(0).reshape(out.shape[1], -1)) * (
-                len(block) / len(images)
-            )
-            return out
-
-        return handler
-
-    handlers = {call.call: adding(call) for call in wanted.values()}
-    for start in range(0, len(images), batch):
-        block = images[start : start + batch]
-        with OperationTap(handlers):
-            model(block)
+    ]
+    maps = mean_maps(model, [call for made in calls for call in made], images, batch=batch)
     found = []
-    for group in range(len(network.groups)):
-        parts = [
-            channel_rows(network, calls[name].output, group, sums[calls[name].call])
-            for name, _, _ in producers(network, group)
-            if name in calls
-        ]
+    for group, made in enumerate(calls):
+        parts = [channel_rows(network, call.output, group, maps[call.call]) for call in made]
         found.append(np.concatenate(parts, axis=1) if parts else np.zeros((network.groups[group].width, 0)))
-    return found
-
-
-def cosine_distances(rows: FloatArray) -> FloatArray:
-    """Returns (N, N) distances in [0, 2] of (N, d) rows; a zero row is 1 away from all others."""
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    unit = rows / np.where(norms > 0, norms, 1.0)
-    found: FloatArray = np.clip(1.0 - unit @ unit.T, 0.0, 2.0)
-    np.fill_diagonal(found, 0.0)
     return found
 
 

@@ -12,11 +12,10 @@ from torch import Tensor, nn
 from autoprune.core.cost import FloatArray
 from autoprune.core.profile import GroupProfile, ModelProfile
 from autoprune.models.calibration import Calibration, to_numpy
+from autoprune.models.feature_maps import map_distances, mean_maps
 from autoprune.models.folding import folded_weight
 from autoprune.models.network import LayerCall, TracedNetwork
-from autoprune.models.operations import OperationTap
 from autoprune.models.selection import Ranking, consumer_norms, filter_norms
-from autoprune.tasks.detectors import raw_outputs
 
 _QUANTILES = np.linspace(0.0, 1.0, 1001)
 
@@ -39,12 +38,12 @@ def profile(
         images: (B, C, H, W) images for the mean feature maps; 200 are what ACP uses.
     """
     producers = [_first(network, index, "output") for index in range(len(network.groups))]
-    maps = _mean_maps(model, [call for call, _ in producers if call is not None], images)
+    maps = mean_maps(model, [call for call, _ in producers if call is not None], images)
     profiles = []
     for index, group in enumerate(network.groups):
         call, places = producers[index]
         raw, folded = _filters(model, call, places, group.width)
-        mean_map = maps.get(-1 if call is None else call.call)
+        mean_map = raw[:, :0] if call is None else maps[call.call][places].reshape(group.width, -1)
         correlation, dead = _correlation(network, calibration, index)
         profiles.append(
             GroupProfile(
@@ -53,7 +52,7 @@ def profile(
                 consumer_norms=consumer_norms(model, network, index),
                 filter_distances=_squared_distances(raw),
                 folded_distances=_squared_distances(folded),
-                map_distances=_cosine_distances(raw if mean_map is None else mean_map[places].reshape(group.width, -1)),
+                map_distances=map_distances(mean_map, raw),
                 correlation=correlation,
                 weight_quantiles=_weight_quantiles(raw),
                 dead_share=dead,
@@ -77,23 +76,6 @@ def _first(network: TracedNetwork, group: int, side: str) -> tuple[LayerCall | N
             ordered = positions[np.argsort(channels.channel[positions], kind="stable")]
             return call, ordered.reshape(network.groups[group].width, -1)
     return None, np.arange(network.groups[group].width)[:, None]
-
-
-def _mean_maps(model: nn.Module, calls: Sequence[LayerCall], images: Tensor) -> dict[int, FloatArray]:
-    """Returns {call: (channels, positions) the mean output map over the images}, before batch norm."""
-    found: dict[int, FloatArray] = {}
-
-    def keep(call: LayerCall) -> Any:
-        def handler(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            out = func(*args, **kwargs)
-            found[call.call] = to_numpy(out.mean(0).reshape(out.shape[1], -1))
-            return out
-
-        return handler
-
-    with OperationTap({call.call: keep(call) for call in calls}):
-        raw_outputs(model, images)
-    return found
 
 
 def _filters(model: nn.Module, call: LayerCall | None, places: Any, width: int) -> tuple[FloatArray, FloatArray]:
@@ -121,6 +103,8 @@ def _correlation(network: TracedNetwork, calibration: Calibration, group: int) -
             whole = to_numpy(calibration.covariance(call.call))
             # A flattened map, or a head, has several: the same one of each channel is compared, and all are averaged.
             covariance = np.mean([whole[np.ix_(column, column)] for column in places.T], axis=0)
+            # Products in single precision are not symmetric to the last digits on every processor.
+            covariance = (covariance + covariance.T) / 2
             deviation = np.sqrt(np.clip(np.diag(covariance), 0.0, None))
             alive = deviation > 1e-6 * max(float(deviation.max()), 1e-30)
             scale = np.where(alive, deviation, 1.0)
@@ -134,14 +118,6 @@ def _squared_distances(rows: FloatArray) -> FloatArray:
     gram = rows @ rows.T
     norms = np.diag(gram)
     distances: FloatArray = np.clip(norms[:, None] + norms[None, :] - 2 * gram, 0.0, None)
-    np.fill_diagonal(distances, 0.0)
-    return distances
-
-
-def _cosine_distances(rows: FloatArray) -> FloatArray:
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    unit = rows / np.where(norms > 0, norms, 1.0)
-    distances: FloatArray = np.clip(1.0 - unit @ unit.T, 0.0, 2.0)
     np.fill_diagonal(distances, 0.0)
     return distances
 

@@ -5,11 +5,10 @@ import math
 
 import numpy as np
 import pytest
-import torch
 from torch import nn
 
 from autoprune.errors import ConfigError
-from autoprune.methods.acp import Acp, HoldoutFitness, TrainedFitness, cluster_order, cosine_distances, mean_maps
+from autoprune.methods.acp import Acp, HoldoutFitness, TrainedFitness, cluster_order, stacked_maps
 from autoprune.methods.registry import make_method
 from autoprune.methods.swarm import (
     clean_move,
@@ -19,6 +18,7 @@ from autoprune.methods.swarm import (
     published_move,
     published_swarm,
 )
+from autoprune.models.feature_maps import cosine_distances
 from autoprune.models.merging import cut_least_squares, recalibrate
 from autoprune.models.selection import keep_best
 from autoprune.strategies.clustering import density_labels
@@ -49,27 +49,11 @@ def naive_labels(distances: np.ndarray, eps: float, min_samples: int) -> list[se
 
 
 class TestStage:
-    def test_maps_are_convolution_outputs_averaged_over_images(self):
-        subject = small_subject("plain")
-        found = mean_maps(subject.model, subject.network, subject.images, batch=5)
-        seen: list[torch.Tensor] = []
-        for layer in (0, 2, 3):
-            subject.model.layers[layer][0].register_forward_hook(lambda _, args, out: seen.append(out.clone()))
-        with torch.no_grad():
-            subject.model(subject.images)
-        for maps, outputs in zip(found, seen, strict=True):
-            np.testing.assert_allclose(maps, outputs.double().mean(0).flatten(1).numpy(), atol=1e-6)
-
     def test_maps_of_a_stream_stand_side_by_side(self):
         subject = small_subject("residual with projections")
         stream = next(index for index, group in enumerate(subject.network.groups) if group.coupled)
-        maps = mean_maps(subject.model, subject.network, subject.images)[stream]
+        maps = stacked_maps(subject.model, subject.network, subject.images)[stream]
         assert maps.shape == (6, 2 * 144)
-
-    def test_cosine_distances_are_those_of_the_angle(self):
-        rows = np.array([[1.0, 0.0], [2.0, 0.0], [0.0, 3.0], [-1.0, 0.0], [0.0, 0.0]])
-        expected = [[0, 0, 1, 2, 1], [0, 0, 1, 2, 1], [1, 1, 0, 1, 1], [2, 2, 1, 0, 1], [1, 1, 1, 1, 0]]
-        np.testing.assert_allclose(cosine_distances(rows), expected, atol=1e-12)
 
     @pytest.mark.parametrize("eps", [0.02, 0.1, 0.3])
     def test_clusters_and_noise_are_those_of_the_definition(self, eps):

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from autoprune.models.calibration import calibrate
+from autoprune.models.network import LayerKind
 from autoprune.models.profiling import profile
 from autoprune.models.selection import rank_groups
 from autoprune.models.tracing import trace
@@ -67,6 +68,23 @@ def test_the_statistics_are_those_of_their_definitions():
     np.testing.assert_allclose(item.map_distances, 1 - cosine, atol=1e-5)
     np.testing.assert_allclose(item.correlation, torch.corrcoef(seen["rows"].double()), atol=1e-4)
     assert item.weight_quantiles[-1] == pytest.approx(float(weight.abs().max() / weight.square().mean().sqrt()))
+
+
+@pytest.mark.parametrize("name", ["flattened", "tokens"])
+def test_channels_of_a_linear_layer_are_told_apart_by_their_filters(name):
+    model, network, found = profiled(name)
+    linear = {call.output: call for call in network.calls if call.kind is LayerKind.LINEAR}
+    seen = 0
+    for index, item in enumerate(found.groups):
+        call = next((linear[key] for key in linear if network.channels[key].members == (index,)), None)
+        if call is None:
+            continue
+        weight = model.get_parameter(call.weight).detach().double()
+        if len(weight) == item.width:
+            cosine = torch.nn.functional.cosine_similarity(weight[:, None], weight[None], dim=2)
+            np.testing.assert_allclose(item.map_distances, 1 - cosine, atol=1e-5)
+            seen += 1
+    assert seen
 
 
 def test_dead_channels_are_counted_and_correlate_with_nothing():

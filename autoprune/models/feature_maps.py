@@ -1,0 +1,75 @@
+"""Mean feature maps: what channels answer on average, and how far the directions of their answers lie apart.
+
+Notation:
+    M  (N, positions) outputs of a group's N channels, before batch norm, averaged over images
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from autoprune.core.cost import FloatArray
+from autoprune.models.calibration import to_numpy
+from autoprune.models.network import LayerCall
+from autoprune.models.operations import Handler, OperationTap
+from autoprune.tasks.detectors import raw_outputs
+
+
+@torch.no_grad()
+def mean_maps(
+    model: nn.Module, calls: Iterable[LayerCall], images: Tensor, *, batch: int = 50
+) -> dict[int, FloatArray]:
+    """Returns {call number: (channels, positions) the layer's output averaged over the images}.
+
+    A linear layer's rows are averaged, too: its map has one position.
+
+    Args:
+        model: the dense network, in eval mode.
+        calls: the layers.
+        images: (B, C, H, W) on the model's device.
+        batch: images per forward pass, at most.
+    """
+    found: dict[int, FloatArray] = {}
+
+    def adding(call: LayerCall) -> Handler:
+        def handler(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            out: Tensor = func(*args, **kwargs)
+            mean = to_numpy(out.double().mean(0).reshape(out.shape[1], -1))
+            found[call.call] = found.get(call.call, 0.0) + mean * (len(block) / len(images))
+            return out
+
+        return handler
+
+    handlers = {call.call: adding(call) for call in calls}
+    # Of equal size: a network may run other operations on the single image that would otherwise be left at the end.
+    for block in images.tensor_split(math.ceil(len(images) / batch)):
+        with OperationTap(handlers):
+            raw_outputs(model, block)
+    return found
+
+
+def map_distances(maps: FloatArray, filters: FloatArray) -> FloatArray:
+    """Returns (N, N) cosine distances between mean maps, between filters where a map has fewer than two positions.
+
+    One number has a sign and no direction: any two channels would be 0 or 2 apart, whatever they compute.
+
+    Args:
+        maps: M.
+        filters: (N, d) flattened filters of the same channels.
+    """
+    return cosine_distances(filters if maps.shape[1] < 2 else maps)
+
+
+def cosine_distances(rows: FloatArray) -> FloatArray:
+    """Returns (N, N) distances in [0, 2] of (N, d) rows; a zero row is 1 away from all others."""
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    unit = rows / np.where(norms > 0, norms, 1.0)
+    found: FloatArray = np.clip(1.0 - unit @ unit.T, 0.0, 2.0)
+    np.fill_diagonal(found, 0.0)
+    return found

@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from autoprune.models.feature_maps import cosine_distances, map_distances, mean_maps
+from autoprune.models.tracing import trace
+from tests.models.toy_networks import SHAPE, images, toy
+
+
+@pytest.mark.parametrize("batch", [5, 11, 12, 50])
+def test_maps_are_convolution_outputs_averaged_over_images(batch):
+    model, batch_of = toy("plain"), images(12)
+    network = trace(model, torch.zeros(1, *SHAPE))
+    calls = [call for call in network.calls if call.weight.startswith("layers")]
+    found = mean_maps(model, calls, batch_of, batch=batch)
+    seen: list[torch.Tensor] = []
+    for layer in (0, 2, 3):
+        model.layers[layer][0].register_forward_hook(lambda _, args, out: seen.append(out.clone()))
+    with torch.no_grad():
+        model(batch_of)
+    assert len(calls) == len(seen)
+    for call, outputs in zip(calls, seen, strict=True):
+        np.testing.assert_allclose(found[call.call], outputs.double().mean(0).flatten(1).numpy(), atol=1e-6)
+
+
+def test_no_forward_pass_sees_more_images_than_a_batch_nor_a_single_one_left_over():
+    model = toy("plain")
+    network = trace(model, torch.zeros(1, *SHAPE))
+    sizes: list[int] = []
+    model.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
+    mean_maps(model, network.calls[:1], images(11), batch=5)
+    assert sorted(sizes) == [3, 4, 4]
+
+
+def test_cosine_distances_are_those_of_the_angle():
+    rows = np.array([[1.0, 0.0], [2.0, 0.0], [0.0, 3.0], [-1.0, 0.0], [0.0, 0.0]])
+    expected = [[0, 0, 1, 2, 1], [0, 0, 1, 2, 1], [1, 1, 0, 1, 1], [2, 2, 1, 0, 1], [1, 1, 1, 1, 0]]
+    np.testing.assert_allclose(cosine_distances(rows), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("positions", [0, 1])
+def test_filters_are_compared_where_a_map_has_no_direction(positions):
+    rng = np.random.default_rng(0)
+    maps, filters = rng.normal(size=(6, positions)), rng.normal(size=(6, 4))
+    np.testing.assert_array_equal(map_distances(maps, filters), cosine_distances(filters))
+    wide = rng.normal(size=(6, 2))
+    np.testing.assert_array_equal(map_distances(wide, filters), cosine_distances(wide))
