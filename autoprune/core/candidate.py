@@ -80,6 +80,7 @@ class Candidate:
         fidelity: the rung to evaluate at.
         seed: seed of everything random in the evaluation: a function of the search seed and the id alone.
         proposed_by: the strategy or heuristic that proposed it.
+        legal: whether it lies within every budget; some strategies probe beyond, and what lies there is no result.
     """
 
     id: int
@@ -88,6 +89,7 @@ class Candidate:
     fidelity: Fidelity
     seed: int
     proposed_by: str
+    legal: bool = True
 
 
 @dataclass(frozen=True, slots=True)

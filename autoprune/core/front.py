@@ -36,6 +36,15 @@ def hypervolume(points: npt.ArrayLike, reference: tuple[float, float]) -> float:
     return float(area)
 
 
+def rank(evaluation: Evaluation, resource: str) -> tuple[float, ...]:
+    """Returns what the incumbent has the least of: the highest rung, the best score, the cheapest, the earliest.
+
+    What the front trades for accuracy decides between equal scores, so that the incumbent is always on the front.
+    """
+    candidate = evaluation.candidate
+    return (-candidate.fidelity.level, -evaluation.score, candidate.cost.of(resource), candidate.id)
+
+
 @dataclass(frozen=True, slots=True)
 class ParetoFront:
     """The evaluations of one rung that no other of that rung dominates, cheapest first.

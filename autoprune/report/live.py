@@ -12,9 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from autoprune.core.candidate import Candidate, Evaluation, Outcome
+from autoprune.core.standings import Standings
 from autoprune.report import formats
 from autoprune.report.plot import Point, front_plot
-from autoprune.tracking.standings import Standing, Standings
 
 _BAR = 64
 #: Lines of the plot of the front, and of a terminal that has room for it.
@@ -48,7 +48,7 @@ class LiveProgress:
         self._line_seconds = line_seconds
         self._time_limit = time_limit
         self._standings = Standings()
-        self._best: Standing | None = None
+        self._best: Evaluation | None = None
         self._front_size = 0
         self._points: tuple[Point, ...] = ()
         self._stage = ""
@@ -153,7 +153,7 @@ class LiveProgress:
         best = self._best
         return (
             Text(f"{self._finished}/{self._candidates}"),
-            Text(f"{formats.accuracy(best.accuracy)} #{best.id}" if best else "-", style="bold green"),
+            Text(f"{formats.accuracy(best.accuracy)} #{best.candidate.id}" if best else "-", style="bold green"),
             Text(str(self._front_size)),
             Text(str(self._failures), style="red" if self._failures else ""),
             Text(formats.duration(self._clock() - self._opened)),
@@ -161,11 +161,13 @@ class LiveProgress:
         )
 
     def _counts(self) -> str:
-        best = self._best
-        left = self._left()
+        best, left = self._best, self._left()
+        found = "no result yet"
+        if best is not None:
+            found = f"best {formats.accuracy(best.accuracy)} (hold-out, candidate {best.candidate.id})"
         parts = [
             f"{self._finished}/{self._candidates} candidates",
-            f"best {formats.accuracy(best.accuracy)} (hold-out, candidate {best.id})" if best else "no result yet",
+            found,
             f"front {self._front_size}",
             f"failures {self._failures}",
             f"elapsed {formats.duration(self._clock() - self._opened)}",
@@ -226,9 +228,11 @@ class LiveProgress:
 
 def _points(standings: Standings) -> tuple[Point, ...]:
     """Returns the candidates on the highest rung reached: accuracies of others do not compare."""
-    best, front = standings.best, {one.id for one in standings.front}
-    if best is None:
-        return ()
-    return tuple(
-        Point(one.cost, one.accuracy, 2 if one.id == best.id else int(one.id in front)) for one in standings.peers
-    )
+    best, front = standings.best, {one.candidate.id for one in standings.front}
+
+    def point(one: Evaluation) -> Point:
+        number = one.candidate.id
+        drawn = 2 if best is not None and number == best.candidate.id else int(number in front)
+        return Point(one.candidate.cost.of(standings.resource), one.accuracy, drawn)
+
+    return tuple(point(one) for one in standings.peers)

@@ -14,10 +14,10 @@ from typing import Any
 
 from autoprune.core.candidate import Candidate, Evaluation, Outcome
 from autoprune.core.resources import RESOURCES
+from autoprune.core.standings import Standings
 from autoprune.report import formats
 from autoprune.report.observer import NullObserver, Observer
 from autoprune.report.svg import Axes, Drawing, padded, percent
-from autoprune.tracking.standings import Standings
 
 #: Shows an object that is redrawn: `IPython.display.display` with a display id.
 Display = Callable[..., Any]
@@ -114,7 +114,7 @@ class NotebookProgress:
         if best is None:
             return ""
         failed = f", {self._failures} failed" if self._failures else ""
-        found = f"best {formats.accuracy(best.accuracy)} (hold-out, candidate {best.id})"
+        found = f"best {formats.accuracy(best.accuracy)} (hold-out, candidate {best.candidate.id})"
         return f"{len(self._finished)} candidates{failed}, {found}"
 
     def _draw(self, *, at_once: bool = False) -> None:
@@ -136,10 +136,10 @@ def live_figure(standings: Standings, *, metric: str = "accuracy", width: int = 
         metric: what people call the accuracy of the task.
         width: in pixels.
     """
-    peers, front, resource = standings.peers, standings.front, standings.resource
-    cost = "MACs" if resource == "macs" else RESOURCES[resource].noun
-    drawing = Drawing(width, 300, f"Hold-out {metric} over {cost} of the candidates so far")
-    costs = [float(one.cost) for one in peers]
+    peers, front, resource = standings.peers, standings.front.evaluations, standings.resource
+    noun = "MACs" if resource == "macs" else RESOURCES[resource].noun
+    drawing = Drawing(width, 300, f"Hold-out {metric} over {noun} of the candidates so far")
+    costs = [float(one.candidate.cost.of(resource)) for one in peers]
     accuracies = sorted(one.accuracy for one in peers)
     # Many poor candidates would press the good ones into a line at the top.
     floor = accuracies[len(accuracies) // 2] if len(accuracies) > 8 else accuracies[0]
@@ -152,16 +152,16 @@ def live_figure(standings: Standings, *, metric: str = "accuracy", width: int = 
     )
     counted = resource in ("macs", "params")
     axes.grid(
-        x_name=cost,
+        x_name=noun,
         y_name=f"hold-out {metric}",
         x_text=lambda value, _: formats.count(value) if counted else RESOURCES[resource].shown(value),
         y_text=percent,
         x_ticks=6,
     )
-    axes.front([(one.cost, one.accuracy) for one in front], "front")
-    on_front = {one.id for one in front}
-    for one in peers:
-        if axes.holds(one.cost, one.accuracy):
-            kind, radius = ("kept-bar", 5) if one.id in on_front else ("faint", 3.5)
-            drawing.add("circle", class_=kind, cx=axes.x(one.cost), cy=axes.y(one.accuracy), r=radius)
+    axes.front([(one.candidate.cost.of(resource), one.accuracy) for one in front], "front")
+    on_front = {one.candidate.id for one in front}
+    for cost, one in zip(costs, peers, strict=True):
+        if axes.holds(cost, one.accuracy):
+            kind, radius = ("kept-bar", 5) if one.candidate.id in on_front else ("faint", 3.5)
+            drawing.add("circle", class_=kind, cx=axes.x(cost), cy=axes.y(one.accuracy), r=radius)
     return drawing

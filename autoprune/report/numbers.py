@@ -7,7 +7,7 @@ from typing import Any
 
 from autoprune.core.candidate import Evaluation
 from autoprune.report.progress import agreement_of, progress_of, strategies_of
-from autoprune.report.record import PRUNE, SEARCH, RunRecord, rungs_of, within_budget
+from autoprune.report.record import PRUNE, SEARCH, RunRecord, rungs_of
 
 _FIGURES = ("accuracy_before_finetune", "accuracy", "holdout_accuracy", "macs", "flops", "params", "id", "proposed_by")
 
@@ -22,9 +22,8 @@ def numbers_of(
         evaluations: of `record.evaluations_of`.
         rows: of `record.rows_of`.
     """
-    summary, dense = record.summary, record.dense
-    allowed = within_budget(record, evaluations)
-    steps = progress_of(allowed, dense=dense, resource=record.front_resource) if dense is not None else []
+    summary, dense, resource = record.summary, record.dense, record.front_resource
+    steps = progress_of(evaluations, dense=dense, resource=resource) if dense is not None else []
     return {
         "kind": record.kind,
         "folder": record.folder,
@@ -42,10 +41,10 @@ def numbers_of(
         "seconds": summary.get("seconds"),
         "search_seconds": summary.get("search_seconds"),
         "hypervolume": summary.get("hypervolume"),
-        "front_resource": record.front_resource,
+        "front_resource": resource,
         "front": [row["id"] for row in rows if row["front"]],
         "progress": steps,
-        "strategies": strategies_of(record.events, rows, steps),
+        "strategies": strategies_of(record.events, evaluations, rows=rows, steps=steps, resource=resource),
         "rungs": [rung.name for rung in rungs_of(record)],
         "agreement": agreement_of(evaluations),
         "widths": [

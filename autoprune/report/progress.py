@@ -16,15 +16,15 @@ import numpy as np
 
 from autoprune.core.candidate import Evaluation
 from autoprune.core.cost import Cost
+from autoprune.core.standings import Standings
 from autoprune.study.ledger import Event
-from autoprune.tracking.standings import Standings
 
 
 def progress_of(evaluations: Sequence[Evaluation], *, dense: Cost, resource: str = "macs") -> list[dict[str, Any]]:
     """Returns where the search stood after each candidate: a step a candidate, counted as they were first told.
 
     Args:
-        evaluations: within the budget, in the order in which they were told.
+        evaluations: in the order in which they were told; those over budget count for nothing.
         dense: cost of the dense network.
         resource: that the front trades for accuracy.
 
@@ -36,18 +36,19 @@ def progress_of(evaluations: Sequence[Evaluation], *, dense: Cost, resource: str
     seen: set[int] = set()
     steps: list[dict[str, Any]] = []
     for evaluation in evaluations:
-        seen.add(evaluation.candidate.id)
         standings.tell(evaluation)
-        best = standings.best
-        assert best is not None
+        best, front = standings.best, standings.front
+        if best is None or not evaluation.candidate.legal:
+            continue
+        seen.add(evaluation.candidate.id)
         step = {
             "candidates": len(seen),
-            "level": best.level,
-            "incumbent": best.id,
+            "level": best.candidate.fidelity.level,
+            "incumbent": best.candidate.id,
             "score": best.score,
             "accuracy": best.accuracy,
-            "hypervolume": standings.hypervolume(dense),
-            "front": len(standings.front),
+            "hypervolume": front.hypervolume(dense),
+            "front": len(front),
         }
         if steps and steps[-1]["candidates"] == len(seen):
             steps[-1] = step
@@ -57,14 +58,21 @@ def progress_of(evaluations: Sequence[Evaluation], *, dense: Cost, resource: str
 
 
 def strategies_of(
-    events: Sequence[Event], rows: Sequence[Mapping[str, Any]], steps: Sequence[Mapping[str, Any]]
+    events: Sequence[Event],
+    evaluations: Sequence[Evaluation],
+    *,
+    rows: Sequence[Mapping[str, Any]],
+    steps: Sequence[Mapping[str, Any]],
+    resource: str = "macs",
 ) -> list[dict[str, Any]]:
     """Returns what each strategy or heuristic contributed, the best first.
 
     Args:
         events: of the ledger.
+        evaluations: of the candidates.
         rows: of the candidates, `rows_of`.
         steps: of `progress_of`.
+        resource: that the front trades for accuracy.
     """
     proposed = {event["id"]: str(event["proposed_by"]) for event in events if event["event"] == "asked"}
     failed = {event["id"] for event in events if event["event"] == "told" and "failed" in event}
@@ -76,7 +84,7 @@ def strategies_of(
     for name in dict.fromkeys(proposed.values()):
         mine = [row for row in rows if row["proposed_by"] == name]
         finished = [row for row in mine if row["level"] == top]
-        best = max(finished, key=lambda row: (row["score"], -row["macs"], -row["id"]), default=None)
+        best = _best([one for one in evaluations if one.candidate.proposed_by == name], top, resource)
         on_front = sum(bool(row["front"]) for row in mine)
         found.append(
             {
@@ -85,9 +93,9 @@ def strategies_of(
                 "evaluated": len(mine),
                 "failed": sum(proposed.get(number) == name for number in failed),
                 "finished": len(finished),
-                "best_id": best and best["id"],
-                "best_score": best and best["score"],
-                "best_accuracy": best and best["accuracy"],
+                "best_id": best and best.candidate.id,
+                "best_score": best and best.score,
+                "best_accuracy": best and best.accuracy,
                 "front": on_front,
                 "front_share": on_front / front if front else 0.0,
                 "improvements": sum(proposed.get(number) == name for number in led),
@@ -95,6 +103,15 @@ def strategies_of(
             }
         )
     return sorted(found, key=lambda one: (-one["front"], -(one["best_score"] or 0.0), one["name"]))
+
+
+def _best(evaluations: Sequence[Evaluation], level: int, resource: str) -> Evaluation | None:
+    """Returns the best of some candidates within budget on the highest rung that any candidate reached."""
+    standings = Standings(resource)
+    for evaluation in evaluations:
+        if evaluation.candidate.fidelity.level == level:
+            standings.tell(evaluation)
+    return standings.best
 
 
 def agreement_of(evaluations: Sequence[Evaluation]) -> dict[str, Any] | None:

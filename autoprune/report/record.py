@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from autoprune.core.budget import Budget, front_resource
+from autoprune.core.budget import Budget, Limit, front_resource
 from autoprune.core.candidate import Candidate, Evaluation, Fidelity, Merge
 from autoprune.core.cost import Cost
-from autoprune.core.front import ParetoFront
+from autoprune.core.standings import Standings
 from autoprune.core.structure import PrunableGroup, Structure
 from autoprune.errors import BudgetError, ConfigError, RunError
 from autoprune.report.rows import candidate_rows
@@ -118,14 +118,13 @@ def evaluations_of(record: RunRecord) -> list[Evaluation]:
     candidates: dict[int, Candidate] = {}
     found: list[Evaluation] = []
     try:
-        rungs = rungs_of(record)
+        rungs, limits = rungs_of(record), _resolved(record)
         for event in record.events:
             if event["event"] == "asked":
-                candidates[event["id"]] = _candidate(event, rungs[event["level"]])
+                candidates[event["id"]] = _candidate(event, rungs[event["level"]], limits)
             elif event["event"] == "told":
                 asked = candidates[event["id"]]
-                rung = rungs[event["level"]]
-                outcome = decode_told(event, _at(asked, rung))
+                outcome = decode_told(event, replace(asked, fidelity=rungs[event["level"]]))
                 if isinstance(outcome, Evaluation):
                     found.append(outcome)
     except (KeyError, IndexError, TypeError, ValueError) as error:
@@ -133,40 +132,36 @@ def evaluations_of(record: RunRecord) -> list[Evaluation]:
     return found
 
 
-def within_budget(record: RunRecord, evaluations: Sequence[Evaluation]) -> list[Evaluation]:
-    """Returns the evaluations that the budget allows: only these can be incumbent or on the front."""
-    dense = record.dense
-    if dense is None:
-        return list(evaluations)
-    limits = [budget.resolve(dense) for budget in limits_of(record) if budget.resource in dense.known]
-    return [item for item in evaluations if all(limit.allows(item.candidate.cost) for limit in limits)]
-
-
 def rows_of(record: RunRecord, evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:
     """Returns the candidates as flat rows (see `rows.candidate_rows`), those on the front marked."""
     if record.dense is None or not evaluations:
         return []
-    allowed = within_budget(record, evaluations)
-    top = max((item.candidate.fidelity.level for item in allowed), default=0)
-    front = ParetoFront.of((one for one in allowed if one.candidate.fidelity.level == top), record.front_resource)
+    standings = Standings(record.front_resource)
+    for item in evaluations:
+        standings.tell(item)
     return candidate_rows(
         evaluations,
         groups=[PrunableGroup(name, width) for name, width in record.groups.items()],
         dense=record.dense,
-        front_ids={item.candidate.id for item in front},
+        front_ids={item.candidate.id for item in standings.front},
     )
 
 
-def _candidate(event: Event, rung: Fidelity) -> Candidate:
+def _resolved(record: RunRecord) -> list[Limit]:
+    dense = record.dense
+    if dense is None:
+        return []
+    return [budget.resolve(dense) for budget in limits_of(record) if budget.resource in dense.known]
+
+
+def _candidate(event: Event, rung: Fidelity, limits: Sequence[Limit]) -> Candidate:
+    cost = Cost.recorded(event)
     return Candidate(
         int(event["id"]),
         Structure(tuple(event["widths"])),
-        Cost.recorded(event),
+        cost,
         rung,
         int(event["seed"]),
         str(event["proposed_by"]),
+        legal=all(limit.allows(cost) for limit in limits),
     )
-
-
-def _at(candidate: Candidate, rung: Fidelity) -> Candidate:
-    return Candidate(candidate.id, candidate.structure, candidate.cost, rung, candidate.seed, candidate.proposed_by)

@@ -10,6 +10,7 @@ from typing import Any
 from autoprune.config.options import LEDGER_NAME
 from autoprune.core.budget import Budget
 from autoprune.core.candidate import Candidate, Evaluation
+from autoprune.core.front import rank
 from autoprune.core.resources import RESOURCES
 from autoprune.core.structure import Structure
 from autoprune.errors import ConfigError, RunError
@@ -78,13 +79,10 @@ class Choice:
             fitting = [item for item in fitting if item.accuracy >= self.min_accuracy]
         if not fitting:
             raise ConfigError(self._nothing(evaluations, prepared))
+        resource = prepared.space.front_resource
         if self.min_accuracy is not None:
-            return min(
-                fitting, key=lambda item: (prepared.space.share(item.candidate.cost), -item.score, item.candidate.id)
-            )
-        return max(
-            fitting, key=lambda item: (item.score, -prepared.space.share(item.candidate.cost), -item.candidate.id)
-        )
+            return min(fitting, key=lambda item: (item.candidate.cost.of(resource), rank(item, resource)))
+        return min(fitting, key=lambda item: rank(item, resource))
 
     def _nothing(self, evaluations: Sequence[Evaluation], prepared: Prepared) -> str:
         """Returns why nothing fits: the cheapest and the best there is."""

@@ -29,6 +29,7 @@ from autoprune.core.front import ParetoFront
 from autoprune.core.seams import Strategy, Tracker
 from autoprune.core.seeds import derive_seed
 from autoprune.core.space import SearchSpace
+from autoprune.core.standings import Standings
 from autoprune.core.structure import Structure
 from autoprune.errors import ConfigError, RunError
 from autoprune.study.halving import Halving
@@ -54,7 +55,6 @@ class _Record:
     """What is known of one candidate; `candidate` carries the rung that was asked last."""
 
     candidate: Candidate
-    legal: bool
     baseline: bool
     pending: bool = True
     outcomes: list[Outcome] = field(default_factory=list)
@@ -95,7 +95,6 @@ class Study:
         self.candidates = candidates
         self.evaluations: list[Evaluation] = []
         self.failures: list[Failure] = []
-        self._best: Evaluation | None = None
         self._seed = seed
         self._trackers: tuple[Tracker, ...] = tuple(trackers)
         named: dict[Structure, Proposal] = {}
@@ -104,6 +103,7 @@ class Study:
         self._baselines = list(named.values())
         self._proposer = Proposer(space, strategy, seed=seed)
         self._halving = Halving(ladder, whole_front=space.is_band, resource=space.front_resource)
+        self._standings = Standings(space.front_resource)
         self._records: list[_Record] = []
         self._last_words: dict[Structure, Outcome | None] = {}
         self._pending = 0
@@ -166,12 +166,15 @@ class Study:
     @property
     def front(self) -> ParetoFront:
         """The Pareto front of the structures within budget, at the highest rung that any of them has reached."""
-        return ParetoFront.of(self._best_rung(), self.space.front_resource)
+        return self._standings.front
 
     @property
     def incumbent(self) -> Evaluation | None:
-        """The best within budget at the highest rung reached; of equal scores the cheaper, then the earlier one."""
-        return self._best
+        """The best within budget at the highest rung reached; of equal scores the cheaper, then the earlier one.
+
+        Cheaper in what the front trades for accuracy.
+        """
+        return self._standings.best
 
     @property
     def proposed(self) -> int:
@@ -248,6 +251,7 @@ class Study:
             fidelity=self.ladder.rungs[level],
             seed=derive_seed(self._seed, "candidate", candidate_id),
             proposed_by=proposed_by,
+            legal=self.space.is_legal(structure),
         )
 
     # Deciding -----------------------------------------------------------------------------------------------------
@@ -305,9 +309,7 @@ class Study:
             record.candidate, record.pending = candidate, True
             self._halving.promoted(candidate.id, level=candidate.fidelity.level - 1)
         else:
-            legal = self.space.is_legal(candidate.structure)
-            baseline = candidate.id < len(self._baselines)
-            self._records.append(_Record(candidate, legal, baseline))
+            self._records.append(_Record(candidate, baseline=candidate.id < len(self._baselines)))
             self._last_words[candidate.structure] = None
         self._pending += 1
         for tracker in self._trackers:
@@ -318,9 +320,8 @@ class Study:
             self.failures.append(outcome)
             return False
         self.evaluations.append(outcome)
-        if record.legal and (self._best is None or _order(outcome) < _order(self._best)):
-            self._best = outcome
-        among_the_best = record.legal and self._halving.climbs(outcome)
+        self._standings.tell(outcome)
+        among_the_best = record.candidate.legal and self._halving.climbs(outcome)
         return among_the_best or (record.baseline and record.candidate.fidelity != self.ladder.top)
 
     def _require_pending(self, candidate: Candidate) -> _Record:
@@ -331,14 +332,3 @@ class Study:
                 "asked there or was told before."
             )
         return self._records[candidate.id]
-
-    def _best_rung(self) -> list[Evaluation]:
-        legal = [evaluation for evaluation in self.evaluations if self._records[evaluation.candidate.id].legal]
-        level = max((evaluation.candidate.fidelity.level for evaluation in legal), default=0)
-        return [evaluation for evaluation in legal if evaluation.candidate.fidelity.level == level]
-
-
-def _order(evaluation: Evaluation) -> tuple[float, ...]:
-    """Returns what the incumbent has the least of: the highest rung, of that the best score, then the cheapest."""
-    candidate = evaluation.candidate
-    return (-candidate.fidelity.level, -evaluation.score, candidate.cost.macs, candidate.id)

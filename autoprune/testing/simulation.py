@@ -12,6 +12,7 @@ from typing import TypeVar
 from autoprune.core.candidate import Candidate, Evaluation, Failure, Outcome
 from autoprune.core.seams import Strategy
 from autoprune.core.seeds import generator
+from autoprune.core.structure import Structure
 from autoprune.study.study import Study
 from autoprune.testing.landscape import Landscape
 
@@ -72,7 +73,7 @@ class Simulation:
 
     Attributes:
         evaluations: the last word on every candidate that did not fail, in the order of telling.
-        incumbent: the best by merit among those within budget; None when there is none.
+        incumbent: of the study; None when there is none.
         accuracy: its accuracy without noise; 0 without an incumbent.
         steps: every incumbent, the first one first.
         idle: times a free worker found nothing to do before all candidates were proposed.
@@ -136,7 +137,6 @@ class _Run:
         self._spans: list[tuple[float, float]] = []
         self._idle = 0
         self._told: list[Evaluation] = []
-        self._best: Evaluation | None = None
         self._steps: list[Step] = []
 
     def to_the_end(self) -> Simulation:
@@ -153,10 +153,9 @@ class _Run:
             if not self._running:
                 break
             self._finish()
-        best = self._best
         return Simulation(
             evaluations=tuple(self._told),
-            incumbent=best,
+            incumbent=self._study.incumbent,
             accuracy=self._steps[-1].accuracy if self._steps else 0.0,
             steps=tuple(self._steps),
             idle=self._idle,
@@ -183,20 +182,18 @@ class _Run:
         ended, _, outcome = heapq.heappop(self._running)
         # With a slow driver the end may have come while it was busy with another.
         self._now = max(self._now, ended)
+        before = self._study.incumbent
         rung = self._driven(lambda: self._study.tell(outcome))
-        if isinstance(outcome, Evaluation):
-            self._remember(outcome)
+        if self._study.incumbent is not before:
+            self._step(outcome.candidate.structure)
         if rung is not None:
             self._start(replace(outcome.candidate, fidelity=rung))
         elif isinstance(outcome, Evaluation):
             self._told.append(outcome)
 
-    def _remember(self, evaluation: Evaluation) -> None:
-        better = self._best is None or evaluation.merit > self._best.merit
-        if better and self._landscape.space.is_legal(evaluation.candidate.structure):
-            self._best = evaluation
-            accuracy = self._landscape.accuracy(evaluation.candidate.structure)
-            self._steps.append(Step(self._now, self._study.finished, accuracy))
+    def _step(self, structure: Structure) -> None:
+        """Books a new incumbent."""
+        self._steps.append(Step(self._now, self._study.finished, self._landscape.accuracy(structure)))
 
     def _driven(self, call: Callable[[], _Answer]) -> _Answer:
         """Returns what the study answers, its time booked."""

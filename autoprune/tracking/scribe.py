@@ -18,9 +18,9 @@ from typing import Any
 from autoprune.core.candidate import Candidate, Evaluation, Failure, Outcome
 from autoprune.core.cost import Cost
 from autoprune.core.resources import RESOURCES
+from autoprune.core.standings import Standings
 from autoprune.core.structure import PrunableGroup
 from autoprune.tracking import view
-from autoprune.tracking.standings import Standing, Standings
 from autoprune.tracking.ui import RunLocation
 from autoprune.tracking.uris import artifact_root, mask_secrets
 
@@ -145,11 +145,11 @@ class Scribe:
         self._steps += self._progress(told.at)
         if time.monotonic() - self._progress_at >= _PROGRESS_SECONDS:
             self._write_progress()
-            self._tag_front({one.id for one in self._standings.front})
+            self._tag_front(self._front())
 
     def end(self, ending: Ending) -> None:
         """Writes the final figures and files and ends the parent run."""
-        front = {one.id for one in self._standings.front} if ending.front_ids is None else ending.front_ids
+        front = self._front() if ending.front_ids is None else ending.front_ids
         self._write_progress()
         self._tag_front(front)
         self._log(self._parent, _final_metrics(ending.summary), at=now_ms(), step=len(self._ended))
@@ -184,7 +184,7 @@ class Scribe:
                 return
 
     def _take_up(self, child: Any) -> None:
-        """Takes over a child run of an earlier part of the search."""
+        """Takes over a child run of an earlier part of the search, whose outcomes are told again."""
         number = int(child.data.tags["autoprune.candidate"])
         self._children[number] = str(child.info.run_id)
         if child.data.tags.get("front") == "true":
@@ -193,11 +193,6 @@ class Scribe:
             self._failures.add(number)
         if child.info.status in {"FAILED", "FINISHED"}:
             self._ended.add(number)
-        values, resource = child.data.metrics, self._search.resource
-        if {"score", "accuracy", resource, "level"} <= values.keys():
-            self._standings.add(
-                Standing(number, int(values["level"]), values["score"], values["accuracy"], int(values[resource]))
-            )
 
     def _make_parent(self) -> str:
         search = self._search
@@ -258,13 +253,16 @@ class Scribe:
     def _progress(self, at: int) -> list[Any]:
         """Returns where the search stands after the last outcome, as metrics of the parent run."""
         metrics = {"candidates": float(len(self._ended)), "failures": float(len(self._failures))}
-        best = self._standings.best
+        best, front = self._standings.best, self._standings.front
         if best is not None:
             metrics["incumbent.holdout_accuracy"] = best.accuracy
             metrics["incumbent.score"] = best.score
-            metrics["hypervolume"] = self._standings.hypervolume(self._search.dense)
-            metrics["front_size"] = float(len(self._standings.front))
+            metrics["hypervolume"] = front.hypervolume(self._search.dense)
+            metrics["front_size"] = float(len(front))
         return self._metrics(metrics, at=at, step=len(self._ended))
+
+    def _front(self) -> set[int]:
+        return {one.candidate.id for one in self._standings.front}
 
     def _write_progress(self) -> None:
         """Writes the steps that wait, in as few calls as the store allows."""

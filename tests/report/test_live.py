@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -76,6 +77,13 @@ def test_the_time_limit_bounds_the_time_left() -> None:
     clock.now += 10
     subject.told(evaluation(0), finished=True)
     assert stream.getvalue().splitlines()[-1].endswith("left about 0:15")
+
+
+def test_a_probe_over_budget_is_counted_and_is_no_result() -> None:
+    subject, stream = display(Clock(), line_seconds=0.0)
+    probe = evaluation(0, 0.9)
+    subject.told(replace(probe, candidate=replace(probe.candidate, legal=False)), finished=True)
+    assert "1/10 candidates, no result yet, front 0" in stream.getvalue()
 
 
 def test_warnings_stay_and_hold_no_control_characters() -> None:

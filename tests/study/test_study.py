@@ -107,6 +107,7 @@ def test_a_structure_over_budget_stops_at_the_first_rung_and_never_wins():
     study = build_study(space=space, strategy=strategy, candidates=6)
     run_by_hand(study, score=lambda candidate: 1.0 if candidate.structure == space.dense else 0.5)
     assert len(study.ladder_of(1)) == 1
+    assert [e.candidate.legal for e in study.evaluations[:4]] == [True] * 3 + [False]
     assert study.incumbent.candidate.structure != space.dense
     assert all(space.is_legal(e.candidate.structure) for e in study.front)
 
@@ -228,6 +229,14 @@ def test_equal_scores_are_decided_by_cost_and_then_by_age():
     run_by_hand(study, score=lambda _: 0.5)
     best = min(study.evaluations, key=lambda e: (e.candidate.cost.macs, e.candidate.id))
     assert study.incumbent == best
+
+
+def test_equal_scores_are_decided_by_what_the_front_trades():
+    study = build_study(space=build_space("20..80%params"), candidates=12, ladder=build_ladder(1))
+    run_by_hand(study, score=lambda _: 0.5)
+    best = min(study.evaluations, key=lambda e: (e.candidate.cost.params, e.candidate.id))
+    assert study.incumbent == best
+    assert study.front.evaluations == (best,)
 
 
 def test_over_a_band_the_cheap_end_climbs_as_well():

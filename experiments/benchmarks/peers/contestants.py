@@ -8,6 +8,7 @@ from importlib import import_module
 from importlib.util import find_spec
 
 from autoprune.core.candidate import Evaluation, Merge, Outcome
+from autoprune.core.standings import Standings
 from autoprune.core.structure import structure_from
 from autoprune.report.observer import NullObserver
 from autoprune.searching.running import searched
@@ -51,7 +52,7 @@ class _Trail(NullObserver):
         self.steps: list[Step] = []
         self.scorings = 0
         self._arena, self._clock = arena, clock
-        self._best: tuple[int, float] = (0, -1.0)
+        self._standings = Standings()
 
     def told(self, outcome: Outcome, *, finished: bool) -> None:
         """Takes a step where the incumbent changes."""
@@ -59,9 +60,9 @@ class _Trail(NullObserver):
         self.scorings += 1
         if not isinstance(outcome, Evaluation):
             return
-        value = (outcome.candidate.fidelity.level, outcome.score)
-        if value > self._best:
-            self._best = value
+        before = self._standings.best
+        self._standings.tell(outcome)
+        if self._standings.best is not before:
             structure = self._arena.widened(outcome.candidate.structure)
             self.steps.append(Step(self.scorings, self._clock.seconds, structure))
 
