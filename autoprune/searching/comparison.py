@@ -77,7 +77,7 @@ class Contest:
         return {
             "model": prepared.problem.name,
             "data": prepared.problem.data.name,
-            "metric": prepared.problem.data.task.metric,
+            "metric": prepared.problem.data.task.reported,
             "scope": prepared.options.scope,
             "seed": prepared.options.seed,
             "finetune_epochs": prepared.options.finetune_epochs or 0.0,

@@ -284,7 +284,7 @@ def evaluate_saved(
     return {
         "model": saved.model,
         "data": name,
-        "metric": bundle.task.metric,
+        "metric": bundle.task.reported,
         **figures(scores),
         "loss": scores.loss,
         "images": scores.images,

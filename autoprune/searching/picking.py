@@ -149,7 +149,7 @@ def pick(
     directory = out or run / f"picked-{chosen.candidate.id}"
     entry = {
         **describe(finished, prepared),
-        "metric": prepared.problem.data.task.metric,
+        "metric": prepared.problem.data.task.reported,
         "finetune_epochs": finetune_epochs,
         "directory": str(directory),
     }

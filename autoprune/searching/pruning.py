@@ -230,7 +230,7 @@ def _summary(prepared: Prepared, entry: dict[str, Any], dense: Scores, options: 
         "model": prepared.problem.name,
         "data": prepared.problem.data.name,
         "task": prepared.problem.data.task.name,
-        "metric": prepared.problem.data.task.metric,
+        "metric": prepared.problem.data.task.reported,
         "budget": [] if options.budgets == _NO_BUDGET else list(options.goals),
         "scope": options.scope,
         "seed": options.seed,

@@ -41,7 +41,7 @@ def summarise(prepared: Prepared, study: Study, report: BackendReport, *, interr
         "model": prepared.problem.name,
         "data": prepared.problem.data.name,
         "task": prepared.problem.data.task.name,
-        "metric": prepared.problem.data.task.metric,
+        "metric": prepared.problem.data.task.reported,
         "budget": list(options.goals),
         "scope": options.scope,
         "strategy": options.strategy,
@@ -117,7 +117,7 @@ def write_results(out: Path, summary: Mapping[str, Any], prepared: Prepared, stu
         resource=study.front.resource,
         title=f"{prepared.problem.name} on {prepared.problem.data.name}",
         run=str(out),
-        metric=prepared.problem.data.task.metric,
+        metric=prepared.problem.data.task.reported,
     )
     atomic_write_text(out / SUMMARY, json.dumps(summary, indent=1) + "\n")
 

@@ -110,7 +110,7 @@ def _run(prepared: Prepared, observer: Observer, *, out: Path, started: float) -
     header = _header(prepared, out)
     with _ledger(out, header) as ledger, _mlflow(prepared, header, out) as mlflow:
         heard: list[Tracker] = [observer, *([] if mlflow is None else [mlflow])]
-        observer.begins(metric=prepared.problem.data.task.metric, resource=prepared.space.front_resource)
+        observer.begins(metric=prepared.problem.data.task.reported, resource=prepared.space.front_resource)
         study = _study(prepared, [ledger, *heard])
         replayed = replay(ledger.events, study, heard_by=[_Past(observer), *heard[1:]])
         if replayed.outcomes:
@@ -361,7 +361,7 @@ def _mlflow(prepared: Prepared, header: Mapping[str, Any], out: Path) -> Iterato
         run_uuid=str(header["uuid"]),
         dense_cost=prepared.network.cost_model.dense,
         groups=prepared.network.groups,
-        metric=prepared.problem.data.task.metric,
+        metric=prepared.problem.data.task.reported,
         resource=prepared.space.front_resource,
         params={
             "budget": " ".join(options.goals),

@@ -284,7 +284,7 @@ def _begun(task: Task, device: str, split: Split) -> dict[str, Any]:
         "uuid": str(uuid.uuid4()),
         "model": task.name,
         "data": task.data.name,
-        "metric": task.data.task.metric,
+        "metric": task.data.task.reported,
         "folder": str(out),
         "epochs": task.recipe.epochs,
         "seed": task.options.seed,

@@ -53,8 +53,7 @@ class Task(Protocol):
 
     Attributes:
         name: as `--task` spells it.
-        metric: what people call the metric, such as `accuracy` or `mAP@0.5`. It lies in [0, 1].
-        higher_is_better: where it is not, `accuracy` is one minus the metric.
+        reported: what people read the task's `accuracy` as, such as `accuracy`, `mAP@0.5` or `1 - top-3 error`.
         score: which of the numbers that `judge` returns candidates are compared by.
         targets: what images must carry: `labels`, `boxes`, `masks` or `nothing`.
         batch_size: images of a training step, where nobody says how many.
@@ -65,8 +64,6 @@ class Task(Protocol):
     """
 
     name: ClassVar[str]
-    metric: ClassVar[str]
-    higher_is_better: ClassVar[bool]
     score: ClassVar[str]
     targets: ClassVar[str]
     batch_size: ClassVar[int]
@@ -74,6 +71,11 @@ class Task(Protocol):
     gradient_clip: ClassVar[float]
     largest_batch: ClassVar[int]
     calibration_images: ClassVar[int]
+
+    @property
+    def reported(self) -> str:
+        """See the class."""
+        ...
 
     def check_outputs(self, outputs: object, *, images: Tensor, classes: int, model: str, data: str) -> None:
         """Checks what `raw_outputs` gives for some images.
@@ -141,7 +143,28 @@ def require_finite(outputs: Tensor, *, model: str, data: str) -> None:
         raise ModelError(f"The outputs of {model} are not finite on {data}. Its weights are of no use.")
 
 
-class ComparedByMetric(ABC):
+class Measured:
+    """What the number is called that stands as `accuracy` in every record, where more is better.
+
+    Attributes:
+        metric: what people call the metric, such as `mIoU`. It lies in [0, 1].
+        higher_is_better: where it is not, `accuracy` is one minus the metric.
+    """
+
+    metric: ClassVar[str]
+    higher_is_better: ClassVar[bool] = True
+
+    @property
+    def reported(self) -> str:
+        """The name of `accuracy`: the metric's own, or `1 - ` and that where less is better."""
+        return self.metric if self.higher_is_better else f"1 - {self.metric}"
+
+    def goodness(self, value: float) -> float:
+        """Returns `accuracy` for a value of the metric."""
+        return value if self.higher_is_better else 1 - value
+
+
+class ComparedByMetric(Measured, ABC):
     """A task whose candidates are compared by its metric itself, for which nothing of the dense network is needed."""
 
     score: ClassVar[str] = "accuracy"

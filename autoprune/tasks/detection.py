@@ -25,7 +25,6 @@ class Detection(ComparedByMetric):
 
     name: ClassVar[str] = "detection"
     metric: ClassVar[str] = "mAP@0.5"
-    higher_is_better: ClassVar[bool] = True
     targets: ClassVar[str] = "boxes"
     batch_size: ClassVar[int] = 16
     learning_rate: ClassVar[float] = 0.01

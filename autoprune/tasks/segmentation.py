@@ -33,7 +33,6 @@ class Segmentation(ComparedByMetric):
 
     name: ClassVar[str] = "segmentation"
     metric: ClassVar[str] = "mIoU"
-    higher_is_better: ClassVar[bool] = True
     targets: ClassVar[str] = "masks"
     batch_size: ClassVar[int] = 16
     learning_rate: ClassVar[float] = 0.01
@@ -128,7 +127,9 @@ class _Meter:
         confusion, pixels = self._confusion.cpu(), max(1.0, float(self._confusion.sum()))
         value = float(self._task.quality(confusion))
         return {
-            "accuracy": value if self._task.higher_is_better else 1 - value,
+            "accuracy": self._task.goodness(value),
+            # First by the name that tables read; where less is better, the metric itself follows.
+            self._task.reported: self._task.goodness(value),
             self._task.metric: value,
             "pixel accuracy": float(confusion.diagonal().sum()) / pixels,
             "loss": float(self._loss) / pixels,

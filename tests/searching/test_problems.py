@@ -107,7 +107,7 @@ class TestImagesWithoutLabels:
         images, model = torch.randn(40, 1, 8, 8), network()
         data = problem_from(model, images, SearchOptions(), NullObserver()).data
         assert (len(data.train), len(data.test), data.classes) == (32, 8, ("0", "1", "2", "3"))
-        assert (data.task.name, data.task.metric) == ("imitation", "agreement")
+        assert (data.task.name, data.task.reported) == ("imitation", "agreement")
         for part in (data.train, data.test):
             named = model(part.take(range(len(part)))).argmax(1)
             assert part.labels.tolist() == named.tolist()

@@ -212,13 +212,17 @@ def test_without_pycocotools_one_line_says_which_extra_to_install(data, trained,
         DETECTION.check_outputs({}, images=torch.zeros(1, 3, 8, 8), classes=1, model="m", data="d")
 
 
-def test_a_users_own_metric_is_measured_and_searched_by(tmp_path: Path) -> None:
-    spec = "tests.tasks.own_metrics:TopThree"
+@pytest.mark.parametrize(("name", "reported"), [("TopThree", "top-3 accuracy"), ("TopThreeError", "1 - top-3 error")])
+def test_a_users_own_metric_is_measured_searched_by_and_called_what_it_is(
+    name: str, reported: str, tmp_path: Path
+) -> None:
+    spec = f"tests.tasks.own_metrics:{name}"
     data = load_data("digits", task=spec)
     model = own_metrics.network()
     top, plain = (measure(model, data.test, task=task) for task in (data.task, Classification()))
     assert top.accuracy > plain.accuracy
-    assert measure(model, data.test, task=own_metrics.TopThreeError()).accuracy == pytest.approx(top.accuracy)
+    others = [measure(model, data.test, task=task()) for task in (own_metrics.TopThree, own_metrics.TopThreeError)]
+    assert [scores.accuracy for scores in others] == pytest.approx([top.accuracy] * 2)
     options = SearchOptions(
         model="tests.tasks.own_metrics:network",
         data="digits",
@@ -232,12 +236,11 @@ def test_a_users_own_metric_is_measured_and_searched_by(tmp_path: Path) -> None:
         out=tmp_path / "run",
     )
     summary = run_search(options, observer=NullObserver()).summary
-    assert summary["metric"] == "top-3 accuracy"
+    assert summary["metric"] == reported
     assert summary["dense"]["accuracy"] == top.accuracy
-    assert (
-        evaluate_saved(tmp_path / "run" / "incumbent", data=None, data_root=None, split="test")["accuracy"]
-        == (summary["incumbent"]["accuracy"])
-    )
+    assert f'"{reported}"' in (tmp_path / "run" / "front.html").read_text()
+    found = evaluate_saved(tmp_path / "run" / "incumbent", data=None, data_root=None, split="test")
+    assert (found["metric"], found["accuracy"]) == (reported, summary["incumbent"]["accuracy"])
 
 
 def test_a_detector_is_trained_searched_pruned_finetuned_and_evaluated(folder: Path, tmp_path: Path) -> None:

@@ -118,7 +118,8 @@ def test_another_metric_of_the_confusion_matrix_is_a_subclass() -> None:
     maps = nn.functional.one_hot(torch.tensor([[[0, 1], [1, 0]]] * 2), 2).permute(0, 3, 1, 2).float()
     found = measured(maps, targets, Dice())
     assert found["missed Dice"] == pytest.approx(1 - (2 / 3 + 4 / 5) / 2)
-    assert found["accuracy"] == pytest.approx(1 - found["missed Dice"])
+    assert found["accuracy"] == found["1 - missed Dice"] == pytest.approx(1 - found["missed Dice"])
+    assert list(found)[1] == Dice().reported
 
 
 def test_the_auxiliary_head_counts_half_and_only_while_training() -> None:
