@@ -5,6 +5,7 @@ All of these modules answer alike. Users are offered CUDA; tests run the whole p
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -41,6 +42,20 @@ def is_gpu(device: torch.device | str) -> bool:
 def gpu_module(device: torch.device | str) -> Any:
     """Returns the module of a GPU's maker, such as `torch.cuda`."""
     return torch.get_device_module(device)
+
+
+def visible_gpus(device: torch.device | str) -> tuple[str, ...]:
+    """Returns what `CUDA_VISIBLE_DEVICES` calls the GPUs that a device stands for.
+
+    All that this process sees for `cuda`, the second of them for `cuda:1`, none for the CPU.
+    """
+    if not is_gpu(device):
+        return ()
+    count, index = gpu_module(device).device_count(), torch.device(device).index
+    shown = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = [name.strip() for name in shown.split(",")] if shown else [str(number) for number in range(count)]
+    # The variable may name more than there are; torch counts up to the first that is not there.
+    return tuple(names[:count]) if index is None else (names[index],)
 
 
 def rounding(device: torch.device | str) -> float:

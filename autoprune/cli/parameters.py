@@ -226,7 +226,11 @@ Workers = Annotated[
 ]
 GpusPerWorker = Annotated[
     float | None,
-    typer.Option(metavar="SHARE", rich_help_panel=_WORKERS, help="Share of a GPU for each worker, such as 0.25."),
+    typer.Option(
+        metavar="SHARE",
+        rich_help_panel=_WORKERS,
+        help="GPUs of each worker, such as 0.25; 0 for CPUs. (default: two workers a GPU where there are any)",
+    ),
 ]
 RayAddress = Annotated[
     str | None,

@@ -42,7 +42,7 @@ class Evaluator(Protocol):
 
 
 class EvaluatorFactory(Protocol):
-    """Builds an evaluator on a worker. Picklable without its arrays, which backends share once."""
+    """Builds an evaluator on a worker. Light and picklable once it is made for workers: backends share arrays once."""
 
     @property
     def arrays(self) -> Mapping[str, npt.NDArray[Any]]:
@@ -53,8 +53,8 @@ class EvaluatorFactory(Protocol):
         """Returns an evaluator; `arrays` are read-only and perhaps shared with other workers."""
         ...
 
-    def without_arrays(self) -> EvaluatorFactory:
-        """Returns a light copy to send to workers beside the arrays."""
+    def for_workers(self, *, gpu: bool) -> EvaluatorFactory:
+        """Returns a copy without arrays to send to workers that have a GPU, or a share of one, each; or none."""
         ...
 
 

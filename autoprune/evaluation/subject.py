@@ -79,7 +79,7 @@ class SubjectFactory:
         lazy_indices: which of them to use.
         augmentation: variation of training images.
         score: which number is the score, of those that the task's `judge` returns.
-        device: where workers compute: `cpu`, `cuda`.
+        device: where evaluators compute: `cpu`, `cuda`.
         threads: torch threads of a worker on the CPU.
         task: what the network does.
     """
@@ -97,9 +97,15 @@ class SubjectFactory:
     threads: int = 1
     task: Task = CLASSIFICATION
 
-    def without_arrays(self) -> SubjectFactory:
-        """Returns a light copy."""
-        return replace(self, arrays={})
+    def for_workers(self, *, gpu: bool) -> SubjectFactory:
+        """Returns a copy without arrays, for workers that compute on a GPU or on the CPU.
+
+        Without an index: a worker is shown its own GPUs only, numbered from 0. It may have one where this process,
+        whose device the factory was made for, has none.
+        """
+        here = torch.device(self.device).type
+        there = (here if is_gpu(here) else "cuda") if gpu else "cpu"
+        return replace(self, arrays={}, device=there)
 
     def build(self, arrays: Arrays, *, worker: str) -> Evaluator:
         """Returns an evaluator over the arrays.

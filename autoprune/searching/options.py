@@ -24,8 +24,9 @@ class SearchOptions:
         time_limit: seconds the search may take, None for no limit.
         finetune_epochs: of uniform and incumbent at the end; 0 for none, None for the default.
         backend: `ray` or `serial`.
-        workers: evaluators at a time; None for one a core (or two a GPU).
-        gpus_per_worker: share of a GPU each worker gets.
+        workers: evaluators at a time; None for two a GPU, or one a core where there is none.
+        gpus_per_worker: of each worker, a share of a GPU or a whole number; 0 for workers on the CPU. None for a share
+            that suits their number where there are GPUs, unless the device is the CPU.
         ray_address: of a running cluster.
         seed: of everything random.
         out: the run folder.
@@ -55,7 +56,7 @@ class SearchOptions:
     finetune_epochs: float | None = None
     backend: str = "ray"
     workers: int | None = None
-    gpus_per_worker: float = 0.0
+    gpus_per_worker: float | None = None
     ray_address: str | None = None
     seed: int = 0
     out: Path | None = None

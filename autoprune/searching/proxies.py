@@ -32,7 +32,8 @@ from autoprune.searching.options import SearchOptions
 from autoprune.searching.preparation import FIRST_RUNG, Prepared, prepare
 from autoprune.searching.problems import load_problem
 from autoprune.searching.results import command_line, package_versions
-from autoprune.searching.running import backend_of, placed, worker_device
+from autoprune.searching.running import placed
+from autoprune.searching.workers import evaluated
 from autoprune.strategies.heuristics import heuristic_structures
 from autoprune.study.lock import FolderLock
 
@@ -97,7 +98,7 @@ def check_proxies(options: SearchOptions, asked: ProxyOptions, observer: Observe
             (rungs[-1:], apart, f"a finetune of {asked.epochs:g} epochs"),
         ):
             observer.stage(f"Scoring {len(structures)} structures by {names}")
-            _drive(where, PairStudy(structures, part, prepared, record, observer))
+            _drive(where, PairStudy(structures, part, prepared, record, observer), observer)
         images = len(apart.split.holdout)
         report = _report(record, prepared, asked, structures=len(structures), images=images)
         report["seconds"] = time.perf_counter() - started
@@ -216,13 +217,8 @@ class PairStudy:
         return not self._open and not self._pending
 
 
-def _drive(prepared: Prepared, study: PairStudy) -> None:
-    if (
-        not study.done
-        and backend_of(prepared)
-        .run(study, prepared.factory(worker_device(prepared)), should_stop=lambda: False)
-        .interrupted
-    ):
+def _drive(prepared: Prepared, study: PairStudy, observer: Observer) -> None:
+    if not study.done and evaluated(prepared, study, observer, should_stop=lambda: False).interrupted:
         raise KeyboardInterrupt
 
 

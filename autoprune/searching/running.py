@@ -18,14 +18,13 @@ from torch import nn
 from autoprune.config.options import LEDGER_NAME, default_run_folder, holds_search
 from autoprune.core.candidate import Candidate, Evaluation, Outcome
 from autoprune.core.files import require_inside
-from autoprune.core.seams import Backend, BackendReport, Tracker
-from autoprune.devices import gpu_module, is_gpu
-from autoprune.errors import ConfigError, RunError
+from autoprune.core.seams import BackendReport, Tracker
+from autoprune.errors import RunError
 from autoprune.report.observer import Observer
 from autoprune.searching.finish import Finisher, describe, figures, save_finished
 from autoprune.searching.latency_use import latency_entry
 from autoprune.searching.options import SearchOptions
-from autoprune.searching.preparation import Prepared, prepare, usable_cores, useful_threads
+from autoprune.searching.preparation import Prepared, prepare, useful_threads
 from autoprune.searching.problems import Problem
 from autoprune.searching.recorded import TRACKING_VARIABLE
 from autoprune.searching.results import (
@@ -38,6 +37,7 @@ from autoprune.searching.results import (
     write_results,
 )
 from autoprune.searching.timing import torch_threads
+from autoprune.searching.workers import evaluated, require_cores
 from autoprune.strategies.registry import make_strategy
 from autoprune.study.ledger import Ledger, read_ledger, run_of
 from autoprune.study.lock import FolderLock
@@ -98,7 +98,7 @@ def run(problem: Problem, options: SearchOptions, observer: Observer) -> Conclud
     out = options.out
     assert out is not None
     started = time.perf_counter()
-    _require_cores(options)
+    require_cores(options)
     # Taken before the preparation, which may take minutes: a second driver is refused at once.
     with FolderLock(out):
         require_inside(out / INCUMBENT, out)
@@ -143,16 +143,6 @@ class _Past:
     def told(self, outcome: Outcome, *, finished: bool) -> None:
         """Passes on."""
         self._observer.told(outcome, finished=finished)
-
-
-def _require_cores(options: SearchOptions) -> None:
-    """Refuses what would bring this machine to its knees: hundreds of processes that each import torch."""
-    most = max(8, 4 * usable_cores())
-    if options.backend == "ray" and options.ray_address is None and (options.workers or 0) > most:
-        raise ConfigError(
-            f"{options.workers} workers are too many for the {usable_cores()} cores of this machine. Give at most "
-            f"{most} with --workers, or a cluster with --ray-address."
-        )
 
 
 @contextmanager
@@ -215,7 +205,7 @@ def _evaluate(prepared: Prepared, study: Study, observer: Observer) -> tuple[Bac
         timed_out = deadline is not None and time.monotonic() > deadline and not empty
         return timed_out
 
-    report = backend_of(prepared).run(study, prepared.factory(worker_device(prepared)), should_stop=late)
+    report = evaluated(prepared, study, observer, should_stop=late)
     return report, report.interrupted and not timed_out
 
 
@@ -232,45 +222,6 @@ def searched(prepared: Prepared, observer: Observer) -> tuple[Evaluation, Backen
     if study.incumbent is None:
         raise RunError(f"No candidate could be evaluated: {study.failures[0].reason if study.failures else '-'}.")
     return study.incumbent, report
-
-
-def backend_of(prepared: Prepared) -> Backend:
-    """Returns the backend that was asked for, with its workers."""
-    options = prepared.options
-    if options.backend == "serial":
-        from autoprune.backends import SerialBackend
-
-        return SerialBackend()
-    # Ray takes seconds to import: whatever is wrong with the model or the data has been said by now.
-    from autoprune.backends import RayBackend
-
-    share = _gpu_share(prepared)
-    if options.ray_address is not None:
-        # As many as the cluster has room for: this machine's cores say nothing of it.
-        return RayBackend(options.workers, gpus_per_worker=share, address=options.ray_address)
-    return RayBackend(_local_workers(prepared), gpus_per_worker=share)
-
-
-def _local_workers(prepared: Prepared) -> int:
-    device = prepared.device
-    return prepared.options.workers or (2 * gpu_module(device).device_count() if is_gpu(device) else usable_cores())
-
-
-def _gpu_share(prepared: Prepared) -> float:
-    """Returns the GPUs of each worker: what was asked for, else two workers share one where there are any."""
-    options, device = prepared.options, prepared.device
-    if options.gpus_per_worker is not None or not is_gpu(device):
-        return options.gpus_per_worker or 0.0
-    if options.ray_address is not None:
-        return 0.5
-    return float(gpu_module(device).device_count() / _local_workers(prepared))
-
-
-def worker_device(prepared: Prepared) -> str:
-    """Returns where evaluators compute: Ray shows each worker its own GPUs only, numbered from 0."""
-    if prepared.options.backend == "serial":
-        return prepared.device
-    return "cuda" if _gpu_share(prepared) > 0 else "cpu"
 
 
 def _conclude(

@@ -15,6 +15,7 @@ from autoprune.core.files import write_whole
 from autoprune.core.seeds import derive_seed
 from autoprune.data.bundle import missing_here
 from autoprune.data.splits import Split
+from autoprune.devices import visible_gpus
 from autoprune.errors import AutopruneError, DataError, DivergenceError
 from autoprune.report.observer import NullObserver, Observer
 from autoprune.training.checkpoints import newest_checkpoint
@@ -122,13 +123,13 @@ def trained_by_team(
     work = TeamTraining(
         replace(task, save=_stays_here),
         split,
-        "cuda" if device.startswith("cuda") else device,
+        torch.device(device).type,  # without an index: Ray makes its own GPU the current one of each process
         None if newest is None else (newest.name, newest.read_bytes()),
     )
     hearing = _Hearing(observer, on_row, checkpoints)
     observer.stage(f"Starting {workers} workers")
     try:
-        run_team(work, workers=workers, gpus=float(device.startswith("cuda")), address=address, hear=hearing)
+        run_team(work, workers=workers, gpus=visible_gpus(device), address=address, hear=hearing)
     except Exception as error:
         if hearing.failure is not None:
             raise hearing.failure from error

@@ -53,7 +53,7 @@ class Sleepers:
         """Returns a sleeper."""
         return Sleeper(self.seconds)
 
-    def without_arrays(self) -> Sleepers:
+    def for_workers(self, *, gpu: bool) -> Sleepers:  # noqa: ARG002 (the seam's signature)
         """Returns a light copy."""
         return replace(self, arrays={})
 

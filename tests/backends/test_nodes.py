@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from autoprune.backends.ray_tune.nodes import difference, room, versions
+from autoprune.backends.ray_tune.nodes import Crew, crew, difference, room, versions
 from autoprune.errors import BackendError
 
 CLUSTER_FILE = Path(__file__).parents[2] / "experiments" / "cluster.yaml"
@@ -31,6 +31,60 @@ def node(cpus, gpus=0):
 )
 def test_room_is_counted_node_by_node_and_gpu_by_gpu(nodes, cpus, gpus, workers):
     assert room(nodes, cpus=cpus, gpus=gpus) == workers
+
+
+@pytest.mark.parametrize(
+    ("nodes", "workers", "gpus", "found"),
+    [
+        ([node(16, 4)], None, None, (8, 0.5)),  # two share a GPU
+        ([node(16, 4)], 1, None, (1, 1.0)),  # more than a whole one would be no use
+        ([node(16, 4)], 4, None, (4, 1.0)),
+        ([node(16, 4)], 6, None, (6, 0.5)),  # not 4/6, of which only four fit
+        ([node(16, 4)], 9, None, (9, 1 / 3)),
+        ([node(7, 1)], 7, None, (7, 1 / 7)),
+        ([node(4, 4)], None, None, (4, 1.0)),  # more than four the CPUs do not suffice for
+        ([node(1, 2), node(8, 1)], 3, None, (3, 0.5)),  # one on the first, two share that of the second
+        ([node(3), node(3, 1), node(1, 1)], None, None, (3, 0.5)),  # a node without GPUs has no part
+        ([node(3), node(2)], None, None, (5, 0.0)),
+        ([node(3), node(2)], 4, None, (4, 0.0)),
+        ([node(3), node(2, 0.5)], None, None, (5, 0.0)),
+        ([node(16, 4)], None, 0.0, (16, 0.0)),
+        ([node(16, 4)], None, 0.25, (16, 0.25)),
+        ([node(16, 4)], None, 2.0, (2, 2.0)),
+        ([node(16, 4)], 3, 0.25, (3, 0.25)),
+    ],
+)
+def test_a_crew_has_the_largest_share_of_a_gpu_at_which_all_find_a_place(nodes, workers, gpus, found):
+    made = crew(nodes, workers=workers, cpus=1, gpus=gpus)
+    assert made == Crew(*found)
+    assert room(nodes, cpus=1, gpus=made.gpus) >= made.workers
+
+
+@pytest.mark.parametrize(
+    ("nodes", "workers", "gpus", "message"),
+    [
+        ([node(2)], 3, None, "3 workers need 3 CPUs, Ray has 2. Lower --workers"),
+        ([node(2)], None, 0.5, "1 workers need 0.5 GPUs, Ray has 0. Lower --workers or --gpus-per-worker"),
+        (
+            [node(8, 1), node(8, 1)],
+            None,
+            2.0,
+            "1 workers with 1 CPUs and 2 GPUs each do not fit: the 2 nodes have room",
+        ),
+        (
+            [node(2, 1), node(30)],
+            8,
+            None,
+            "the 2 nodes have room for 2, .* leave the GPUs out with --gpus-per-worker 0",
+        ),
+        ([node(0, 1), node(8)], None, None, "1 workers .* leave the GPUs out with --gpus-per-worker 0"),
+        ([], None, None, "1 workers need 1 CPUs, Ray has 0"),
+    ],
+)
+def test_a_crew_that_does_not_fit_is_one_line_that_says_what_to_lower(nodes, workers, gpus, message):
+    with pytest.raises(BackendError, match=message) as caught:
+        crew(nodes, workers=workers, cpus=1, gpus=gpus)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_node_with_other_versions_is_named_with_what_differs():

@@ -5,7 +5,7 @@ import signal
 import time
 
 import pytest
-from toy_search import Events, GenerationStrategy, ToyFactory, build_space, build_study
+from toy_search import Events, GenerationStrategy, SeeingFactory, ToyFactory, build_ladder, build_space, build_study
 
 from autoprune.backends import RayBackend, SerialBackend
 from autoprune.errors import BackendError
@@ -25,6 +25,21 @@ def test_a_cluster_that_is_not_there_is_an_error_of_one_line_within_seconds():
     assert time.monotonic() - started < 60
     with pytest.raises(BackendError, match="Write auto or HOST:PORT"):
         RayBackend(1, address="somewhere:x").run(build_study(), ToyFactory(), should_stop=never)
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize(("gpus", "shown"), [(("5", "7"), {5.0, 7.0}), ((), {-1.0})])
+def test_workers_share_the_gpus_that_a_local_ray_is_told_to_have_and_see_no_others(gpus, shown, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5,7")
+    study = build_study(candidates=9, ladder=build_ladder(1))
+    backend = RayBackend(3, gpus_per_worker=None, local_gpus=gpus)
+    report = backend.run(study, SeeingFactory({"seconds": 0.2}), should_stop=never)
+    assert report.workers == 3
+    seen = {evaluation.worker: evaluation.metrics["shown"] for evaluation in study.evaluations}
+    assert len(seen) == 3
+    assert set(seen.values()) == shown
+    assert {evaluation.metrics["gpu"] for evaluation in study.evaluations} == {float(bool(gpus))}
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "3,5,7"
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -39,15 +40,22 @@ def test_a_network_with_its_arrays_does_not_copy_them():
         assert tensor.data_ptr() == arrays[f"weights/{name}"].ctypes.data
 
 
-def test_a_factory_without_arrays_is_small_and_picklable():
+def test_a_factory_for_workers_is_small_and_picklable():
     _, made = factory()
-    light = pickle.dumps(made.without_arrays())
-    assert made.without_arrays().arrays == {}
+    light = pickle.dumps(made.for_workers(gpu=False))
+    assert made.for_workers(gpu=False).arrays == {}
     assert len(light) < sum(array.nbytes for array in made.arrays.values()) / 5
     subject = pickle.loads(light).subject(frozen_arrays(made.arrays))
     assert len(subject.holdout) == 48
     assert subject.training is not None
     assert len(subject.training) == 32
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda", "cuda:1"])
+def test_workers_compute_on_what_they_have_whatever_this_process_has(device):
+    made = replace(factory()[1], device=device)
+    assert made.for_workers(gpu=True).device == "cuda"  # the only one that the worker is shown
+    assert made.for_workers(gpu=False).device == "cpu"
 
 
 def test_bytes_stay_bytes_and_other_images_become_floats():

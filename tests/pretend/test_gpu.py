@@ -32,6 +32,10 @@ COMMANDS = {
     "pixels": ["search", *PIXELS, *SEARCH],
     "boxes": ["search", *BOXES, *SEARCH],
     "heuristics": ["search", *TOY, "--strategy", "cluster", "--finetune-epochs", "0", *SEARCH],
+    "workers": [
+        *("search", "--model", "tests.pretend.demanding:network", "--data", "toy_problem:sets", "--no-mlflow"),
+        *("--workers", "1", "--candidates", "3", "--finetune-epochs", "0", "--out", "OUT"),
+    ],
     "evaluated": ["evaluate", "DEVICE/digits"],
     "finetuned": ["finetune", "DEVICE/digits", "--epochs", "0.2", "--no-mlflow", "--out", "OUT"],
     "trained": ["train", *TOY, "--epochs", "2", "--regulariser", "ccm", "--no-mlflow", "--out", "OUT"],
@@ -79,6 +83,14 @@ def test_widths_and_accuracies_are_those_of_the_cpu(codes, name):
     for kind in ("dense", "uniform", "incumbent"):
         for key in ("widths", "accuracy", "accuracy_before_finetune", "holdout_accuracy"):
             assert (ours.get(kind) or {}).get(key) == (theirs.get(kind) or {}).get(key), (kind, key)
+
+
+def test_a_worker_of_ray_computes_on_the_gpu_that_it_is_given(codes):
+    folder, _, _ = codes
+    for device in ("cpu", "pretend"):
+        # Its network refuses to compute elsewhere.
+        summary = json.loads((folder / device / "workers" / "summary.json").read_text())
+        assert (summary["workers"], summary["candidates"], summary["failures"]) == (1, 3, 0)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ sys.path.insert(0, str(HERE))
 def _one_core(monkeypatch):
     """Threads that wait for each other on a busy machine make a small search ten times slower."""
     monkeypatch.setattr("autoprune.searching.preparation.usable_cores", lambda: 1)
-    monkeypatch.setattr("autoprune.searching.running.usable_cores", lambda: 1)
+    monkeypatch.setattr("autoprune.searching.workers.usable_cores", lambda: 1)
 
 
 @pytest.fixture

@@ -103,3 +103,9 @@ def test_a_search_from_before_the_choice_goes_on_by_norm(tmp_path):
     assert recorded_options({"options": before}, tmp_path).channels == "elimination"
     del before["channels"]
     assert recorded_options({"options": before}, tmp_path).channels == "norm"
+
+
+def test_an_older_search_that_had_no_gpus_goes_on_without_and_others_take_what_there_is(tmp_path):
+    before = {"model": "toy_problem:network", "data": "toy_problem:sets", "no_mlflow": True}
+    assert recorded_options({"options": {**before, "gpus_per_worker": 0.0}}, tmp_path).gpus_per_worker == 0.0
+    assert recorded_options({"options": {**before, "gpus_per_worker": None}}, tmp_path).gpus_per_worker is None

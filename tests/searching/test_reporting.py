@@ -28,7 +28,7 @@ def module_run(tmp_path_factory):
     )
     with pytest.MonkeyPatch.context() as patched:
         patched.chdir(folder)
-        for place in ("preparation", "running"):
+        for place in ("preparation", "workers"):
             patched.setattr(f"autoprune.searching.{place}.usable_cores", lambda: 1)
         run_search(options, observer=NullObserver())
     return folder / "run"

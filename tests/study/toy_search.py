@@ -145,8 +145,34 @@ class ToyFactory:
             raise RuntimeError("no such images\nat all")
         return ToyEvaluator(arrays["weights"], worker, **self.options)
 
-    def without_arrays(self):
+    def for_workers(self, *, gpu):
         return replace(self, arrays={})
+
+
+@dataclass
+class SeeingEvaluator:
+    """An evaluator that says as a metric which GPU its process is shown, -1 for none."""
+
+    inner: ToyEvaluator
+    gpu: bool
+
+    def evaluate(self, candidate):
+        found = self.inner.evaluate(candidate)
+        shown = os.environ.get("CUDA_VISIBLE_DEVICES") or "-1"
+        return replace(found, metrics={**found.metrics, "shown": float(shown), "gpu": float(self.gpu)})
+
+
+@dataclass
+class SeeingFactory(ToyFactory):
+    """Builds evaluators that say which GPU they see, and whether they were made for one."""
+
+    gpu: bool = False
+
+    def build(self, arrays, *, worker):
+        return SeeingEvaluator(super().build(arrays, worker=worker), self.gpu)
+
+    def for_workers(self, *, gpu):
+        return replace(self, arrays={}, gpu=gpu)
 
 
 class Events:

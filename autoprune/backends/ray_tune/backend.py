@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-import ray
 from ray import tune
 
 from autoprune.backends.evaluating import report_of
@@ -22,6 +21,12 @@ from autoprune.errors import BackendError
 #: CPUs of one light trial.
 _TRIAL_CPUS = 0.001
 
+Warn = Callable[[str], None]
+
+
+def _unheard(_text: str) -> None:
+    """Does nothing."""
+
 
 class RayBackend:
     """Evaluates candidates on Ray Tune workers, on this machine or on a cluster."""
@@ -31,40 +36,51 @@ class RayBackend:
         workers: int | None,
         *,
         cpus_per_worker: int = 1,
-        gpus_per_worker: float = 0.0,
+        gpus_per_worker: float | None = 0.0,
         address: str | None = None,
+        local_cpus: int = 1,
+        local_gpus: Sequence[str] = (),
+        warn: Warn = _unheard,
         evaluation_timeout: float | None = None,
         start_timeout: float = 300.0,
     ) -> None:
         """Describes the workers; nothing starts before `run`.
 
         Args:
-            workers: evaluators at a time; None for as many as the cluster has room for, which needs an `address`.
+            workers: evaluators at a time; None for as many as there is room for.
             cpus_per_worker: CPUs and computing threads of each.
-            gpus_per_worker: GPUs of each; a fraction lets several share one, 0 hides them.
+            gpus_per_worker: GPUs of each; a fraction lets several share one, 0 hides them. None for a share of one
+                where there are any, such that all workers find a place: two workers a GPU if their number is open.
             address: of a running cluster, `auto` or HOST:PORT; None starts Ray on this machine, or uses what runs in
                 this process.
+            local_cpus: cores of this machine, as many as workers on CPUs are started here if their number is open.
+            local_gpus: those of this machine that a Ray which is started here may use, as `CUDA_VISIBLE_DEVICES` names
+                them. Ray is told, not asked: it counts what the driver shows, not what torch can use.
+            warn: hears in one line that workers will do without the GPUs that this machine has.
             evaluation_timeout: seconds after which one rung of one candidate counts as failed.
             start_timeout: seconds that the workers may take to start.
 
         Raises:
             BackendError: a number makes no sense.
         """
-        count = 1 if workers is None and address is not None else workers or 0
-        if count < 1 or cpus_per_worker < 1 or gpus_per_worker < 0:
+        gpus = gpus_per_worker or 0.0
+        if (workers is not None and workers < 1) or cpus_per_worker < 1 or gpus < 0:
             raise BackendError(
-                f"{workers} workers with {cpus_per_worker} CPUs and {gpus_per_worker:g} GPUs each cannot work. Give at "
-                "least 1 worker and 1 CPU, and no negative number of GPUs."
+                f"{workers} workers with {cpus_per_worker} CPUs and {gpus:g} GPUs each cannot work. Give at least 1 "
+                "worker and 1 CPU, and no negative number of GPUs."
             )
-        if gpus_per_worker > 1 and gpus_per_worker % 1:
+        if gpus > 1 and gpus % 1:
             raise BackendError(
-                f"{gpus_per_worker:g} GPUs per worker cannot be had. Give a share of one GPU or a whole number with "
+                f"{gpus:g} GPUs per worker cannot be had. Give a share of one GPU or a whole number with "
                 "--gpus-per-worker."
             )
         self._workers = workers
         self._cpus = cpus_per_worker
         self._gpus = gpus_per_worker
         self._address = address
+        self._local_gpus = () if gpus_per_worker == 0 else tuple(local_gpus)
+        self._local_workers = workers or max(local_cpus, nodes.WORKERS_PER_GPU * len(self._local_gpus))
+        self._warn = warn
         self._evaluation_timeout = evaluation_timeout
         self._start_timeout = start_timeout
 
@@ -81,14 +97,16 @@ class RayBackend:
             Interrupts() as interrupts,
             settings(),
             quiet(),
-            cluster(self._address, (self._workers or 1) * self._cpus, store),
+            cluster(self._address, self._local_workers * self._cpus, store, gpus=self._local_gpus),
         ):
-            workers = self._room()
+            crew = nodes.crew(nodes.living().values(), workers=self._workers, cpus=self._cpus, gpus=self._gpus)
+            if self._local_gpus and not crew.gpus:
+                self._warn("Ray has no GPU, though this machine has one: candidates are evaluated on CPUs.")
             pool = Pool(
                 factory,
-                workers=workers,
+                workers=crew.workers,
                 cpus=self._cpus,
-                gpus=self._gpus,
+                gpus=crew.gpus,
                 start_timeout=self._start_timeout,
             )
             driver = Driver(
@@ -98,12 +116,12 @@ class RayBackend:
                 should_stop=lambda: interrupts.requested or should_stop(),
             )
             try:
-                self._drive(driver, workers)
+                self._drive(driver, crew.workers)
             finally:
                 pool.kill()
         if driver.error is not None:
             raise driver.error
-        return report_of(driver.timings, workers=workers, interrupted=not study.done)
+        return report_of(driver.timings, workers=crew.workers, interrupted=not study.done)
 
     def _drive(self, driver: Driver, workers: int) -> None:
         storage = tempfile.mkdtemp(prefix="autoprune-tune-")
@@ -133,27 +151,3 @@ class RayBackend:
             ) from error
         finally:
             shutil.rmtree(storage, ignore_errors=True)
-
-    def _room(self) -> int:
-        """Returns how many evaluators to start.
-
-        Raises:
-            BackendError: there is no room for them.
-        """
-        living = nodes.living().values()
-        room = nodes.room(living, cpus=self._cpus, gpus=self._gpus)
-        workers = self._workers or max(1, room)
-        resources = ray.cluster_resources()
-        for resource, each in (("CPU", float(self._cpus)), ("GPU", self._gpus)):
-            have = resources.get(resource, 0.0)
-            if workers * each > have:
-                raise BackendError(
-                    f"{workers} workers need {workers * each:g} {resource}s, Ray has {have:g}. Lower "
-                    f"--workers{' or --gpus-per-worker' if resource == 'GPU' else ''}."
-                )
-        if workers > room:
-            raise BackendError(
-                f"{workers} workers with {self._cpus} CPUs and {self._gpus:g} GPUs each do not fit: the {len(living)} "
-                f"nodes have room for {room}, for none stretches over two nodes or GPUs. Lower --workers."
-            )
-        return workers

@@ -7,7 +7,7 @@ import os
 import secrets
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -86,8 +86,15 @@ def _print_nothing(*_arguments: Any, **_options: Any) -> None:
 
 
 @contextmanager
-def cluster(address: str | None, cpus: int, array_bytes: int) -> Iterator[None]:
-    """Connects to a cluster, or starts Ray on this machine; ends on exit what it began."""
+def cluster(address: str | None, cpus: int, array_bytes: int, *, gpus: Sequence[str] = ()) -> Iterator[None]:
+    """Connects to a cluster, or starts Ray on this machine; ends on exit what it began.
+
+    Args:
+        address: of a running cluster; None to start Ray here, or to use what runs in this process.
+        cpus: that a Ray which is started here is to have.
+        array_bytes: size of the arrays that workers share.
+        gpus: that a Ray which is started here is to have, as `CUDA_VISIBLE_DEVICES` names them.
+    """
     if ray.is_initialized():
         yield
         return
@@ -103,9 +110,11 @@ def cluster(address: str | None, cpus: int, array_bytes: int) -> Iterator[None]:
     _give_token()
     try:
         # Every process of this Ray, not just evaluators, must find what this one finds: autoprune may not be installed.
-        with _connection_errors("this machine"), _inherited(import_path()):
+        shown = {"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {}
+        with _connection_errors("this machine"), _inherited({**import_path(), **shown}):
             ray.init(
                 num_cpus=cpus,
+                num_gpus=len(gpus),
                 include_dashboard=False,
                 log_to_driver=False,
                 logging_level="CRITICAL",

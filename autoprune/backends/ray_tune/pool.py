@@ -41,7 +41,7 @@ class Pool:
         options = {"name": f"{self._tag}-board", "num_cpus": 0, "scheduling_strategy": beside}
         self.board = ray.remote(Board).options(**options).remote()
         # Held as long as the actors: a restarted one reads them again.
-        self._shared = (ray.put(factory.without_arrays()), ray.put(dict(factory.arrays)))
+        self._shared = (ray.put(factory.for_workers(gpu=gpus > 0)), ray.put(dict(factory.arrays)))
         self.board.share.remote(self._shared)
         self._versions = nodes.versions()
         self._lives = [0] * workers

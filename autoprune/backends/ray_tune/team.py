@@ -58,13 +58,21 @@ class Mailbox:
         return taken
 
 
-def run_team(work: Work, *, workers: int, gpus: float, address: str | None, hear: Callable[[Any], None]) -> None:
-    """Runs the work in `workers` processes, each with a CPU and a share of the GPUs.
+def run_team(
+    work: Work,
+    *,
+    workers: int,
+    gpus: Sequence[str],
+    address: str | None,
+    hear: Callable[[Any], None],
+) -> None:
+    """Runs the work in `workers` processes, each with a CPU, and with a GPU if they are to compute on any.
 
     Args:
         work: what they do.
         workers: how many.
-        gpus: of each; without any they talk through gloo, else through NCCL.
+        gpus: those of this machine that a Ray which is started here may use, as `CUDA_VISIBLE_DEVICES` names them; on a
+            cluster its own are used. With none the processes compute on CPUs and talk through gloo, else through NCCL.
         address: of a running cluster, None to start Ray on this machine.
         hear: called in another thread with what they tell.
 
@@ -74,11 +82,15 @@ def run_team(work: Work, *, workers: int, gpus: float, address: str | None, hear
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
+    each = 1.0 if gpus else 0.0
     storage = tempfile.mkdtemp(prefix="autoprune-train-")
-    with settings(), quiet(), cluster(address, workers + 1, 0):
-        room = nodes.room(nodes.living().values(), cpus=1, gpus=gpus)
+    with settings(), quiet(), cluster(address, workers + 1, 0, gpus=gpus):
+        room = nodes.room(nodes.living().values(), cpus=1, gpus=each)
         if room < workers:
-            raise BackendError(f"The nodes have room for {room} workers, not for {workers}. Lower --workers.")
+            kind, otherwise = (" with a GPU each", ", or train on CPUs with --device cpu") if gpus else ("", "")
+            raise BackendError(
+                f"The nodes have room for {room} workers{kind}, not for {workers}. Lower --workers{otherwise}."
+            )
         name = f"autoprune-team-{uuid.uuid4().hex[:12]}"
         beside = NodeAffinitySchedulingStrategy(nodes.here(), soft=False)
         reference = ray.put(work)
@@ -89,8 +101,8 @@ def run_team(work: Work, *, workers: int, gpus: float, address: str | None, hear
             torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
             scaling_config=ScalingConfig(
                 num_workers=workers,
-                use_gpu=gpus > 0,
-                resources_per_worker={"CPU": 1, **({"GPU": gpus} if gpus else {})},
+                use_gpu=bool(gpus),
+                resources_per_worker={"CPU": 1, **({"GPU": each} if gpus else {})},
             ),
             run_config=RunConfig(
                 name="finetune", storage_path=storage, worker_runtime_env={"env_vars": dict(import_path())}
