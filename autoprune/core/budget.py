@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from autoprune.core.cost import Cost
 from autoprune.core.resources import RESOURCES, Resource
@@ -113,9 +113,10 @@ class Limit:
     Attributes:
         text: the budget as written.
         resource: name of a resource, for example `macs`.
-        floor: the lower end of the band; equal to `ceiling` for a single budget.
+        floor: the lower end of the band that is searched; equal to `ceiling` for a single budget.
         ceiling: the most that may remain.
         unit: that the user counts in; None for a share.
+        raised: whether the band was written to start lower, where no structure lies.
     """
 
     text: str
@@ -123,11 +124,19 @@ class Limit:
     floor: int
     ceiling: int
     unit: str | None = field(default=None, compare=False)
+    raised: bool = field(default=False, compare=False)
 
     @property
     def is_band(self) -> bool:
         """Whether it spans a range of costs."""
         return self.floor < self.ceiling
+
+    def reaching(self, least: int) -> Limit:
+        """Returns the limit without the part of its band below the least that any structure takes."""
+        if not self.is_band or least <= self.floor:
+            return self
+        # A band stays one, even where nothing but its upper end can be reached.
+        return replace(self, floor=min(least, self.ceiling - 1), raised=True)
 
     def allows(self, cost: Cost) -> bool:
         """Returns whether a cost lies within the limit.

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -45,7 +45,7 @@ class SearchSpace:
     Attributes:
         groups: the prunable groups, in the order of every widths array.
         cost_model: exact costs over the same groups.
-        limits: all must hold; at most one of them is a band.
+        limits: all must hold; at most one of them is a band, of which no part lies below what can be reached.
     """
 
     groups: tuple[PrunableGroup, ...]
@@ -68,7 +68,10 @@ class SearchSpace:
         space = cls(tuple(groups), cost_model, tuple(budget.resolve(cost_model.dense) for budget in budgets))
         for limit in space.limits:
             space._require_reachable(limit)
-        return space
+        # Costs never fall when a width grows: the smallest structure takes the least of everything, so no limit on
+        # another resource raises a floor further.
+        least = space.cost(space.smallest)
+        return replace(space, limits=tuple(limit.reaching(least.of(limit.resource)) for limit in space.limits))
 
     @cached_property
     def dense(self) -> Structure:
@@ -94,6 +97,18 @@ class SearchSpace:
     def front_resource(self) -> str:
         """What a front trades for accuracy: the resource of the band, MACs where there is none."""
         return front_resource(self.limits)
+
+    @property
+    def unreachable(self) -> str | None:
+        """What to tell of a range that was written to start where no structure lies; None where none was."""
+        limit = next((limit for limit in self.limits if limit.raised), None)
+        if limit is None:
+            return None
+        least, whole = (cost.of(limit.resource) for cost in (self.cost(self.smallest), self.cost_model.dense))
+        return (
+            f"The range {limit.text!r} starts below what can be reached: with every prunable group at its minimum, "
+            f"{limit.shown(least)} ({100 * least / whole:.1f} % of dense) remain. It is searched from there."
+        )
 
     def share(self, cost: Cost) -> float:
         """Returns the share of the dense network's `front_resource` that a cost keeps."""

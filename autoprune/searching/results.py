@@ -133,6 +133,8 @@ def _notes(prepared: Prepared, study: Study) -> list[str]:
         notes.append("The dense network was trained on the whole training set and has seen the hold-out images.")
     else:
         notes.append("The dense network has the random weights it was built with.")
+    if prepared.space.unreachable:
+        notes.append(prepared.space.unreachable)
     if study.stopped_because:
         notes.append(f"The search stopped early: {study.stopped_because}")
     elif study.failures:

@@ -115,6 +115,8 @@ def _run(prepared: Prepared, observer: Observer, *, out: Path, started: float) -
         replayed = replay(ledger.events, study, heard_by=[_Past(observer), *heard[1:]])
         if replayed.outcomes:
             observer.stage(f"Resuming after {replayed.outcomes} evaluations")
+        elif prepared.space.unreachable:
+            observer.warning(prepared.space.unreachable)
         report, interrupted = _evaluate(prepared, study, observer)
         concluded = _conclude(
             prepared, study, report, observer, interrupted=interrupted, started=started, mlflow=mlflow

@@ -132,6 +132,28 @@ def test_a_range_above_the_dense_network_is_refused() -> None:
     assert space_of("50..100%flops").is_legal(space_of("100%flops").dense)
 
 
+@pytest.mark.parametrize("resource", ["flops", "params"])
+@pytest.mark.parametrize("further", [[], ["90%params"], ["90%flops"]])
+def test_a_range_is_searched_from_what_can_be_reached_and_says_so(resource: str, further: list[str]) -> None:
+    if any(resource in budget for budget in further):
+        return
+    space = space_of([*further, f"5..80%{resource}"], min_width=8)
+    [band] = [limit for limit in space.limits if limit.is_band]
+    assert band.floor == space.cost(space.smallest).of(band.resource)
+    assert band.text == f"5..80%{resource}"
+    assert "with every prunable group at its minimum" in (space.unreachable or "")
+    assert space_of("50..80%flops", min_width=8).unreachable is None
+    assert space_of("50%flops", min_width=8).unreachable is None
+
+
+def test_a_range_of_which_only_the_upper_end_can_be_reached_stays_a_range() -> None:
+    groups, cost_model = network(min_width=8)
+    least = cost_model.cost(Structure((8, 8, 8, 8))).params
+    space = SearchSpace.build(groups, cost_model, parse_budgets(f"1..{least}params"))
+    assert (space.is_band, space.front_resource) == (True, "params")
+    assert space.decode(points()) == [space.smallest] * len(points())
+
+
 def test_the_smallest_reachable_budget_is_reached() -> None:
     groups, cost_model = network(min_width=8)
     least = cost_model.cost(Structure((8, 8, 8, 8))).macs

@@ -244,6 +244,26 @@ def test_a_range_of_budgets_searches_the_front(toy, unit, resource):
     assert numbers["progress"][-1]["hypervolume"] == pytest.approx(result.summary["hypervolume"])
 
 
+def test_a_range_that_starts_where_no_structure_lies_is_searched_from_what_can_be_reached(toy, events):
+    class Warned(Interrupting):
+        warnings: tuple[str, ...] = ()
+
+        def warning(self, text):
+            self.warnings += (text,) if "range" in text else ()
+
+    first, second = Warned(after=3), Warned()
+    asked = {"front": "1..80%flops", "budgets": (), "candidates": 8}
+    toy(observer=first, **asked)
+    result = toy(observer=second, **asked)
+    [said] = first.warnings
+    assert said.startswith("The range '1..80%flops' starts below what can be reached")
+    assert (second.warnings, said in result.summary["notes"]) == ((), True)
+    assert result.summary["budget"] == ["1..80%flops"]
+    assert result.summary["limits"][0]["least"] > 0.01 * result.summary["dense"]["macs"]
+    assert without_times(toy("other", **asked).summary) == without_times(result.summary)
+    assert events("run") == events("other")
+
+
 def test_all_budgets_hold(toy):
     result = toy(budgets=("60%flops", "55%params"))
     dense = result.summary["dense"]
