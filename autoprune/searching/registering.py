@@ -110,16 +110,17 @@ def log_finished(
 
     observer.stage("Writing the network to MLflow" if register is None else f"Registering {register} in MLflow")
     images = _images(prepared, _EXAMPLES)
+    served = prepared.problem.data.task.served(finished.model)
     candidate: Candidate = finished.evaluation.candidate
     dense = prepared.network.cost_model.dense
     figures = {name: entry[name] for name in _FIGURES if entry.get(name) is not None}
     try:
         with torch.no_grad():
-            outputs = finished.model(torch.from_numpy(images)).numpy()
+            outputs = served(torch.from_numpy(images)).numpy()
         export, log = (exported, logged) if aside is None else (aside.exported, aside.logged)
         entered = log(
             PickedNetwork(
-                program=export(finished.model, images),
+                program=export(served, images),
                 torch_version=str(torch.__version__),
                 images=images,
                 outputs=outputs,
@@ -170,8 +171,11 @@ def _metadata(prepared: Prepared, entry: Mapping[str, Any]) -> dict[str, Any]:
         "network": prepared.problem.name,
         "data": data.name,
         "class_names": list(data.classes),
-        "input": "float32 images (N, C, H, W), preprocessed as said here; outputs are logits",
+        "task": data.task.name,
+        "input": "float32 images (N, C, H, W), preprocessed as said here",
+        "output": data.task.answers,
         "preprocessing": None if data.preprocessing is None else data.preprocessing.to_dict(),
         "widths": dict(entry["widths"]),
+        "metric": data.task.reported,
         "accuracy": entry["accuracy"],
     }

@@ -61,6 +61,7 @@ class Task(Protocol):
         gradient_clip: largest L2 norm of the whole gradient in such a training; infinity for no clipping.
         largest_batch: images that are measured at a time, at most.
         calibration_images: that reconstructions are fitted on, where nobody says how many.
+        answers: what `served` puts out, for those who read it elsewhere.
     """
 
     name: ClassVar[str]
@@ -71,6 +72,7 @@ class Task(Protocol):
     gradient_clip: ClassVar[float]
     largest_batch: ClassVar[int]
     calibration_images: ClassVar[int]
+    answers: ClassVar[str]
 
     @property
     def reported(self) -> str:
@@ -111,6 +113,14 @@ class Task(Protocol):
             teacher: in eval mode; None where nothing is distilled.
             objective: how the parts are weighted.
             precision: what forwards run in.
+        """
+        ...
+
+    def served(self, model: nn.Module) -> nn.Module:
+        """Returns the network as a server of tensors takes it: (B, C, H, W) images in, one (B, *) tensor out.
+
+        Args:
+            model: in eval mode; shared, not copied.
         """
         ...
 

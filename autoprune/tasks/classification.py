@@ -34,6 +34,7 @@ class Classification(Measured):
     gradient_clip: ClassVar[float] = math.inf
     largest_batch: ClassVar[int] = 500
     calibration_images: ClassVar[int] = 512
+    answers: ClassVar[str] = "logits (N, classes)"
 
     def hits(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Returns (n,) numbers in [0, 1], or booleans, whose mean is the metric."""
@@ -74,6 +75,10 @@ class Classification(Measured):
         if wanted is not None:
             loss = loss + share * divergence(logits, wanted, temperature=objective.temperature)
         return loss
+
+    def served(self, model: nn.Module) -> nn.Module:
+        """Returns the network itself."""
+        return model
 
     def meter(self) -> Meter:
         """Returns a meter of the metric and of the cross-entropy."""

@@ -32,6 +32,10 @@ class Detection(ComparedByMetric):
     largest_batch: ClassVar[int] = 16
     #: A map of a detector has thousands of positions, and a batch of 300x300 images takes 6 GB at 64.
     calibration_images: ClassVar[int] = 64
+    answers: ClassVar[str] = (
+        "what the head says of every anchor (N, anchors, *), before boxes are decoded: its outputs side by side in "
+        "alphabetical order, such as bbox_regression (4 numbers) and cls_logits (one a class)"
+    )
 
     def check_outputs(self, outputs: object, *, images: Tensor, classes: int, model: str, data: str) -> None:
         """Checks that the outputs are those of a detection head with enough classes."""
@@ -80,9 +84,26 @@ class Detection(ComparedByMetric):
         )
         return (1 - objective.distillation) * own + objective.distillation * taught
 
+    def served(self, model: nn.Module) -> nn.Module:
+        """Returns a network of the head outputs side by side.
+
+        How many boxes are left in the end depends on the image, which neither `torch.export` nor a tensor can say.
+        """
+        return _HeadsAlone(model).eval()
+
     def meter(self) -> Meter:
         """Returns a meter of both mean average precisions and of the detector's own losses."""
         return _Meter()
+
+
+class _HeadsAlone(nn.Module):
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        _, outputs = heads_of(self.network, images)
+        return torch.cat([outputs[name] for name in sorted(outputs)], dim=2)
 
 
 class _Meter:

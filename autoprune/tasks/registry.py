@@ -38,7 +38,7 @@ def make_task(name: str) -> Task:
     task = call_factory(name)
     lacking = [
         part
-        for part in ("reported", "score", "targets", "check_outputs", "loss", "meter", "judge")
+        for part in ("reported", "score", "targets", "check_outputs", "loss", "served", "meter", "judge")
         if not hasattr(task, part)
     ]
     if lacking:

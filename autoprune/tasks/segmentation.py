@@ -40,6 +40,7 @@ class Segmentation(ComparedByMetric):
     largest_batch: ClassVar[int] = 64
     #: A map has as many positions as the image pixels, and a backbone with dilation keeps an eighth of each side.
     calibration_images: ClassVar[int] = 32
+    answers: ClassVar[str] = "logits (N, classes, H, W), a class a pixel"
 
     def quality(self, confusion: Tensor) -> Tensor:
         """Returns the metric of (classes, classes) float64 counts of pixels, true classes in rows.
@@ -100,9 +101,24 @@ class Segmentation(ComparedByMetric):
             loss = loss + share * (_divergence(maps, wanted, temperature=objective.temperature) + features)
         return loss
 
+    def served(self, model: nn.Module) -> nn.Module:
+        """Returns a network of the maps alone, without the mapping and what else is in it."""
+        return _MapsAlone(model).eval()
+
     def meter(self) -> Meter:
         """Returns a meter of the metric, of the share of pixels that are right, and of the cross-entropy a pixel."""
         return _Meter(self)
+
+
+class _MapsAlone(nn.Module):
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = _maps(self.network(images))
+        assert maps is not None  # it was tested by now
+        return maps
 
 
 class _Meter:

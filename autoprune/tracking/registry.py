@@ -45,7 +45,7 @@ class PickedNetwork:
         program: the network as a file of `torch.export`; nothing here knows more of it.
         torch_version: that exported it.
         images: (B, C, H, W) float32 input example, B of 2 or more: a batch of one would be taken for the only size.
-        outputs: (B, classes) float32 what the network makes of them.
+        outputs: (B, *) float32 what the network makes of them.
         run_name: of the run.
         candidate: the candidate's number.
         params: of the run.

@@ -21,8 +21,12 @@ import autoprune
 from autoprune.cli.edge import run
 from autoprune.errors import BackendError, ConfigError
 from autoprune.report.observer import NullObserver
+from autoprune.searching.api import run_search
+from autoprune.searching.options import SearchOptions
 from autoprune.searching.picking import Choice, pick
 from autoprune.searching.registering import Registration
+from autoprune.tasks.detectors import raw_outputs
+from tests import masked_folders, voc_folders
 
 LOAD = """
 import json, os, sys
@@ -149,6 +153,53 @@ def test_whoever_follows_what_is_printed_gets_from_a_search_to_a_served_model(fo
     assert modules == []
     torch.testing.assert_close(torch.tensor(outputs), expected.repeat(3, 1), atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(torch.tensor(served), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("task", "network", "data", "shape"),
+    [
+        ("segmentation", masked_folders.Network, "tests.masked_folders:data", (3, 32, 32)),
+        ("segmentation", masked_folders.torchvisions, "tests.masked_folders:data", (3, 32, 32)),
+        # Of each of 4 x 4 x 4 anchors four numbers of a box, and scores of two classes and the background.
+        ("detection", voc_folders.network, "voc:images", (64, 7)),
+    ],
+)
+def test_a_network_of_any_task_is_registered_with_one_tensor_for_an_answer(task, network, data, shape, folder, store):
+    if task == "detection":
+        pytest.importorskip("pycocotools")
+    import mlflow
+
+    voc_folders.write_voc(folder / "images")
+    torch.save(network().state_dict(), "weights.pt")
+    options = SearchOptions(
+        model=f"{network.__module__}:{network.__qualname__}",
+        weights=Path("weights.pt"),
+        data=data,
+        candidates=1,
+        finetune_epochs=0.0,
+        backend="serial",
+        holdout_images=4,
+        calibration_images=4,
+        out=Path("run"),
+    )
+    run_search(options, observer=NullObserver())
+    entry = picked(Path("run"), 0, register="toy")
+    assert entry["mlflow"]["version"] == "1"
+
+    mlflow.set_tracking_uri(store)
+    try:
+        found = mlflow.pyfunc.load_model("models:/toy@champion")
+    finally:
+        mlflow.set_tracking_uri(None)
+    assert (found.metadata.metadata["task"], found.metadata.metadata["metric"]) == (task, entry["metric"])
+    inputs = torch.tensor(json.loads(Path(entry["request"]).read_text())["inputs"])
+    answer = torch.from_numpy(found.predict(inputs.numpy()))
+    with torch.no_grad():
+        outputs = raw_outputs(autoprune.load(entry["directory"]), inputs)
+    expected = outputs["out"] if "out" in outputs else torch.cat([outputs[name] for name in sorted(outputs)], 2)
+    assert expected.shape[1:] == shape
+    torch.testing.assert_close(answer, expected, atol=1e-4, rtol=1e-4)
+    assert found.metadata.signature.outputs.inputs[0].shape == (-1, *shape)
 
 
 def test_a_search_without_mlflow_is_picked_from_but_cannot_be_registered(toy):
