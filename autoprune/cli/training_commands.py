@@ -137,6 +137,7 @@ def _recorded(command: str, out: Path, given: Mapping[str, Any]) -> dict[str, An
 
 def _believed(command: str, out: Path, recorded: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """Returns recorded options, checked like those that a person writes: the folder may come from others."""
+    from autoprune.config.options import CODE_OPTIONS
     from autoprune.plugins import require_foreign
     from autoprune.searching.recorded import recorded_store
 
@@ -147,7 +148,7 @@ def _believed(command: str, out: Path, recorded: Mapping[str, Any], changes: Map
             if name in known and not isinstance(known[name], kind):
                 raise ConfigError(f"{name} is {known[name]!r}.")
         checked = _checked(command, given)
-        for name in ("model", "data"):
+        for name in CODE_OPTIONS:
             require_foreign(checked.get(name), out)
         if "tracking_uri" in checked and not (checked.get("no_mlflow") or changes.get("no_mlflow")):
             checked["tracking_uri"] = recorded_store(checked["tracking_uri"], out)

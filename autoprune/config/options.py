@@ -181,6 +181,8 @@ OPTIONS: Mapping[str, Option] = {
     )
 }
 
+#: Options whose values may lead to somebody's own code, `package.module:attribute`, which is imported and called.
+CODE_OPTIONS = ("model", "data", "task", "strategy")
 
 #: Options that may differ when a search is resumed: who works for it, where things lie, what is done at the end.
 RESUMABLE = frozenset(

@@ -12,7 +12,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from autoprune.config.options import OPTIONS, check_options
+from autoprune.config.options import CODE_OPTIONS, OPTIONS, check_options
 from autoprune.errors import AutopruneError, RunError
 from autoprune.plugins import require_foreign
 from autoprune.searching.options import SearchOptions
@@ -51,8 +51,8 @@ def recorded_options(
         options = SearchOptions(
             **{**check_options(given, strategies=strategy_names(), flags=False, resumes=True), "out": folder}
         )
-        for spec in (options.model, options.data, options.strategy):
-            require_foreign(spec, folder)
+        for name in CODE_OPTIONS:
+            require_foreign(getattr(options, name), folder)
     except (AutopruneError, TypeError) as error:
         raise RunError(f"The search in {str(folder)!r} cannot go on with what its ledger says: {error}") from error
     return options

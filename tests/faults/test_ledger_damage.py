@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,12 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "study"))
 
 from toy_search import build_study, run_by_hand
 
+from autoprune.cli.training_commands import finetune, train
+from autoprune.config.options import CODE_OPTIONS, OPTIONS
 from autoprune.core.files import require_format, write_together
 from autoprune.errors import PluginError, RunError
 from autoprune.plugins import require_foreign
+from autoprune.searching.recorded import recorded_options
 from autoprune.study import Ledger, read_ledger, replay
 from autoprune.study.ledger import _line
 from autoprune.tracking.uris import place_on_disk
@@ -181,6 +185,33 @@ class TestForeignCode:
         monkeypatch.chdir(tmp_path)
         with pytest.raises(PluginError, match="would run code that lies in"):
             require_foreign("evil:make", tmp_path)
+        assert not (tmp_path / "ran").exists()
+
+    @pytest.mark.parametrize("name", [name for name, option in OPTIONS.items() if option.read is OPTIONS["model"].read])
+    def test_no_text_of_a_run_folder_leads_to_code_in_it(self, name, tmp_path, monkeypatch):
+        """Every option that takes any text, so that one which will lead to code, and is not listed as such, fails."""
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+        (tmp_path / "evilmod.py").write_text("open('ran', 'w')")
+        header = {"options": {"model": "digits/resnet", "no_mlflow": True, name: "evilmod:make"}}
+        if name == "tracking_uri":  # is read by MLflow alone
+            recorded_options(header, tmp_path)
+        else:
+            expected = "would run code that lies in" if name in CODE_OPTIONS else "cannot go on with what its ledger"
+            with pytest.raises(RunError, match=expected):
+                recorded_options(header, tmp_path)
+        assert not (tmp_path / "ran").exists()
+
+    @pytest.mark.parametrize("command", [train, partial(finetune, None)])
+    @pytest.mark.parametrize("name", sorted({*CODE_OPTIONS} - {"strategy"}))  # which a training has none of
+    def test_no_record_of_a_training_leads_to_code_beside_it(self, command, name, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "evilmod.py").write_text("open('ran', 'w')")
+        options = {"model": "digits/resnet", "source": "net", "epochs": 1, "no_mlflow": True, name: "evilmod:make"}
+        kind = "train" if command is train else "finetune"
+        (tmp_path / "training.json").write_text(json.dumps({"format": 1, "kind": kind, "options": options}))
+        with pytest.raises(RunError, match="would run code that lies in"):
+            command({}, resume=tmp_path, as_json=False)
         assert not (tmp_path / "ran").exists()
 
     def test_other_names_pass(self, tmp_path):
