@@ -18,7 +18,7 @@ from autoprune.devices import lent, usable_device
 from autoprune.errors import ConfigError, DataError, ModelError, one_line
 from autoprune.evaluation.scoring import logits_of
 from autoprune.models.attention import adapt
-from autoprune.models.zoo import build_model, model_info
+from autoprune.models.zoo import ModelInfo, build_model, model_info
 from autoprune.report.observer import Observer
 from autoprune.searching.options import SearchOptions
 from autoprune.searching.timing import torch_threads
@@ -64,28 +64,8 @@ def load_problem(options: SearchOptions, observer: Observer) -> Problem:
     if not data_name:
         raise ConfigError(f"Nothing is known of the data that {spec!r} is meant for. Name them with --data.")
     observer.stage(f"Loading {data_name}")
-    data = load_data(
-        data_name,
-        root=options.data_root,
-        preprocessing=info.preprocessing,
-        task=options.task,
-        size=info.input_size,
-    )
-    usual = data_name == info.default_data or is_unlabelled(data)
-    if options.model is None or (is_embedded(spec) and options.weights is None and usual):
-        observer.stage(f"Loading {spec} (trained on first use, then kept)")
-        # One thread: on 8x8 images a second one only waits, on a busy machine for minutes.
-        with torch_threads(1):
-            model = embedded_model(spec, on_progress=observer.progress)
-        data = named_by(model, data, name=spec, observer=observer, device=options.device)
-        return Problem(spec, spec, None, model, data, trained_here=True)
-    observer.stage(f"Loading {spec}")
-    classes = _classes(spec, data)
-    model = build_model(spec, classes=classes, weights=options.weights)
-    if options.weights is None:
-        observer.warning(f"No weights are given: {spec} is searched with the weights it is built with.")
-    data = named_by(model, data, name=spec, observer=observer, device=options.device)
-    return Problem(spec, spec, classes, model, data)
+    data = _images(data_name, options, info)
+    return _named(spec, data, options, observer, usual=data_name == info.default_data)
 
 
 def problem_from(model: nn.Module | str, data: Any, options: SearchOptions, observer: Observer) -> Problem:
@@ -98,19 +78,66 @@ def problem_from(model: nn.Module | str, data: Any, options: SearchOptions, obse
         options = replace(options, model=model)
         if isinstance(data, str) or data is None:
             return load_problem(replace(options, data=data), observer)
-        bundle = _bundle(data)
-        classes = _classes(model, bundle)
-        loaded = build_model(model, classes=classes, weights=options.weights)
-        bundle = named_by(loaded, bundle, name=model, observer=observer, device=options.device)
-        return Problem(model, model, classes, loaded, bundle, objects=("data",))
+        info, bundle = model_info(model), _images(data, options)
+        usual = is_embedded(model) and _alike(bundle, load_data(info.default_data))
+        return replace(_named(model, bundle, options, observer, usual=usual), objects=("data",))
     if not isinstance(model, nn.Module):
         raise ModelError(f"The model is a {type(model).__name__}. Give an nn.Module or a name such as 'cifar/vgg16'.")
-    bundle = load_data(data, root=options.data_root) if isinstance(data, str) else _bundle(data)
-    bundle = bundle if options.task is None else bundle.doing(make_task(options.task))
+    bundle = _images(data, options)
     objects = ("model",) if isinstance(data, str) else ("model", "data")
     name, dense = type(model).__name__, adapt(_own_copy(model))
     bundle = named_by(dense, bundle, name=name, observer=observer, device=options.device)
     return Problem(name, None, None, dense, bundle, objects=objects)
+
+
+def _named(spec: str, data: DataBundle, options: SearchOptions, observer: Observer, *, usual: bool) -> Problem:
+    """Returns the problem of a named network: as it comes trained, with its weights, or, which is said, with neither.
+
+    Args:
+        spec: its name.
+        data: with or without labels.
+        options: which weights, and where to compute.
+        observer: hears of the stages.
+        usual: whether the images are those that the network is meant for.
+    """
+    trained = is_embedded(spec) and options.weights is None and (usual or is_unlabelled(data))
+    classes = None if trained else _classes(spec, data)
+    if trained:
+        observer.stage(f"Loading {spec} (trained on first use, then kept)")
+        # One thread: on 8x8 images a second one only waits, on a busy machine for minutes.
+        with torch_threads(1):
+            model = embedded_model(spec, on_progress=observer.progress)
+    else:
+        observer.stage(f"Loading {spec}")
+        model = build_model(spec, classes=classes, weights=options.weights)
+        if options.weights is None:
+            observer.warning(f"No weights are given: {spec} is searched with the weights it is built with.")
+    data = named_by(model, data, name=spec, observer=observer, device=options.device)
+    return Problem(spec, spec, classes, model, data, trained_here=trained)
+
+
+def _images(data: Any, options: SearchOptions, info: ModelInfo | None = None) -> DataBundle:
+    """Returns named images, as the network expects them if anything is known of it, or a caller's; for the task asked.
+
+    Raises:
+        DataError: they cannot be used, or not for the task.
+    """
+    if isinstance(data, str):
+        return load_data(
+            data,
+            root=options.data_root,
+            preprocessing=None if info is None else info.preprocessing,
+            task=options.task,
+            size=None if info is None else info.input_size,
+        )
+    bundle = _bundle(data)
+    return bundle if options.task is None else bundle.doing(make_task(options.task))
+
+
+def _alike(data: DataBundle, usual: DataBundle) -> bool:
+    """Returns whether a caller's images, which have no name, look like those that a network was trained on."""
+    kinds = ((item.input_shape, len(item.classes), kind_of(item.train)) for item in (data, usual))
+    return next(kinds) == next(kinds)
 
 
 def is_unlabelled(data: DataBundle) -> bool:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,10 +13,21 @@ from toy_problem import Network, loaders, network, sets
 import autoprune
 from autoprune.cli.edge import run as command_line
 from autoprune.data.bundle import bundle_from
+from autoprune.data.sources import load_data
 from autoprune.errors import ConfigError, DataError, ModelError, PluginError
 from autoprune.report.observer import NullObserver
 from autoprune.searching.options import SearchOptions
 from autoprune.searching.problems import Problem, load_problem, problem_from, require_fit
+
+
+class Heard(NullObserver):
+    """Remembers warnings."""
+
+    def __init__(self):
+        self.warnings = []
+
+    def warning(self, text):
+        self.warnings.append(text)
 
 
 def problem(model, data=None):
@@ -78,6 +90,47 @@ class TestProblem:
         found = problem_from(network(), loaders(), SearchOptions(), NullObserver())
         assert (found.name, found.spec, found.objects) == ("Network", None, ("model", "data"))
         assert len(found.data.train) == 120
+
+    @pytest.mark.parametrize("given", ["its name", "a bundle", "a pair"])
+    def test_a_network_that_comes_trained_does_so_however_its_images_are_given(self, given):
+        digits, heard = load_data("digits"), Heard()
+        pair = tuple(
+            (part.take(range(len(part))), torch.as_tensor(part.labels)) for part in (digits.train, digits.test)
+        )
+        data = {"its name": "digits", "a bundle": digits, "a pair": pair}[given]
+        found = problem_from("digits/resnet", data, SearchOptions(), heard)
+        assert (found.trained_here, found.classes, heard.warnings) == (True, None, [])
+        assert found.objects == (() if given == "its name" else ("data",))
+        test = found.data.test
+        with torch.no_grad():
+            named = found.model(test.take(range(100))).argmax(1).numpy()
+        assert (named == test.labels[:100]).mean() > 0.95
+
+    @pytest.mark.parametrize("model", ["digits/resnet", "toy_problem:network"])
+    def test_a_network_that_nobody_has_trained_for_its_images_is_said_to_be_none(self, folder, model):
+        for data in ("toy_problem:sets", sets(), loaders()):  # of four classes
+            heard = Heard()
+            assert not problem_from(model, data, SearchOptions(), heard).trained_here
+            assert heard.warnings == [f"No weights are given: {model} is searched with the weights it is built with."]
+
+    @pytest.mark.parametrize("data", ["toy_problem:sets", sets()], ids=["named images", "images"])
+    def test_weights_that_are_given_are_loaded(self, folder, data):
+        other, heard = network(), Heard()
+        other.head.bias.data += 1
+        torch.save(other.state_dict(), "mine.pt")
+        found = problem_from("toy_problem:network", data, SearchOptions(weights=Path("mine.pt")), heard)
+        assert torch.equal(found.model.head.bias, other.head.bias)
+        assert heard.warnings == []
+
+    @pytest.mark.parametrize("model", ["toy_problem:network", network()], ids=["named network", "network"])
+    @pytest.mark.parametrize("data", ["toy_problem:sets", sets()], ids=["named images", "images"])
+    def test_the_task_is_the_one_asked_for_however_both_are_given(self, folder, model, data):
+        found = problem_from(model, data, SearchOptions(task="tests.tasks.own_metrics:TopThree"), NullObserver())
+        assert found.data.task.metric == "top-3 accuracy"
+        with pytest.raises(ConfigError, match="Unknown task 'no_such_task'"):
+            problem_from(model, data, SearchOptions(task="no_such_task"), NullObserver())
+        with pytest.raises(DataError, match="but the task 'detection' needs"):
+            problem_from(model, data, SearchOptions(task="detection"), NullObserver())
 
     @pytest.mark.parametrize(("model", "data"), [(5, None), (None, "digits")])
     def test_a_model_that_is_none_is_refused(self, model, data):
