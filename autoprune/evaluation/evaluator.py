@@ -20,6 +20,7 @@ from autoprune.models.calibration import Calibration
 from autoprune.models.merging import cut_and_merge
 from autoprune.models.selection import keep_best
 from autoprune.models.surgery import Kept
+from autoprune.training.features import FeatureDistillation, feature_maps
 from autoprune.training.recipe import finetune_recipe
 from autoprune.training.trainer import train
 
@@ -103,11 +104,12 @@ class CandidateEvaluator:
                 model,
                 subject.training,
                 np.arange(len(subject.training)) if subject.training_indices is None else subject.training_indices,
-                finetune_recipe(fidelity.epochs).in_parts(parts),
+                finetune_recipe(fidelity.epochs, features=True).in_parts(parts),
                 seed=seed,
                 teacher=subject.model,
                 augmentation=subject.augmentation,
                 device=self._device,
+                hooks=[FeatureDistillation(feature_maps(subject.network, kept))],
                 task=subject.task,
             )
         return model, kept

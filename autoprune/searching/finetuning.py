@@ -9,10 +9,12 @@ from typing import Any
 
 from torch import nn
 
+from autoprune.data.bundle import DataBundle
 from autoprune.data.preprocessing import Preprocessing
 from autoprune.data.sources import load_data
 from autoprune.errors import DataError, RunError
-from autoprune.models.saved import STRUCTURE, load, read_saved, save_model
+from autoprune.models.saved import STRUCTURE, SavedModel, kept_from_names, load, read_saved, save_model
+from autoprune.models.tracing import trace
 from autoprune.plugins import require_foreign
 from autoprune.report.observer import Observer
 from autoprune.searching.dense import dense_network
@@ -21,6 +23,7 @@ from autoprune.searching.problems import Problem, is_unlabelled, named_by, requi
 from autoprune.searching.results import INCUMBENT
 from autoprune.searching.training import Task, carry_out, varied
 from autoprune.searching.training_options import FinetuneOptions
+from autoprune.training.features import FeatureDistillation, feature_maps
 from autoprune.training.recipe import finetune_recipe
 
 
@@ -69,7 +72,9 @@ def finetune(options: FinetuneOptions, observer: Observer) -> dict[str, Any]:
     teacher = None if options.no_distillation else dense
     if teacher is not None:
         require_fit(Problem("The dense network", saved.model, saved.classes, teacher, data))
-    recipe = varied(finetune_recipe(options.epochs, batch_size=data.task.batch_size), options)
+    recipe = varied(
+        finetune_recipe(options.epochs, batch_size=data.task.batch_size, features=teacher is not None), options
+    )
 
     def save(trained: nn.Module, report: Mapping[str, Any]) -> None:
         figures = {name: report[name] for name in ("accuracy", "holdout_accuracy", "seed")}
@@ -85,6 +90,13 @@ def finetune(options: FinetuneOptions, observer: Observer) -> dict[str, Any]:
         data=data,
         save=save,
         teacher=teacher,
+        hooks=() if teacher is None else (_features(teacher, saved, data),),
         tests_before=True,
     )
     return carry_out(task, observer)
+
+
+def _features(dense: nn.Module, saved: SavedModel, data: DataBundle) -> FeatureDistillation:
+    """Returns what holds a saved network's features close to those of the dense one."""
+    network = trace(dense, data.train.take([0]))
+    return FeatureDistillation(feature_maps(network, kept_from_names(network, saved.kept)))

@@ -25,6 +25,7 @@ from autoprune.models.surgery import Kept
 from autoprune.models.weights import sha256_of
 from autoprune.report.observer import Observer
 from autoprune.searching.preparation import Prepared
+from autoprune.training.features import FeatureDistillation, feature_maps
 from autoprune.training.measure import Scores, measure
 from autoprune.training.recipe import Recipe, finetune_recipe
 from autoprune.training.trainer import train
@@ -118,18 +119,18 @@ class Finisher:
         if self._epochs == 0:
             return Finished(evaluation, model.cpu(), kept, before, None)
         self._observer.stage(f"Finetuning {name} for {self._epochs:g} epochs")
-        recipe = finetune_recipe(self._epochs, batch_size=self._prepared.problem.data.task.batch_size)
+        recipe = finetune_recipe(self._epochs, batch_size=self._prepared.problem.data.task.batch_size, features=True)
         untrained = {key: value.to("cpu", copy=True) for key, value in model.state_dict().items()}
 
         def training(parts: int) -> None:
             model.load_state_dict(untrained)
-            self._train(model, recipe.in_parts(parts))
+            self._train(model, kept, recipe.in_parts(parts))
 
         in_smaller_batches(self._prepared.device, training)
         after = self.tested(model)
         return Finished(evaluation, model.cpu(), kept, after, before.accuracy)
 
-    def _train(self, model: nn.Module, recipe: Recipe) -> None:
+    def _train(self, model: nn.Module, kept: Kept, recipe: Recipe) -> None:
         prepared, data = self._prepared, self._prepared.problem.data
         train(
             model,
@@ -141,6 +142,7 @@ class Finisher:
             teacher=prepared.problem.model,
             augmentation=data.augmentation,
             device=prepared.device,
+            hooks=[FeatureDistillation(feature_maps(prepared.network, kept))],
             on_step=self._observer.progress,
             task=data.task,
         )

@@ -19,12 +19,14 @@ class TrainingState:
         optimiser: SGD; `optimiser.state[parameter]["momentum_buffer"]` is a parameter's momentum after its first step.
         epochs: of the whole training; a fraction at the end is no epoch of its own.
         device: where the network is.
+        teacher: whose outputs are distilled, in eval mode on `device`; not to be changed. None where nothing is.
     """
 
     model: nn.Module
     optimiser: torch.optim.Optimizer
     epochs: float
     device: torch.device
+    teacher: nn.Module | None = None
 
 
 class Hook:

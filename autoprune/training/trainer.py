@@ -134,6 +134,8 @@ def train(
     try:
         found = None if folder is None else folder.newest()
         run.resume(found if team is None else team.of_the_leader(found))
+        if team is not None and not team.leads and run.done > 0:
+            run.reseed(derive_seed(seed, "resumed", team.rank, run.done))
         run.begin(team)
         whole = islice(_orders(len(chosen), recipe, seed=seed), run.done, None)
         orders = whole if team is None else map(team.share, whole)
@@ -207,7 +209,7 @@ class _Run:
         self._model.train()
         if team is not None:
             self._forward = team.joined(self._model, self.device)
-        state = TrainingState(self._model, self._optimiser, self._recipe.epochs, self.device)
+        state = TrainingState(self._model, self._optimiser, self._recipe.epochs, self.device, self._teacher)
         for hook in self._hooks:
             hook.begin(state)
 
@@ -265,6 +267,11 @@ class _Run:
             gpu_module(self.device).set_rng_state(state["gpu"], self.device)
         self._losses.extend(loss.to(self.device) for loss in state["losses"])
         self.done = int(state["done"])
+
+    def reseed(self, seed: int) -> None:
+        """Draws anew: a checkpoint tells what the leader of a team draws next, and the others are to draw otherwise."""
+        self._chance.manual_seed(seed)
+        torch.manual_seed(seed)
 
     def step(self, inputs: Tensor, targets: Any) -> None:
         """Takes one optimiser step."""

@@ -8,6 +8,7 @@ from autoprune.models.calibration import ROWS
 from autoprune.models.tracing import trace
 from autoprune.searching import finish
 from autoprune.searching.finish import final_rows
+from autoprune.training.features import FeatureDistillation
 
 
 @pytest.mark.parametrize(
@@ -60,6 +61,20 @@ def test_a_finetune_that_does_not_fit_starts_again_with_half_the_batch(toy, monk
     assert [recipe.batch_size for recipe in recipes[:2]] == [recipes[0].batch_size, recipes[0].batch_size // 2]
     assert all(torch.equal(starts[0][key], starts[1][key]) for key in starts[0])
     assert found.summary["incumbent"]["accuracy"] > 0
+
+
+def test_the_networks_at_the_end_of_a_search_are_taught_by_features(toy, monkeypatch):
+    hooked = []
+
+    def watched(model, images, indices, recipe, **options):
+        hooked.append([type(hook) for hook in options["hooks"]])
+        return train(model, images, indices, recipe, **options)
+
+    train = finish.train
+    monkeypatch.setattr(finish, "train", watched)
+    toy(finetune_epochs=0.2)
+    assert hooked
+    assert all(types == [FeatureDistillation] for types in hooked)
 
 
 def test_a_finetune_that_fails_otherwise_is_not_repeated(toy, monkeypatch):

@@ -17,6 +17,7 @@ from autoprune.searching.finetuning import FinetuneOptions, finetune
 from autoprune.searching.options import SearchOptions
 from autoprune.searching.training import train_network
 from autoprune.searching.training_options import TrainOptions, options_from, read_record, resumed_options
+from autoprune.training.features import FeatureDistillation
 from autoprune.training.hooks import Hook
 from autoprune.training.measure import measure
 
@@ -250,6 +251,24 @@ def test_finetuning_keeps_the_structure_and_the_layout(saved):
     assert measure(load("tuned"), data.test).accuracy == report["accuracy"]
     assert state_fingerprint(load(saved)) != state_fingerprint(load("tuned"))
     assert report["recipe"]["distillation"] == 0.9
+
+
+def test_a_finetuning_is_taught_by_the_features_of_the_dense_network_unless_by_labels_alone(saved, monkeypatch):
+    gaps = []
+
+    class Telling(FeatureDistillation):
+        def penalty(self):
+            found = super().penalty()
+            gaps.append(None if found is None else found.item())
+            return found
+
+    monkeypatch.setattr("autoprune.searching.finetuning.FeatureDistillation", Telling)
+    finetune(tuning(epochs=6), Watching())
+    fifth = len(gaps) // 5
+    assert sum(gaps[-fifth:]) < 0.8 * sum(gaps[:fifth])
+    gaps.clear()
+    finetune(tuning("alone", epochs=0.1, no_distillation=True), Watching())
+    assert gaps == []
 
 
 def test_a_finetuning_stopped_in_the_middle_goes_on_to_the_same_network(saved):

@@ -9,6 +9,8 @@ from torch import multiprocessing, nn
 
 from autoprune.data.images import ArrayImages
 from autoprune.data.preprocessing import Preprocessing
+from autoprune.training.checkpoints import Checkpointing
+from autoprune.training.hooks import Hook
 from autoprune.training.recipe import Recipe
 from autoprune.training.team import Team
 from autoprune.training.trainer import train
@@ -74,6 +76,64 @@ def test_two_processes_end_where_one_does_and_the_leader_alone_tells(tmp_path, l
 def test_shares_are_all_of_a_batch_and_nothing_twice(count):
     shares = [Team(rank, 2).share(np.arange(count)) for rank in range(2)]
     assert sorted(np.concatenate(shares)) == list(range(count))
+
+
+class Alone:
+    """A member without the others: what it is to go on from is given, what it found is kept."""
+
+    def __init__(self, rank, state=None):
+        self.rank, self.leads, self.state = rank, rank == 0, state
+
+    def share(self, positions):
+        return Team(self.rank, SIZE).share(positions)
+
+    def of_the_leader(self, found):
+        self.state = found if self.leads else self.state
+        return self.state
+
+    def joined(self, model, device):
+        return model
+
+
+class Drawn(Hook):
+    """Remembers what dropout would draw next when the training begins."""
+
+    def begin(self, state):
+        self.next = torch.get_rng_state()
+
+
+def test_every_process_of_a_resumed_team_draws_its_own(tmp_path):
+    def stopped(step, total):
+        if step > total // 2:  # when the first epoch has been written
+            raise KeyboardInterrupt
+
+    def resumed(rank, state=None):
+        team, drawn = Alone(rank, state), Drawn()
+        train(
+            network(SHAPES["usual"]),
+            images(SHAPES["usual"]),
+            range(COUNT),
+            RECIPE,
+            seed=3,
+            hooks=[drawn],
+            checkpoint=Checkpointing(tmp_path),
+            team=team,
+            on_step=on_step,
+        )
+        return team.state, drawn.next
+
+    with torch.random.fork_rng(devices=[]):
+        on_step = stopped
+        with pytest.raises(KeyboardInterrupt):
+            resumed(0)
+        on_step = None
+        state, leaders = resumed(0)
+        assert state is not None
+        draws = [leaders, *(resumed(rank, state)[1] for rank in (1, 1, 3))]
+    assert torch.equal(draws[0], state["torch"])
+    assert torch.equal(draws[1], draws[2])
+    assert not torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[1], draws[3])
 
 
 def test_nobody_is_left_without_an_image():
