@@ -78,6 +78,13 @@ class Structure:
         return {group.name: width for group, width in zip(groups, self.widths, strict=True)}
 
 
+def fits(structure: Structure, groups: Sequence[PrunableGroup]) -> bool:
+    """Returns whether there is a width for each group, none of a channel that may not vanish or was never there."""
+    return len(structure) == len(groups) and all(
+        min(1, group.min_width) <= width <= group.width for width, group in zip(structure, groups, strict=True)
+    )
+
+
 def structure_from(
     widths: Sequence[int] | Mapping[str, int], groups: Sequence[PrunableGroup], *, least: int | None = None
 ) -> Structure:

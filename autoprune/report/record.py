@@ -7,14 +7,15 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-from autoprune.core.budget import Budget, Limit, front_resource
+from autoprune.core.budget import Budget, front_resource
 from autoprune.core.candidate import Candidate, Evaluation, Fidelity, Merge
 from autoprune.core.cost import Cost
 from autoprune.core.standings import Standings
-from autoprune.core.structure import PrunableGroup, Structure
+from autoprune.core.structure import PrunableGroup
 from autoprune.errors import BudgetError, ConfigError, RunError
 from autoprune.report.rows import candidate_rows
-from autoprune.study.ledger import Event, decode_told, run_of
+from autoprune.study.history import Reading
+from autoprune.study.ledger import Event, run_of
 
 #: The kinds of runs; the last two are trainings, which have no budget and no candidates.
 SEARCH, PRUNE, TRAIN, FINETUNE = "search", "prune", "train", "finetune"
@@ -68,8 +69,8 @@ class RunRecord:
 
     @property
     def front_resource(self) -> str:
-        """What the front trades for accuracy; MACs where the summary is of a version that does not say."""
-        resource = front_resource(limits_of(self))
+        """What the front trades for accuracy, by the budgets where the summary is of a version that does not say."""
+        resource = str(self.summary.get("front_resource") or front_resource(limits_of(self)))
         return resource if self.dense is not None and resource in self.dense.known else "macs"
 
 
@@ -115,21 +116,20 @@ def evaluations_of(record: RunRecord) -> list[Evaluation]:
     Raises:
         RunError: the ledger does not fit together.
     """
-    candidates: dict[int, Candidate] = {}
-    found: list[Evaluation] = []
+    if not record.events:
+        return []
+    dense, limits = record.dense, limits_of(record)
+    known = [] if dense is None else [limit.resolve(dense) for limit in limits if limit.resource in dense.known]
+
+    def here(candidate: Candidate) -> Candidate:
+        return replace(candidate, legal=all(limit.allows(candidate.cost) for limit in known))
+
+    # What may vanish is not written down.
+    groups = [PrunableGroup(name, width, min_width=0, branch=name) for name, width in record.groups.items()]
     try:
-        rungs, limits = rungs_of(record), _resolved(record)
-        for event in record.events:
-            if event["event"] == "asked":
-                candidates[event["id"]] = _candidate(event, rungs[event["level"]], limits)
-            elif event["event"] == "told":
-                asked = candidates[event["id"]]
-                outcome = decode_told(event, replace(asked, fidelity=rungs[event["level"]]))
-                if isinstance(outcome, Evaluation):
-                    found.append(outcome)
-    except (KeyError, IndexError, TypeError, ValueError) as error:
+        return Reading(rungs_of(record), groups, here).evaluations(record.events)
+    except (KeyError, TypeError, ValueError) as error:
         raise RunError(f"The ledger in {record.folder!r} does not fit together ({error!r}). Search anew.") from error
-    return found
 
 
 def rows_of(record: RunRecord, evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:
@@ -144,24 +144,4 @@ def rows_of(record: RunRecord, evaluations: Sequence[Evaluation]) -> list[dict[s
         groups=[PrunableGroup(name, width) for name, width in record.groups.items()],
         dense=record.dense,
         front_ids={item.candidate.id for item in standings.front},
-    )
-
-
-def _resolved(record: RunRecord) -> list[Limit]:
-    dense = record.dense
-    if dense is None:
-        return []
-    return [budget.resolve(dense) for budget in limits_of(record) if budget.resource in dense.known]
-
-
-def _candidate(event: Event, rung: Fidelity, limits: Sequence[Limit]) -> Candidate:
-    cost = Cost.recorded(event)
-    return Candidate(
-        int(event["id"]),
-        Structure(tuple(event["widths"])),
-        cost,
-        rung,
-        int(event["seed"]),
-        str(event["proposed_by"]),
-        legal=all(limit.allows(cost) for limit in limits),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,6 @@ from autoprune.core.budget import Budget
 from autoprune.core.candidate import Candidate, Evaluation
 from autoprune.core.front import rank
 from autoprune.core.resources import RESOURCES
-from autoprune.core.structure import Structure
 from autoprune.errors import ConfigError, RunError
 from autoprune.report.observer import Observer
 from autoprune.searching.aside import Aside
@@ -23,7 +22,8 @@ from autoprune.searching.recorded import recorded_options
 from autoprune.searching.registering import Registration, log_finished, write_request
 from autoprune.searching.running import store_of
 from autoprune.searching.timing import torch_threads
-from autoprune.study.ledger import Event, decode_told, read_ledger, run_of
+from autoprune.study.history import Reading
+from autoprune.study.ledger import Event, read_ledger, run_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,40 +171,15 @@ def pick(
 
 
 def recorded(events: Sequence[Event], prepared: Prepared) -> list[Evaluation]:
-    """Returns the evaluations that a ledger records, in the order in which they were told."""
-    candidates: dict[int, Candidate] = {}
-    found: list[Evaluation] = []
-    rungs = prepared.ladder.rungs
-    for number, event in enumerate(events, start=1):
-        _require_fit(event, candidates, prepared, number)
-        if event["event"] == "asked":
-            structure = Structure(tuple(event["widths"]))
-            candidates[event["id"]] = Candidate(
-                event["id"],
-                structure,
-                prepared.space.cost(structure),
-                rungs[event["level"]],
-                event["seed"],
-                event["proposed_by"],
-            )
-        elif event["event"] == "told":
-            outcome = decode_told(event, replace(candidates[event["id"]], fidelity=rungs[event["level"]]))
-            if isinstance(outcome, Evaluation):
-                found.append(outcome)
-    return found
+    """Returns the evaluations that a ledger records, in the order in which they were told.
 
+    Raises:
+        RunError: it is the ledger of another search.
+    """
+    space = prepared.space
 
-def _require_fit(event: Event, asked: Mapping[int, Candidate], prepared: Prepared, number: int) -> None:
-    """Refuses an event that no search of this network can have written."""
-    kind, groups = event["event"], prepared.network.groups
-    fits = kind not in ("asked", "told") or event["level"] < len(prepared.ladder.rungs)
-    if kind == "asked":
-        widths = event["widths"]
-        fits = fits and len(widths) == len(groups)
-        fits = fits and all(
-            min(1, group.min_width) <= width <= group.width for width, group in zip(widths, groups, strict=True)
-        )
-    elif kind == "told":
-        fits = fits and event["id"] in asked
-    if not fits:
-        raise RunError(f"Line {number} of the ledger does not fit this network. Is it the ledger of another search?")
+    def here(candidate: Candidate) -> Candidate:
+        structure = candidate.structure
+        return replace(candidate, cost=space.cost(structure), legal=space.is_legal(structure))
+
+    return Reading(prepared.ladder.rungs, space.groups, here).evaluations(events)

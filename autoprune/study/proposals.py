@@ -18,7 +18,7 @@ from autoprune.core.candidate import Evaluation, Outcome
 from autoprune.core.seams import Strategy
 from autoprune.core.seeds import generator
 from autoprune.core.space import SearchSpace
-from autoprune.core.structure import Structure
+from autoprune.core.structure import Structure, fits
 from autoprune.errors import StructureError
 
 #: Known structures that a strategy may propose in a row before a neighbour of the best takes its place.
@@ -113,10 +113,7 @@ class Proposer:
         return None
 
     def _require_fit(self, structure: Structure) -> None:
-        groups = self._space.groups
-        if len(structure) != len(groups) or any(
-            not min(1, group.min_width) <= width <= group.width for width, group in zip(structure, groups, strict=True)
-        ):
+        if not fits(structure, self._space.groups):
             raise StructureError(
                 f"Strategy {self._strategy.name!r} proposed the widths {structure.widths} for groups of dense widths "
                 f"{self._space.dense.widths}. Let it return structures of `space.decode` or `space.project`."

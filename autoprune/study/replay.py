@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 from autoprune.core.candidate import Candidate
 from autoprune.core.seams import Tracker
-from autoprune.core.structure import Structure
 from autoprune.errors import RunError
-from autoprune.study.ledger import Event, decode_told
+from autoprune.study.history import Asked, Reading, Step, Told, fitting
+from autoprune.study.ledger import Event
 from autoprune.study.study import Study
 
 
@@ -53,59 +53,43 @@ def replay(events: Sequence[Event], study: Study, *, heard_by: Sequence[Tracker]
         raise RunError("Only a study that has not asked anything yet can replay a ledger. Build a fresh one.")
     player = _Player(study)
     with study.heard_by(heard_by):
-        for number, event in enumerate(events, start=1):
-            try:
-                player.play(event)
-            except (KeyError, IndexError, TypeError, ValueError, RunError) as error:
-                raise RunError(
-                    f"Line {number} of the ledger does not fit this search: {error} Resume with the options and the "
-                    "version that it was started with."
-                ) from error
+        for step in player.reading.steps(events):
+            with fitting(step.line):
+                player.play(step)
     study.reissue_pending()
     outcomes = len(study.evaluations) + len(study.failures)
     return Replayed(study.proposed, outcomes, len(study.pending), player.diverged_at)
 
 
 class _Player:
-    """Plays one event after another into a study."""
+    """Plays one step after another into a study."""
 
     def __init__(self, study: Study) -> None:
         self._study = study
+        self.reading = Reading(study.ladder.rungs, study.space.groups, self._here)
         self.diverged_at: int | None = None
 
-    def play(self, event: Event) -> None:
-        if event["event"] == "asked":
-            self._asked(event)
-        elif event["event"] == "told":
-            self._told(event)
-        elif event["event"] == "waited" and self.diverged_at is None and not self._study.ask_for(None):
+    def play(self, step: Step) -> None:
+        """Asks or tells as it was asked or told."""
+        if isinstance(step, Asked):
+            self._asked(step.candidate)
+        elif isinstance(step, Told):
+            self._told(step)
+        elif self.diverged_at is None and not self._study.ask_for(None):
             self.diverged_at = self._study.proposed
 
-    def _asked(self, event: Event) -> None:
-        candidate = self._candidate(event)
+    def _here(self, recorded: Candidate) -> Candidate:
+        level, proposed_by = recorded.fidelity.level, recorded.proposed_by
+        return self._study.candidate_from(recorded.id, recorded.structure, level=level, proposed_by=proposed_by)
+
+    def _asked(self, candidate: Candidate) -> None:
         if self.diverged_at is not None:
             self._study.adopt(candidate)
         elif not self._study.ask_for(candidate):
             self.diverged_at = candidate.id
 
-    def _candidate(self, event: Event) -> Candidate:
-        structure = Structure(tuple(event["widths"]))
-        candidate = self._study.candidate_from(
-            event["id"], structure, level=event["level"], proposed_by=event["proposed_by"]
-        )
-        for resource, here in candidate.cost.known.items():
-            there = event.get(resource, here)
-            if there != here:
-                raise RunError(f"Candidate {candidate.id} takes {there} {resource} there, {here} here.")
-        if candidate.seed != event["seed"]:
-            raise RunError(f"Candidate {candidate.id} has seed {event['seed']} there, {candidate.seed} here.")
-        return candidate
-
-    def _told(self, event: Event) -> None:
-        pending = {candidate.id: candidate for candidate in self._study.pending}
-        candidate = pending.get(event["id"])
-        if candidate is None or candidate.fidelity.level != event["level"]:
-            raise RunError(f"Candidate {event['id']} was told at rung {event['level']} but not asked there.")
-        rung = self._study.tell(decode_told(event, candidate))
-        if event["next"] != (None if rung is None else rung.level):
-            raise RunError(f"Candidate {candidate.id} went on to rung {event['next']} there, but not here.")
+    def _told(self, step: Told) -> None:
+        rung = self._study.tell(step.outcome)
+        if step.climbs_to != (None if rung is None else rung.level):
+            number = step.outcome.candidate.id
+            raise RunError(f"Candidate {number} went on to rung {step.climbs_to} there, but not here.")
