@@ -7,7 +7,6 @@ Notation:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -15,26 +14,25 @@ import numpy as np
 from torch import Tensor, nn
 
 from autoprune.core.cost import FloatArray, IntArray
-from autoprune.core.seeds import derive_seed, generator
-from autoprune.errors import ConfigError, DivergenceError
+from autoprune.core.seeds import generator
+from autoprune.errors import ConfigError
 from autoprune.methods.base import Pruned, Subject
-from autoprune.methods.eprune import channel_rows, nearest_kept, producer_filters, producers, published_groups
-from autoprune.methods.swarm import Flight, clean_swarm, published_swarm
+from autoprune.methods.blocks import published_groups
+from autoprune.methods.filters import channel_rows, producer_filters, producers
+from autoprune.methods.fitness import HoldoutFitness, TrainedFitness, searched
+from autoprune.methods.options import require_at_least
+from autoprune.methods.swarm import clean_swarm, published_swarm
 from autoprune.models.feature_maps import map_distances, mean_maps
-from autoprune.models.merging import cut_least_squares, recalibrate
 from autoprune.models.network import LayerCall, TracedNetwork
-from autoprune.models.surgery import Kept, cut
+from autoprune.models.similarity import nearest_kept
+from autoprune.models.surgery import Kept
 from autoprune.strategies.clustering import MIN_SAMPLES, bisected_knob, density_labels, eps_of
-from autoprune.training.measure import measure
 from autoprune.training.recipe import Recipe
-from autoprune.training.trainer import train
 
 #: Images that the published code averages maps over.
 _IMAGES = 200
 #: `epsilon` of the published code for CIFAR; the tables' values lie between 0.005 and 0.3.
 _PUBLISHED_EPS = 0.007
-#: Images that batch norms are recalibrated on before a structure is scored without training.
-_RECALIBRATION = 256
 
 
 @dataclass(frozen=True, slots=False)
@@ -209,113 +207,3 @@ def stacked_maps(model: nn.Module, network: TracedNetwork, images: Tensor, *, ba
         parts = [channel_rows(network, call.output, group, maps[call.call]) for call in made]
         found.append(np.concatenate(parts, axis=1) if parts else np.zeros((network.groups[group].width, 0)))
     return found
-
-
-class HoldoutFitness:
-    """Scores structures without training: least squares, recalibrated batch norms, accuracy on the hold-out.
-
-    Args:
-        subject: what is cut.
-        kept_of: the channels that (G,) widths keep.
-        images: of the hold-out, at most.
-        total: evaluations that are expected, for the progress.
-    """
-
-    def __init__(self, subject: Subject, kept_of: Callable[[IntArray], Kept], *, images: int, total: int) -> None:
-        self._subject = subject
-        self._kept_of = kept_of
-        self._images = images
-        self._total = total
-        self._calls = 0
-        self._known: dict[tuple[int, ...], float] = {}
-
-    @property
-    def evaluations(self) -> int:
-        """Networks that were cut; a structure that comes back is not cut again."""
-        return len(self._known)
-
-    def __call__(self, widths: IntArray) -> float:
-        """Returns the accuracy in [0, 1] of a structure."""
-        key = tuple(int(width) for width in widths)
-        if key not in self._known:
-            subject = self._subject
-            small = cut_least_squares(subject.model, subject.network, self._kept_of(widths), subject.calibration)
-            self._known[key] = _accuracy(subject, recalibrate(small, subject.images[:_RECALIBRATION]), self._images)
-        self._calls += 1
-        self._subject.progress(self._calls, self._total)
-        return self._known[key]
-
-
-class TrainedFitness:
-    """Scores structures as ACP and ABCPruner published: random filters, fresh norms, a short training.
-
-    Args:
-        subject: what is cut; its whole hold-out scores, where the authors used the test images.
-        groups: whose widths are given, others stay dense.
-        recipe: of the training.
-        total: evaluations that are expected, for the progress.
-    """
-
-    def __init__(self, subject: Subject, groups: Sequence[int], recipe: Recipe, *, total: int) -> None:
-        self._subject = subject
-        self._groups = tuple(groups)
-        self._recipe = recipe
-        self._total = total
-        self._best = -1.0
-        self.evaluations = 0
-        self.kept = Kept(tuple(np.arange(group.width) for group in subject.network.groups))
-
-    def __call__(self, widths: IntArray) -> float:
-        """Returns the accuracy in [0, 1] after the training, 0 if it diverges; `kept` are the best one's channels."""
-        subject, number = self._subject, self.evaluations
-        kept = self._random_kept(widths, generator(subject.seed, "filters", number))
-        model = cut(subject.model, subject.network, kept)
-        for module in model.modules():
-            if isinstance(module, nn.modules.batchnorm._NormBase):
-                module.reset_parameters()
-        seed = derive_seed(subject.seed, "fitness", number)
-        try:
-            train(
-                model,
-                subject.data.train,
-                subject.training,
-                self._recipe,
-                seed=seed,
-                augmentation=subject.data.augmentation,
-                device=subject.device,
-                task=subject.data.task,
-            )
-            accuracy = _accuracy(subject, model, len(subject.holdout))
-        except DivergenceError:
-            accuracy = 0.0
-        if accuracy > self._best:
-            self._best, self.kept = accuracy, kept
-        self.evaluations += 1
-        subject.progress(self.evaluations, self._total)
-        return accuracy
-
-    def _random_kept(self, widths: IntArray, rng: np.random.Generator) -> Kept:
-        indices = [np.arange(group.width) for group in self._subject.network.groups]
-        for group, width in zip(self._groups, widths, strict=True):
-            dense = len(indices[group])
-            if width < dense:
-                # A3: the draw excludes the last filter, which can hence only stay in a layer that is not cut.
-                indices[group] = np.sort(rng.choice(dense - 1, int(width), replace=False))
-        return Kept(tuple(indices))
-
-
-def _accuracy(subject: Subject, model: nn.Module, images: int) -> float:
-    data = subject.data
-    return measure(model, data.train, subject.holdout[:images], device=subject.device, task=data.task).accuracy
-
-
-def searched(flight: Flight, evaluations: int) -> dict[str, float | int | str]:
-    """Returns what is worth reporting of a search."""
-    return {"fitness": flight.fitness, "fitness_at_start": flight.start, "evaluations": evaluations}
-
-
-def require_at_least(method: str, least: int, **options: float) -> None:
-    """Raises ConfigError if an option is smaller, or no number."""
-    for name, value in options.items():
-        if not least <= value < np.inf:
-            raise ConfigError(f"{name} {value!r} of {method} must be at least {least}.")

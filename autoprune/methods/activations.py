@@ -101,10 +101,9 @@ class _Sender:
         self._width = len(layout.group)
         self._places = []
         for group, place in places:
-            positions = np.flatnonzero(layout.group == group)
-            ordered = positions[np.argsort(layout.channel[positions], kind="stable")]
+            positions = layout.positions(group)
             channels = len(np.unique(layout.channel[positions]))
-            self._places.append((group, place, channels, torch.from_numpy(ordered)))
+            self._places.append((group, place, channels, torch.from_numpy(positions)))
 
     def __bool__(self) -> bool:
         return bool(self._places)

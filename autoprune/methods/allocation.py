@@ -14,7 +14,7 @@ import numpy as np
 from autoprune.core.cost import FloatArray
 from autoprune.core.space import SearchSpace
 from autoprune.core.structure import Structure
-from autoprune.errors import ConfigError, ModelError, nearest
+from autoprune.errors import ModelError
 from autoprune.models.surgery import Kept
 from autoprune.strategies.heuristics import bisected
 
@@ -22,18 +22,6 @@ from autoprune.strategies.heuristics import bisected
 ALLOCATIONS = ("uniform", "global")
 #: What a group's scores are divided by before groups are compared.
 NORMALISATIONS = ("mean", "norm", "none")
-
-
-def require_choice(value: str, known: Sequence[str], *, what: str) -> None:
-    """Raises ConfigError unless the value is one of the known ones.
-
-    Args:
-        value: as given.
-        known: what it may be.
-        what: names the option and the method for people, such as `The option 'allocation' of L1`.
-    """
-    if value not in known:
-        raise ConfigError(f"{what} is {value!r}.{nearest(value, known)}")
 
 
 def allocated(

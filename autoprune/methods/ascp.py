@@ -27,7 +27,7 @@ from autoprune.core.space import SearchSpace
 from autoprune.core.structure import Structure
 from autoprune.errors import ConfigError
 from autoprune.methods.base import Pruned, Subject
-from autoprune.methods.eprune import channel_rows
+from autoprune.methods.filters import channel_rows
 from autoprune.methods.schedules import removed_share, require_schedule, space_at
 from autoprune.methods.softly import (
     EditingHook,
@@ -43,6 +43,7 @@ from autoprune.methods.softly import (
 from autoprune.models.calibration import to_numpy
 from autoprune.models.folding import folded_weight
 from autoprune.models.network import IndexArray, LayerKind, TracedNetwork
+from autoprune.models.similarity import squared_distances
 from autoprune.models.surgery import Kept, named_tensors
 from autoprune.strategies.clustering import MergeTree, bisected_knob, merge_tree
 
@@ -198,7 +199,7 @@ class SoftClusters(EditingHook):
 
     def clusters(self, features: Sequence[FloatArray], space: SearchSpace) -> list[IndexArray]:
         """Returns per group the (N,) cluster of every channel, as many as the space's budget allows."""
-        distances = [_distances(rows) for rows in features]
+        distances = [np.sqrt(squared_distances(rows)) for rows in features]
         trees = [merge_tree(row) for row in distances]
         structure = self._widths(trees, space)
         return [
@@ -290,22 +291,13 @@ def averaging(labels: IndexArray) -> FloatArray:
 
 def choosing(labels: IndexArray, features: FloatArray) -> FloatArray:
     """Returns the (N, N) matrix that replaces every channel by its cluster's medoid: least sum of distances in F."""
-    distances = _distances(features)
+    distances = np.sqrt(squared_distances(features))
     matrix = np.zeros((len(labels), len(labels)))
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
         medoid = members[distances[np.ix_(members, members)].sum(1).argmin()]
         matrix[members, medoid] = 1.0
     return matrix
-
-
-def _distances(rows: FloatArray) -> FloatArray:
-    """Returns (N, N) Euclidean distances of (N, d) rows."""
-    gram = rows @ rows.T
-    squares = np.diag(gram)
-    found: FloatArray = np.sqrt(np.clip(squares[:, None] + squares[None, :] - 2 * gram, 0.0, None))
-    np.fill_diagonal(found, 0.0)
-    return found
 
 
 def _first_members(labels: IndexArray) -> IndexArray:

@@ -14,9 +14,10 @@ import numpy as np
 
 from autoprune.core.cost import IntArray
 from autoprune.core.seeds import generator
-from autoprune.methods.acp import HoldoutFitness, TrainedFitness, require_at_least, searched
 from autoprune.methods.base import Pruned, Subject
-from autoprune.methods.eprune import published_groups
+from autoprune.methods.blocks import published_groups
+from autoprune.methods.fitness import HoldoutFitness, TrainedFitness, searched
+from autoprune.methods.options import require_at_least
 from autoprune.methods.swarm import Fitness, Flight
 from autoprune.models.selection import keep_best
 from autoprune.training.recipe import Recipe

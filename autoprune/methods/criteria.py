@@ -24,7 +24,6 @@ Notation:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -42,14 +41,14 @@ from autoprune.methods.allocation import (
     NORMALISATIONS,
     allocated,
     keep_highest,
-    require_choice,
     require_finite,
 )
 from autoprune.methods.base import Pruned, Subject
+from autoprune.methods.filters import producer_filters
 from autoprune.methods.gradients import add_by_channel, batch_gradients, inner_products, weight_names
-from autoprune.models.network import AxisChannels, Role, TracedNetwork
+from autoprune.methods.options import require_choice
+from autoprune.models.network import Role
 from autoprune.models.selection import filter_norms, keep_best
-from autoprune.models.surgery import named_tensors
 
 #: FPGM's README prunes this share of every layer of its CIFAR ResNets, by distance alone.
 _FPGM_RATE = 0.4
@@ -108,7 +107,7 @@ class L1(Criterion):
 
     def scores(self, subject: Subject) -> list[FloatArray]:
         """Returns the L1 norms."""
-        return [np.abs(_filters(subject, group)).sum(1) for group in range(len(subject.network.groups))]
+        return [np.abs(rows).sum(1) for rows in _filters(subject)]
 
 
 @dataclass(frozen=True)
@@ -148,7 +147,7 @@ class Fpgm(Criterion):
 
     def scores(self, subject: Subject) -> list[FloatArray]:
         """Returns the sums of distances."""
-        return [distance_sums(_filters(subject, group)) for group in range(len(subject.network.groups))]
+        return [distance_sums(rows) for rows in _filters(subject)]
 
     def prune(self, subject: Subject) -> Pruned:
         """Returns the channels farthest from the others, on the budget or at the published rate."""
@@ -338,30 +337,8 @@ def _require_positive(method: Criterion, **values: int) -> None:
             raise ConfigError(f"The option {name!r} of {type(method).__name__} is {value}. Write at least 1.")
 
 
-def _producers(network: TracedNetwork, group: int) -> Iterator[tuple[str, int, AxisChannels]]:
-    """Yields the weight, its output axis and that axis' layout for every producer of a group."""
-    for axis in network.axes:
-        layout = network.channels[axis.channels]
-        if axis.role is Role.PRODUCES and group in layout.members:
-            yield axis.names[0], axis.axis, layout
-
-
-def _filters(subject: Subject, group: int) -> FloatArray:
-    """Returns (N, d) the filters of a group, those of all its producers side by side; zeros where one has none."""
-    width = subject.network.groups[group].width
-    tensors = named_tensors(subject.model)
-    blocks = []
-    for name, axis, layout in _producers(subject.network, group):
-        rows = tensors[name].detach().movedim(axis, 0).flatten(1).double().cpu().numpy()
-        waiting = np.flatnonzero(layout.group == group)
-        # A channel at several positions (grouped convolutions) takes one block per occurrence.
-        while len(waiting):
-            channels, first = np.unique(layout.channel[waiting], return_index=True)
-            block = np.zeros((width, rows.shape[1]))
-            block[channels] = rows[waiting[first]]
-            blocks.append(block)
-            waiting = np.delete(waiting, first)
-    return np.concatenate(blocks, axis=1) if blocks else np.zeros((width, 1))
+def _filters(subject: Subject) -> list[FloatArray]:
+    return producer_filters(subject.model, subject.network, range(len(subject.network.groups)))
 
 
 def _seen(subject: Subject, count: int) -> IntArray:

@@ -13,15 +13,16 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from torch import nn
 
 from autoprune.core.cost import FloatArray, IntArray
 from autoprune.core.structure import Structure
 from autoprune.errors import ConfigError
 from autoprune.methods.base import Pruned, Subject
-from autoprune.models.calibration import to_numpy
-from autoprune.models.network import LayerKind, Role, TracedNetwork
-from autoprune.models.surgery import Kept, named_tensors
+from autoprune.methods.blocks import published_groups
+from autoprune.methods.filters import producer_filters
+from autoprune.models.network import LayerKind, TracedNetwork
+from autoprune.models.similarity import nearest_kept, squared_distances, unit_rows
+from autoprune.models.surgery import Kept
 from autoprune.strategies.clustering import BETAS, affinity_exemplars, bisected_knob
 from autoprune.strategies.tables import within
 
@@ -208,95 +209,9 @@ def published_betas(network: TracedNetwork) -> PublishedBetas | None:
     return known if known and len(published_groups(network)) == expected else None
 
 
-def published_groups(network: TracedNetwork) -> tuple[int, ...]:
-    """Returns the groups that EPruner, ABCPruner and ACP cut: convolutions inside blocks; of plain networks, all.
-
-    Where branches are concatenated, those inside branches; where every convolution ends a branch (DenseNet-40), all.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    inputs = {call.weight: call.input for call in network.calls if call.kind is LayerKind.CONV and call.groups == 1}
-    residual = any(call.joins for call in network.calls)
-    found = []
-    for index, group in enumerate(network.groups):
-        weights = [weight for weight, _, _ in producers(network, index)]
-        # A residual network's stem may be no part of a stream (ImageNet's feeds a max pool and projections).
-        stem = residual and _reads_image(network, index)
-        if not group.coupled and not stem and all(weight in inputs for weight in weights):
-            found.append(index)
-    ends = _branch_ends(network)
-    within_branches = [index for index in found if index not in ends and (not ends or not _reads_image(network, index))]
-    found = within_branches or found
-    if not found:
-        raise ConfigError(
-            "As published, only convolutions inside blocks are cut, and no prunable group of this network is one. "
-            "Leave as_published out, or widen the scope."
-        )
-    return tuple(found)
-
-
-def _branch_ends(network: TracedNetwork) -> set[int]:
-    """Returns the groups that some layer reads beside others: their channels are concatenated."""
-    read = [network.channels[axis.channels].members for axis in network.axes if axis.role is Role.CONSUMES]
-    return {group for members in read if len(members) > 1 for group in members}
-
-
-def _reads_image(network: TracedNetwork, group: int) -> bool:
-    """Returns whether a layer that produces a group's channels reads none that could be cut: a stem."""
-    inputs = {call.weight: call.input for call in network.calls}
-    return any(inputs.get(weight) is None for weight, _, _ in producers(network, group))
-
-
-def producers(network: TracedNetwork, group: int) -> list[tuple[str, int, int]]:
-    """Returns the (name, axis, index into `channels`) of every weight that produces a group's channels."""
-    return [
-        (axis.names[0], axis.axis, axis.channels)
-        for axis in network.axes
-        if axis.role is Role.PRODUCES and group in network.channels[axis.channels].members
-    ]
-
-
-def producer_filters(model: nn.Module, network: TracedNetwork, groups: Sequence[int]) -> list[FloatArray]:
-    """Returns per group the (N, d) flattened filters of all its producers, side by side."""
-    tensors = named_tensors(model)
-    found = []
-    for group in groups:
-        parts = []
-        for name, axis, layout in producers(network, group):
-            rows = to_numpy(tensors[name].movedim(axis, 0).flatten(1))
-            parts.append(channel_rows(network, layout, group, rows))
-        found.append(np.concatenate(parts, axis=1) if parts else np.zeros((network.groups[group].width, 1)))
-    return found
-
-
-def channel_rows(network: TracedNetwork, layout: int, group: int, rows: FloatArray) -> FloatArray:
-    """Returns (N, k * d) what the (n, d) rows of a tensor say of each channel of a group, k its occurrences.
-
-    Where channels occur unequally often, the first occurrence stands for all, and zeros for none.
-    """
-    channels, width = network.channels[layout], network.groups[group].width
-    positions = np.flatnonzero(channels.group == group)
-    positions = positions[np.argsort(channels.channel[positions], kind="stable")]
-    occurrences = np.bincount(channels.channel[positions], minlength=width)
-    if (occurrences == occurrences[0]).all():
-        return rows[positions].reshape(width, -1)
-    present, first = np.unique(channels.channel[positions], return_index=True)
-    found = np.zeros((width, rows.shape[1]))
-    found[present] = rows[positions[first]]
-    return found
-
-
 def similarity(rows: FloatArray, *, normalised: bool = False) -> FloatArray:
     """Returns (N, N) minus the squared Euclidean distances of (N, d) rows, divided by their norms if `normalised`."""
-    if normalised:
-        norms = np.linalg.norm(rows, axis=1, keepdims=True)
-        rows = rows / np.where(norms > 0, norms, 1.0)
-    gram = rows @ rows.T
-    squares = np.diag(gram)
-    found: FloatArray = -np.clip(squares[:, None] + squares[None] - 2 * gram, 0.0, None)
-    np.fill_diagonal(found, 0.0)
-    return found
+    return -squared_distances(unit_rows(rows) if normalised else rows)
 
 
 def net_similarity_order(S: FloatArray, exemplars: IntArray, width: int) -> IntArray:
@@ -322,10 +237,3 @@ def net_similarity_order(S: FloatArray, exemplars: IntArray, width: int) -> IntA
         chosen.append(pick)
         best = np.maximum(best, S[:, pick])
     return np.array(chosen, dtype=np.int64)
-
-
-def nearest_kept(distances: FloatArray, kept: IntArray) -> IntArray:
-    """Returns (N,) the kept channel nearest to every channel by (N, N) distances; kept ones are their own."""
-    found = kept[distances[:, kept].argmin(axis=1)]
-    found[kept] = kept
-    return np.asarray(found, dtype=np.int64)

@@ -20,16 +20,14 @@ import numpy as np
 from autoprune.core.cost import FloatArray
 from autoprune.errors import ConfigError
 from autoprune.methods.base import Pruned, Subject
-from autoprune.models.calibration import to_numpy
 from autoprune.models.network import IndexArray
 from autoprune.models.selection import filter_norms
+from autoprune.models.similarity import correlation, input_covariance
 from autoprune.models.surgery import Kept
 from autoprune.strategies.heuristics import bisected
 
 #: Residual variances below this share of the largest variance count as predicted; those channels follow by variance.
 _VANISHED = 1e-9
-#: Standard deviations below this share of a group's largest are dead.
-_DEAD = 1e-6
 
 
 def component_count(eigenvalues: FloatArray, theta: float) -> int:
@@ -98,7 +96,7 @@ class PrincipalComponents:
         matrices, orders, spectra = [], [], []
         for group in range(len(subject.network.groups)):
             covariances = covariances_of(subject, group)
-            matrix = np.mean([_correlation(item) if self._normalises else item for item in covariances], axis=0)
+            matrix = np.mean([correlation(item) if self._normalises else item for item in covariances], axis=0)
             power = np.mean([np.diag(item) / max(float(np.trace(item)), 1e-300) for item in covariances], axis=0)
             matrices.append(matrix)
             orders.append(pivoted_order(matrix, first=power))
@@ -129,30 +127,13 @@ class PrincipalComponents:
 def covariances_of(subject: Subject, group: int) -> list[FloatArray]:
     """Returns the (N, N) covariance of a group's channels at every consumer with statistics.
 
-    A flattened map holds a channel at several positions, whose covariances are averaged. Without statistics, filters
-    of the size of the group's own stand for activations: uncorrelated, with their squared norms as variances.
+    Without statistics, filters of the size of the group's own stand for activations: uncorrelated, with their squared
+    norms as variances.
     """
-    network, found = subject.network, []
-    width = network.groups[group].width
-    for call in network.calls:
-        if call.input is None or call.call not in subject.calibration.moments:
-            continue
-        layout = network.channels[call.input]
-        if group in layout.members:
-            covariance = to_numpy(subject.calibration.covariance(call.call))
-            positions = np.flatnonzero(layout.group == group)
-            places = positions[np.argsort(layout.channel[positions], kind="stable")].reshape(width, -1)
-            blocks = [covariance[np.ix_(column, column)] for column in places.T]
-            mean = np.mean(blocks, axis=0)
-            found.append((mean + mean.T) / 2)
+    network, calibration = subject.network, subject.calibration
+    found = [
+        input_covariance(network, calibration, call, group)
+        for call in network.calls
+        if call.input is not None and call.call in calibration.moments and group in network.channels[call.input].members
+    ]
     return found or [np.diag(filter_norms(subject.model, network, group) ** 2)]
-
-
-def _correlation(covariance: FloatArray) -> FloatArray:
-    """Returns the correlation; rows and columns of dead channels are zero, the diagonal of live ones exactly 1."""
-    deviation = np.sqrt(np.clip(np.diag(covariance), 0.0, None))
-    alive = deviation > _DEAD * max(float(deviation.max()), 1e-30)
-    scale = np.where(alive, deviation, np.inf)
-    correlation: FloatArray = np.clip(covariance / scale[:, None] / scale, -1.0, 1.0)
-    np.fill_diagonal(correlation, alive.astype(np.float64))
-    return correlation

@@ -29,7 +29,7 @@ from autoprune.core.structure import Structure
 from autoprune.errors import ConfigError
 from autoprune.methods.base import Pruned, Subject
 from autoprune.methods.closing import choose_closed, protected_channels, sparsity_ratios
-from autoprune.methods.eprune import producer_filters
+from autoprune.methods.filters import producer_filters
 from autoprune.methods.schedules import removed_share, require_schedule, space_at
 from autoprune.methods.softly import (
     EditingHook,

@@ -133,8 +133,7 @@ def group_axes(network: TracedNetwork) -> tuple[GroupAxes, ...]:
             layout = network.channels[axis.channels]
             if index not in layout.members:
                 continue
-            positions = np.flatnonzero(layout.group == index)
-            positions = positions[np.argsort(layout.channel[positions], kind="stable")]
+            positions = layout.positions(index)
             place = ChannelAxis(
                 axis.names[0], axis.axis, axis.role, positions, layout.channel[positions], width=group.width
             )

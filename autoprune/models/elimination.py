@@ -174,10 +174,8 @@ def readers_of(
         kernel = weight.permute(2, 1, 0).flatten(0, 1) if pixels > 1 else weight.transpose(0, 1).flatten(1)
         consumer = Consumer(moments, torch.cat([kernel, kernel.new_zeros(1, kernel.shape[1])]), damping)
         for group in layout.members:
-            positions = np.flatnonzero(layout.group == group)
-            ordered = positions[np.argsort(layout.channel[positions], kind="stable")]
-            places = ordered.reshape(network.groups[group].width, 1, -1)
-            rows = (places + np.arange(pixels)[:, None] * len(layout.group)).reshape(len(places), -1)
+            places = layout.places(group, network.groups[group].width)
+            rows = (places[:, None] + np.arange(pixels)[:, None] * len(layout.group)).reshape(len(places), -1)
             found[group].append(Reader(consumer, torch.from_numpy(rows).to(moments.device)))
     return found
 

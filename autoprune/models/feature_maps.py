@@ -10,7 +10,6 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -18,6 +17,7 @@ from autoprune.core.cost import FloatArray
 from autoprune.models.calibration import to_numpy
 from autoprune.models.network import LayerCall
 from autoprune.models.operations import Handler, OperationTap
+from autoprune.models.similarity import cosine_distances
 from autoprune.tasks.detectors import raw_outputs
 
 
@@ -64,12 +64,3 @@ def map_distances(maps: FloatArray, filters: FloatArray) -> FloatArray:
         filters: (N, d) flattened filters of the same channels.
     """
     return cosine_distances(filters if maps.shape[1] < 2 else maps)
-
-
-def cosine_distances(rows: FloatArray) -> FloatArray:
-    """Returns (N, N) distances in [0, 2] of (N, d) rows; a zero row is 1 away from all others."""
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    unit = rows / np.where(norms > 0, norms, 1.0)
-    found: FloatArray = np.clip(1.0 - unit @ unit.T, 0.0, 2.0)
-    np.fill_diagonal(found, 0.0)
-    return found

@@ -55,6 +55,18 @@ class AxisChannels:
             remains[mine] = kept[index][self.channel[mine]]
         return np.flatnonzero(remains)
 
+    def positions(self, group: int) -> IndexArray:
+        """Returns the positions of a group's channels, in channel order; those of one channel ascend."""
+        found = np.flatnonzero(self.group == group)
+        return found[np.argsort(self.channel[found], kind="stable")]
+
+    def places(self, group: int, width: int) -> IndexArray:
+        """Returns (width, k) the positions of each channel of a group, of which every channel has k.
+
+        One as a rule; a flattened map has as many as pixels, a head all of its rows of queries, keys and values.
+        """
+        return self.positions(group).reshape(width, -1)
+
     @cached_property
     def members(self) -> tuple[int, ...]:
         """The groups that occur, ascending."""

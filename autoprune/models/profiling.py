@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,8 +13,9 @@ from autoprune.core.profile import GroupProfile, ModelProfile
 from autoprune.models.calibration import Calibration, to_numpy
 from autoprune.models.feature_maps import map_distances, mean_maps
 from autoprune.models.folding import folded_weight
-from autoprune.models.network import LayerCall, TracedNetwork
+from autoprune.models.network import IndexArray, LayerCall, TracedNetwork
 from autoprune.models.selection import Ranking, consumer_norms, filter_norms
+from autoprune.models.similarity import correlation, input_covariance, squared_distances
 
 _QUANTILES = np.linspace(0.0, 1.0, 1001)
 
@@ -37,25 +37,25 @@ def profile(
         rankings: of `rank_groups`.
         images: (B, C, H, W) images for the mean feature maps; 200 are what ACP uses.
     """
-    producers = [_first(network, index, "output") for index in range(len(network.groups))]
+    producers = [_first_producer(network, index) for index in range(len(network.groups))]
     maps = mean_maps(model, [call for call, _ in producers if call is not None], images)
     profiles = []
     for index, group in enumerate(network.groups):
         call, places = producers[index]
         raw, folded = _filters(model, call, places, group.width)
         mean_map = raw[:, :0] if call is None else maps[call.call][places].reshape(group.width, -1)
-        correlation, dead = _correlation(network, calibration, index)
+        correlated = _first_correlation(network, calibration, index)
         profiles.append(
             GroupProfile(
                 name=group.name,
                 filter_norms=filter_norms(model, network, index),
                 consumer_norms=consumer_norms(model, network, index),
-                filter_distances=_squared_distances(raw),
-                folded_distances=_squared_distances(folded),
+                filter_distances=squared_distances(raw),
+                folded_distances=squared_distances(folded),
                 map_distances=map_distances(mean_map, raw),
-                correlation=correlation,
+                correlation=correlated,
                 weight_quantiles=_weight_quantiles(raw),
-                dead_share=dead,
+                dead_share=float(1 - np.diag(correlated).mean()),
                 reconstruction_error=rankings[index].error,
                 order=rankings[index].order.astype(np.float64),
             )
@@ -63,22 +63,17 @@ def profile(
     return ModelProfile(tuple(profiles))
 
 
-def _first(network: TracedNetwork, group: int, side: str) -> tuple[LayerCall | None, Any]:
-    """Returns the first layer whose output (input) holds the group, and the (N, m) positions of its channels there.
-
-    A channel is one position as a rule; a head is all of its rows of queries, keys and values.
-    """
+def _first_producer(network: TracedNetwork, group: int) -> tuple[LayerCall | None, IndexArray]:
+    """Returns the first layer whose output holds the group, and the (N, k) places of its channels there."""
+    width = network.groups[group].width
     for call in network.calls:
-        layout = getattr(call, side)
-        if layout is not None and group in network.channels[layout].members:
-            channels = network.channels[layout]
-            positions = np.flatnonzero(channels.group == group)
-            ordered = positions[np.argsort(channels.channel[positions], kind="stable")]
-            return call, ordered.reshape(network.groups[group].width, -1)
-    return None, np.arange(network.groups[group].width)[:, None]
+        layout = network.channels[call.output]
+        if group in layout.members:
+            return call, layout.places(group, width)
+    return None, np.arange(width)[:, None]
 
 
-def _filters(model: nn.Module, call: LayerCall | None, places: Any, width: int) -> tuple[FloatArray, FloatArray]:
+def _filters(model: nn.Module, call: LayerCall | None, places: IndexArray, width: int) -> tuple[FloatArray, FloatArray]:
     """Returns the raw and the folded filters, (N, d) each, of a group's first producer."""
     if call is None:
         return np.zeros((width, 1)), np.zeros((width, 1))
@@ -90,36 +85,14 @@ def _filters(model: nn.Module, call: LayerCall | None, places: Any, width: int) 
     return weight[places].reshape(width, -1), folded[places].reshape(width, -1)
 
 
-def _correlation(network: TracedNetwork, calibration: Calibration, group: int) -> tuple[FloatArray, float]:
-    """Returns the (N, N) correlation of a group's activations at its first consumer, and the share of dead ones."""
-    width = network.groups[group].width
+def _first_correlation(network: TracedNetwork, calibration: Calibration, group: int) -> FloatArray:
+    """Returns the (N, N) correlation of a group's activations at its first consumer that has statistics."""
     for call in network.calls:
         if call.input is None or call.call not in calibration.moments:
             continue
-        channels = network.channels[call.input]
-        if group in channels.members:
-            positions = np.flatnonzero(channels.group == group)
-            places = positions[np.argsort(channels.channel[positions], kind="stable")].reshape(width, -1)
-            whole = to_numpy(calibration.covariance(call.call))
-            # A flattened map, or a head, has several: the same one of each channel is compared, and all are averaged.
-            covariance = np.mean([whole[np.ix_(column, column)] for column in places.T], axis=0)
-            # Products in single precision are not symmetric to the last digits on every processor.
-            covariance = (covariance + covariance.T) / 2
-            deviation = np.sqrt(np.clip(np.diag(covariance), 0.0, None))
-            alive = deviation > 1e-6 * max(float(deviation.max()), 1e-30)
-            scale = np.where(alive, deviation, 1.0)
-            correlation = covariance / scale[:, None] / scale[None, :]
-            correlation = np.clip(np.where(alive[:, None] & alive[None, :], correlation, 0.0), -1.0, 1.0)
-            return correlation, float(1 - alive.mean())
-    return np.eye(width), 0.0
-
-
-def _squared_distances(rows: FloatArray) -> FloatArray:
-    gram = rows @ rows.T
-    norms = np.diag(gram)
-    distances: FloatArray = np.clip(norms[:, None] + norms[None, :] - 2 * gram, 0.0, None)
-    np.fill_diagonal(distances, 0.0)
-    return distances
+        if group in network.channels[call.input].members:
+            return correlation(input_covariance(network, calibration, call, group))
+    return np.eye(network.groups[group].width)
 
 
 def _weight_quantiles(rows: FloatArray) -> FloatArray:

@@ -126,10 +126,7 @@ def _consumer(
     layout = network.channels[call.input if call.input is not None else 0]
     weight = folded_weight(model, call)
     blocks = []
-    width = network.groups[group].width
-    positions = np.flatnonzero(layout.group == group)
-    places = positions[np.argsort(layout.channel[positions], kind="stable")].reshape(width, -1)
-    for column in places.T[:16]:
+    for column in layout.places(group, network.groups[group].width).T[:16]:
         index = torch.from_numpy(column.copy()).to(covariance.device)
         read = weight.index_select(1, index).double()
         blocks.append((covariance[index][:, index], torch.einsum("oik,ojk->ij", read, read)))

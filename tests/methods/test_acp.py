@@ -8,7 +8,7 @@ import pytest
 from torch import nn
 
 from autoprune.errors import ConfigError
-from autoprune.methods.acp import Acp, HoldoutFitness, TrainedFitness, cluster_order, stacked_maps
+from autoprune.methods.acp import Acp, cluster_order, stacked_maps
 from autoprune.methods.registry import make_method
 from autoprune.methods.swarm import (
     clean_move,
@@ -18,12 +18,8 @@ from autoprune.methods.swarm import (
     published_move,
     published_swarm,
 )
-from autoprune.models.feature_maps import cosine_distances
-from autoprune.models.merging import cut_least_squares, recalibrate
-from autoprune.models.selection import keep_best
+from autoprune.models.similarity import cosine_distances
 from autoprune.strategies.clustering import density_labels
-from autoprune.training.measure import measure
-from autoprune.training.recipe import Recipe
 from tests.methods.small_subject import small_subject
 from tests.models.toy_networks import NETWORKS, UNPROVED
 
@@ -113,18 +109,6 @@ class TestBudget:
         again = Acp(min_samples=2, swarm=True, particles=4, cycles=3, fitness_images=8).prune(subject)
         assert again.facts == pruned.facts
 
-    def test_the_fitness_is_the_accuracy_on_the_hold_out_of_the_merged_network(self):
-        subject = small_subject("plain")
-        widths = np.array(subject.space.uniform().widths)
-        fitness = HoldoutFitness(subject, lambda found: keep_best(subject.rankings, found.tolist()), images=8, total=1)
-        kept = keep_best(subject.rankings, widths.tolist())
-        small = recalibrate(
-            cut_least_squares(subject.model, subject.network, kept, subject.calibration), subject.images
-        )
-        expected = measure(small, subject.data.train, subject.holdout).accuracy
-        assert fitness(widths) == expected == fitness(widths)
-        assert fitness.evaluations == 1
-
 
 class TestPublishedSwarm:
     def moves(self, count: int = 300):
@@ -162,14 +146,6 @@ class TestPublishedSwarm:
         x = np.full(LAYERS, 2)
         moved, _ = published_move(x, -v, own_best=x, best=x, dense=DENSE, inertia=0.6, rng=rng)
         assert set(moved.tolist()) == {1, 2}
-
-    def test_a3_the_last_filter_is_never_drawn(self):
-        subject = small_subject("plain")
-        fitness = TrainedFitness(subject, (0, 1, 2), Recipe(0.0, 0.1), total=1)
-        kept = [fitness._random_kept(np.array([5, 5, 7]), np.random.default_rng(seed)) for seed in range(60)]
-        assert {int(one.indices[0].max()) for one in kept} == {4, 5, 6}
-        assert {int(one.indices[1].max()) for one in kept} <= set(range(4, 9))
-        assert all(len(one.indices[2]) == 7 for one in kept)
 
     def test_a4_a_better_find_leads_the_next_particle_of_the_same_cycle(self):
         # Wider is better, so that nearly every particle takes over the lead.
@@ -286,7 +262,7 @@ class TestAsPublished:
             norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
             calls.append((indices, recipe, all(bool((norm.weight == 1).all()) for norm in norms)))
 
-        monkeypatch.setattr("autoprune.methods.acp.train", trained)
+        monkeypatch.setattr("autoprune.methods.fitness.train", trained)
         subject = small_subject()
         Acp(as_published=True, particles=2, cycles=1).prune(subject)
         assert len(calls) == 4
@@ -295,20 +271,6 @@ class TestAsPublished:
             assert fresh
             assert (recipe.epochs, recipe.learning_rate, recipe.batch_size) == (3.0, 0.1, 64)
             assert (recipe.weight_decay, recipe.momentum, recipe.schedule) == (1e-4, 0.9, "constant")
-
-    def test_the_channels_of_the_best_structure_are_the_ones_that_were_scored(self):
-        subject = small_subject("plain")
-        fitness = TrainedFitness(subject, (0, 1, 2), Recipe(0.0, 0.1), total=3)
-        scores, kept = [], []
-        for widths in ([4, 5, 6], [3, 3, 3], [8, 10, 7]):
-            scores.append(fitness(np.array(widths)))
-            kept.append(fitness.kept)
-        assert fitness.kept is kept[int(np.argmax(scores))]
-
-    def test_a_training_that_diverges_scores_nothing(self):
-        subject = small_subject("plain")
-        fitness = TrainedFitness(subject, (0, 1, 2), Recipe(1.0, 1e30, batch_size=4), total=1)
-        assert fitness(np.array([4, 5, 6])) == 0.0
 
 
 def test_options_are_read_from_texts_and_checked():

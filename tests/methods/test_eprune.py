@@ -11,11 +11,10 @@ from autoprune.errors import ConfigError
 from autoprune.methods.eprune import (
     EPrune,
     net_similarity_order,
-    producer_filters,
     published_betas,
-    published_groups,
     similarity,
 )
+from autoprune.methods.filters import producer_filters
 from autoprune.methods.registry import make_method
 from autoprune.models.merging import addition_inputs
 from autoprune.models.selection import keep_best
@@ -155,15 +154,6 @@ class TestOrder:
 
 
 class TestFilters:
-    def test_filters_of_several_producers_stand_side_by_side(self):
-        model = toy("residual with projections")
-        network = trace(model, torch.zeros(1, 3, 12, 12))
-        coupled = next(index for index, group in enumerate(network.groups) if group.coupled)
-        (rows,) = producer_filters(model, network, [coupled])
-        weights = [model.layers[0][0].weight, model.layers[1].conv2.weight]
-        expected = torch.cat([weight.detach().flatten(1) for weight in weights], 1)
-        np.testing.assert_allclose(rows, expected.double().numpy())
-
     def test_normalised_filters_ignore_their_norms(self):
         rows = filters(6)
         np.testing.assert_allclose(
@@ -278,22 +268,6 @@ class TestAsPublished:
         assert [resnet50.of(position, 0.73) for position in (24, 25, 26, 27)] == [0.73, 0.73, 0.73, 0.85]
         assert [resnet50.of(position, 0.70) for position in (24, 26, 27)] == [0.70, 0.85, 0.85]
         assert resnet101.of(56, 0.70) == 0.70
-
-    def test_of_an_inception_module_the_three_inner_convolutions_are_cut(self):
-        network = trace(build_model("cifar/googlenet"), torch.zeros(1, 3, 8, 8))
-        names = [network.groups[index].name for index in published_groups(network)]
-        inner = ["branch3x3.0", "branch5x5.0", "branch5x5.3"]
-        assert names[:3] == [f"inception_a3.{name}" for name in inner]
-        assert names[-3:] == [f"inception_b5.{name}" for name in inner]
-        assert len(names) == 27
-
-    def test_where_every_convolution_is_concatenated_all_are_cut(self):
-        network = trace(build_model("cifar/densenet40"), torch.zeros(1, 3, 8, 8))
-        assert len(published_groups(network)) == len(network.groups) == 39
-
-    def test_linear_layers_and_streams_stay_whole(self):
-        network = trace(build_model("cifar/vgg16-512head"), torch.zeros(1, 3, 32, 32))
-        assert len(published_groups(network)) == 13 < len(network.groups)
 
     def test_a_network_without_such_layers_is_refused(self):
         subject = small_subject("tokens", budget="70%flops")

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from autoprune.models.feature_maps import cosine_distances, map_distances, mean_maps
+from autoprune.models.feature_maps import map_distances, mean_maps
+from autoprune.models.similarity import cosine_distances
 from autoprune.models.tracing import trace
 from tests.models.toy_networks import SHAPE, images, toy
 
@@ -32,12 +33,6 @@ def test_no_forward_pass_sees_more_images_than_a_batch_nor_a_single_one_left_ove
     model.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
     mean_maps(model, network.calls[:1], images(11), batch=5)
     assert sorted(sizes) == [3, 4, 4]
-
-
-def test_cosine_distances_are_those_of_the_angle():
-    rows = np.array([[1.0, 0.0], [2.0, 0.0], [0.0, 3.0], [-1.0, 0.0], [0.0, 0.0]])
-    expected = [[0, 0, 1, 2, 1], [0, 0, 1, 2, 1], [1, 1, 0, 1, 1], [2, 2, 1, 0, 1], [1, 1, 1, 1, 0]]
-    np.testing.assert_allclose(cosine_distances(rows), expected, atol=1e-12)
 
 
 @pytest.mark.parametrize("positions", [0, 1])
