@@ -78,7 +78,7 @@ class ProxyOptions:
 def check_proxies(options: SearchOptions, asked: ProxyOptions, observer: Observer) -> dict[str, Any]:
     """Returns how well each proxy ranks structures, having written it to `proxies.json` in the run folder.
 
-    What an earlier, interrupted check of the same folder has measured is not measured again.
+    What an earlier, interrupted check of the same folder has measured is not measured again; what failed there is.
 
     Raises:
         AutopruneError: whatever the caller can fix, in one line.
@@ -242,10 +242,11 @@ class _Record:
             raise RunError(f"{self._path} cannot be read ({type(error).__name__}). Name another with --out.") from error
         if identity != json.loads(json.dumps(self._identity)) or not fits:
             raise RunError(f"{self._path} holds the check of another network, budget or seed. Name another with --out.")
-        self._seen = measured
+        # What failed in another process is tried again: its worker may have died, or memory been short.
+        self._seen = {key: row for key, row in measured.items() if "failed" not in row}
 
     def knows(self, structure: int, rung: Fidelity) -> bool:
-        """Returns whether a pair has been measured."""
+        """Returns whether a pair has been measured, or tried by this process."""
         return _key(structure, rung) in self._seen
 
     def add(self, structure: int, outcome: Outcome) -> None:

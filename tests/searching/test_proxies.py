@@ -5,6 +5,7 @@ import pytest
 
 from autoprune.cli.edge import run as command_line
 from autoprune.core.seeds import generator
+from autoprune.evaluation.evaluator import CandidateEvaluator
 from autoprune.report.observer import NullObserver
 from autoprune.searching.options import SearchOptions
 from autoprune.searching.preparation import prepare
@@ -43,6 +44,27 @@ def test_what_was_measured_is_not_measured_again(checked, folder):
     again = json.loads(checked.read_text())["measured"]
     assert again["0 slice 30/30"]["score"] == 0.123
     assert again["1 slice 30/30"]["score"] > 0
+
+
+def test_what_failed_in_an_earlier_process_is_tried_again_once(checked, monkeypatch):
+    content = json.loads(checked.read_text())
+    for key in ("0 slice 30/30", "1 slice 30/30"):
+        content["measured"][key] = {"widths": [4, 4], "seconds": 0.1, "failed": "its worker died 4 times"}
+    checked.write_text(json.dumps(content))
+    build, tried = CandidateEvaluator.build, []
+
+    def failing(self, structure, fidelity, **others):
+        tried.append(fidelity.name)
+        if len(tried) == 2:
+            raise RuntimeError("still bad luck")
+        return build(self, structure, fidelity, **others)
+
+    monkeypatch.setattr(CandidateEvaluator, "build", failing)
+    assert command_line([*CHECK, "--out", "check"]) == 0
+    assert tried == ["slice 30/30", "slice 30/30"]
+    again = json.loads(checked.read_text())
+    assert again["measured"]["0 slice 30/30"]["score"] > 0
+    assert again["failures"] == ["1 slice 30/30: RuntimeError: still bad luck"]
 
 
 @pytest.mark.parametrize(
