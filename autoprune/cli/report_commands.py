@@ -50,7 +50,7 @@ def pick(
     if chosen["budget"] is not None:
         from autoprune.core.budget import Budget
 
-        Budget.parse(chosen["budget"])
+        Budget.parse_limit(chosen["budget"])
     # Before torch is imported. The network is small and the machine perhaps busy: threads that wait for one another
     # actively took 16.5 s of processor time where 6.6 s suffice.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

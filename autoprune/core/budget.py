@@ -86,6 +86,19 @@ class Budget:
             raise BudgetError(f"The budget {text!r} starts above its end. Write the smaller number first.")
         return cls(text.strip(), resource.name, limit, floor, relative, None if relative else unit)
 
+    @classmethod
+    def parse_limit(cls, text: str) -> Budget:
+        """Returns the budget that a text describes, which must be one limit.
+
+        Raises:
+            BudgetError: the text cannot be read, or is a range.
+        """
+        budget = cls.parse(text)
+        if budget.is_band:
+            end = re.sub(rf"{_NUMBER}\.\.", "", budget.text)
+            raise BudgetError(f"The budget {text!r} is a range. Write one limit, for example {end!r}.")
+        return budget
+
     def resolve(self, dense: Cost) -> Limit:
         """Returns the limit in whole units for a network of this dense cost.
 

@@ -43,6 +43,8 @@ class Choice:
     def __post_init__(self) -> None:
         if self.id is not None and (self.budget is not None or self.min_accuracy is not None):
             raise ConfigError("--id names one candidate: leave --budget and --min-accuracy out.")
+        if self.budget is not None:
+            Budget.parse_limit(self.budget)
         if self.min_accuracy is not None and not 0 <= self.min_accuracy <= 1:
             raise ConfigError(f"--min-accuracy {self.min_accuracy:g} must lie in [0, 1], for example 0.92.")
 

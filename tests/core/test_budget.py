@@ -126,3 +126,12 @@ def test_several_budgets_must_speak_of_different_resources() -> None:
         parse_budgets(["50%flops", "60Mmacs"])
     with pytest.raises(BudgetError, match="No budget"):
         parse_budgets([])
+
+
+@pytest.mark.parametrize(
+    ("text", "end"), [("20..40%flops", "40%flops"), ("peak 1.5..3MB", "peak 3MB"), (" 2..5 ms", "5 ms")]
+)
+def test_a_range_is_no_limit_and_its_end_is_proposed_as_one(text, end):
+    with pytest.raises(BudgetError, match=rf"is a range\. Write one limit, for example '{end}'"):
+        Budget.parse_limit(text)
+    assert Budget.parse_limit(end) == Budget.parse(end)

@@ -2,7 +2,7 @@ import csv
 
 import pytest
 
-from autoprune.errors import ConfigError
+from autoprune.errors import BudgetError, ConfigError
 from autoprune.models.counting import count
 from autoprune.searching.picking import Choice
 
@@ -16,6 +16,11 @@ def test_an_id_excludes_every_other_wish():
 def test_a_smallest_accuracy_is_a_share(share):
     with pytest.raises(ConfigError, match=r"must lie in \[0, 1\]"):
         Choice(min_accuracy=share)
+
+
+def test_a_range_is_no_limit_to_pick_within():
+    with pytest.raises(BudgetError, match=r"is a range\. Write one limit, for example '40%flops'"):
+        Choice(budget="20..40%flops")
 
 
 def test_a_candidate_that_was_not_evaluated_is_named():
