@@ -5,6 +5,7 @@ They are written by tensorboardX, which comes with Ray Tune; TensorBoard itself 
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -70,5 +71,6 @@ def write_events(
                 metrics = {tag: row[key] for tag, key in (_METRICS | traded).items()}
                 writer.add_hparams(settings, metrics, name=f"candidate-{row['id']:03d}")
     except OSError as error:
+        shutil.rmtree(place, ignore_errors=True)  # half a search would bar its place to the next attempt
         raise RunError(f"Cannot write {place}: {error.strerror or error}. Name another with --tensorboard.") from error
     return place

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import nn
 
 from autoprune.core.candidate import Candidate, Evaluation, Fidelity, Merge
 from autoprune.core.cost import Cost
+from autoprune.core.files import require_inside
 from autoprune.core.seeds import derive_seed
 from autoprune.core.structure import structure_from
 from autoprune.errors import ConfigError, RunError
@@ -31,6 +33,8 @@ from autoprune.searching.problems import load_problem
 from autoprune.searching.results import INCUMBENT, SUMMARY, SUMMARY_FORMAT, command_line, package_versions
 from autoprune.searching.running import placed
 from autoprune.searching.timing import torch_threads
+from autoprune.searching.training_options import RECORD
+from autoprune.study.lock import FolderLock
 from autoprune.training.measure import Scores, measure
 
 #: What an as-published run needs of a search space: one in which everything fits.
@@ -74,7 +78,7 @@ class Decision:
 def prune(
     options: SearchOptions, chosen: MethodOptions, observer: Observer, *, budgeted: bool = True
 ) -> dict[str, Any]:
-    """Returns the summary of the pruned network, having saved it and the summary in the run folder.
+    """Returns the summary of the pruned network, having saved it and the summary in a run folder of its own.
 
     Args:
         options: network, data, budget and folder, as for a search; what concerns candidates is not looked at.
@@ -90,6 +94,17 @@ def prune(
     if method.as_published:
         options = replace(options, budgets=_NO_BUDGET)
     options = placed(options, f"{chosen.method}-{options.model or 'digits'}")
+    assert options.out is not None
+    # Taken before the method's work, which may take hours: a second driver is refused at once.
+    with FolderLock(options.out):
+        require_inside(options.out / INCUMBENT, options.out)
+        _require_new(options.out)
+        return _prune(options, chosen, method, observer, started=started)
+
+
+def _prune(
+    options: SearchOptions, chosen: MethodOptions, method: Method, observer: Observer, *, started: float
+) -> dict[str, Any]:
     prepared = prepare(load_problem(options, observer), options, observer)
     with torch_threads(useful_threads(prepared.problem.data.input_shape)):
         subject = subject_of(prepared, chosen.epochs, observer)
@@ -115,7 +130,6 @@ def prune(
     summary["seconds"] = time.perf_counter() - started
     assert options.out is not None
     try:
-        options.out.mkdir(parents=True, exist_ok=True)
         save_finished(options.out / INCUMBENT, finished, prepared, info={**summary["incumbent"], **summary["method"]})
         atomic_write_text(options.out / SUMMARY, json.dumps(summary, indent=1) + "\n")
     except OSError as error:
@@ -123,6 +137,11 @@ def prune(
             f"Cannot write {str(options.out)!r}: {error.strerror}. Name another folder with --out."
         ) from error
     return summary
+
+
+def _require_new(out: Path) -> None:
+    if any((out / name).exists() for name in (SUMMARY, RECORD)):
+        raise ConfigError(f"{str(out)!r} already holds a run. Name another folder with --out.")
 
 
 def method_of(chosen: MethodOptions, *, budgeted: bool, finetunes: bool) -> Method:

@@ -6,6 +6,7 @@ What the folder says is checked only as far as a page needs it: a summary that c
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -107,12 +108,6 @@ def write_report(
         numbers, rows = _repeated(record)
         markup = report_page(record, numbers, rows)
         pictures = _pictures(drawings(record, numbers, rows))
-        logs = {
-            **({} if optuna is None else {"optuna": str(optuna), "study": write_study(optuna, record, rows)}),
-            **({} if tensorboard is None else {"tensorboard": str(tensorboard)}),
-        }
-        if tensorboard is not None:
-            write_events(tensorboard, record, rows, numbers["progress"])
         if repeats:
             _write_front(run, record, rows)
     folder = page.with_suffix("")
@@ -120,6 +115,9 @@ def write_report(
     for name, picture in pictures.items():
         atomic_write_bytes(folder / name, picture)
     atomic_write_text(page, markup)
+    with _fitting(run):
+        # Last: they refuse to hold a search twice, and whatever failed before can be asked for again.
+        logs = _to_dashboards(record, rows, numbers["progress"], optuna=optuna, tensorboard=tensorboard)
     return {**numbers, "page": str(page), "pictures": [str(folder / name) for name in pictures], **logs}
 
 
@@ -174,6 +172,27 @@ def _write_front(run: Path, record: RunRecord, rows: Sequence[Mapping[str, Any]]
         run=str(run),
         metric=str(record.summary.get("metric") or "accuracy"),
     )
+
+
+def _to_dashboards(
+    record: RunRecord,
+    rows: Sequence[Mapping[str, Any]],
+    steps: Sequence[Mapping[str, Any]],
+    *,
+    optuna: Path | None,
+    tensorboard: Path | None,
+) -> dict[str, str]:
+    """Adds a search to what dashboards read, to all that is named or to nothing; returns where it is."""
+    found: dict[str, str] = {}
+    events = None if tensorboard is None else write_events(tensorboard, record, rows, steps)
+    if optuna is not None:
+        try:
+            found |= {"optuna": str(optuna), "study": write_study(optuna, record, rows)}
+        except BaseException:
+            if events is not None:
+                shutil.rmtree(events, ignore_errors=True)
+            raise
+    return found | ({} if tensorboard is None else {"tensorboard": str(tensorboard)})
 
 
 def _pictures(found: Mapping[str, Drawing]) -> dict[str, bytes]:

@@ -1,4 +1,5 @@
 import json
+import os
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -15,6 +16,7 @@ from autoprune.models.surgery import Kept
 from autoprune.report.observer import NullObserver
 from autoprune.searching.options import SearchOptions
 from autoprune.searching.pruning import MethodOptions, prune
+from autoprune.study.lock import FolderLock
 
 NAMED = {"model": "toy_problem:network", "data": "toy_problem:sets"}
 
@@ -67,6 +69,21 @@ def test_a_pruned_network_is_within_budget_by_an_independent_count_and_loads(fol
     assert json.loads((folder / "out" / "summary.json").read_text()) == summary
 
 
+def test_the_folder_of_another_run_is_left_as_it_is(folder):
+    pruned(folder, method="uniform")
+    before = {path: path.read_bytes() for path in (folder / "out").rglob("*") if path.is_file()}
+    with pytest.raises(ConfigError, match=r"'.*out' already holds a run\. Name another folder with --out\."):
+        pruned(folder, method="l1")
+    assert {path: path.read_bytes() for path in (folder / "out").rglob("*") if path.is_file()} == before
+
+
+def test_a_second_driver_in_the_folder_is_refused_before_anything_is_loaded(folder, monkeypatch):
+    monkeypatch.setattr("autoprune.searching.pruning.load_problem", lambda *_: pytest.fail("loaded the network"))
+    with FolderLock(folder / "out"), pytest.raises(RunError, match=f"process {os.getpid()} on"):
+        pruned(folder, method="uniform")
+    assert not (folder / "out").exists()
+
+
 def test_no_training_step_is_taken_unless_asked(folder):
     summary = pruned(folder, method="reconstruction")
     assert summary["incumbent"]["accuracy_before_finetune"] is None
@@ -83,7 +100,7 @@ def test_finetuning_is_tested_before_and_after(folder):
 def test_every_merge_cuts_the_same_channels(folder, merge):
     summary = pruned(folder, method=FIRST, merge=merge.value)
     assert summary["method"]["merge"] == merge.value
-    assert summary["incumbent"]["widths"] == pruned(folder, method="uniform")["incumbent"]["widths"]
+    assert summary["incumbent"]["widths"] == pruned(folder / "other", method="uniform")["incumbent"]["widths"]
 
 
 def test_as_published_looks_at_no_budget_and_starts_batch_norms_anew(folder):

@@ -226,6 +226,26 @@ def test_a_search_goes_to_optuna_and_to_tensorboard(searched, folder, capsys):
 
 
 @pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--out", "file/report.html"], "file"),
+        (["--optuna", "file/studies.log"], "file/studies.log"),
+        (["--tensorboard", "file"], "file/run"),
+    ],
+)
+def test_a_report_that_fails_adds_the_search_to_no_dashboard_so_that_it_can_be_asked_for_again(
+    searched, folder, capsys, change, message
+):
+    (folder / "file").touch()
+    command = ["report", "run", "--optuna", "studies.log", "--tensorboard", "logs"]
+    assert run([*command, *change]) == 2
+    assert message in capsys.readouterr().err
+    assert not (folder / "logs" / "run").exists()
+    assert not (folder / "studies.log").exists()
+    assert run(command) == 0
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["report", "run", "--repeat", "nowhere"], "holds no run"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import tempfile
 import threading
 import uuid
@@ -83,8 +82,12 @@ def run_team(
     from ray.train.torch import TorchConfig, TorchTrainer
 
     each = 1.0 if gpus else 0.0
-    storage = tempfile.mkdtemp(prefix="autoprune-train-")
-    with settings(), quiet(), cluster(address, workers + 1, 0, gpus=gpus):
+    with (
+        tempfile.TemporaryDirectory(prefix="autoprune-train-", ignore_cleanup_errors=True) as storage,
+        settings(),
+        quiet(),
+        cluster(address, workers + 1, 0, gpus=gpus),
+    ):
         room = nodes.room(nodes.living().values(), cpus=1, gpus=each)
         if room < workers:
             kind, otherwise = (" with a GPU each", ", or train on CPUs with --device cpu") if gpus else ("", "")
@@ -115,7 +118,6 @@ def run_team(
             raise BackendError(f"A training process failed: {_reason(error)}.") from error
         finally:
             ray.kill(box)
-            shutil.rmtree(storage, ignore_errors=True)
 
 
 def _member(config: dict[str, Any]) -> None:
