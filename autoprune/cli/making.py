@@ -109,7 +109,11 @@ def experiment(
         list[int] | None, typer.Option("--seed", metavar="N", help="Repeat it for several seeds. (default: the file's)")
     ] = None,
     results: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Where the results file goes. (default: results/ beside FILE)")
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Where the results file goes. (default: results/ beside FILE, here for one of an installed autoprune)",
+        ),
     ] = None,
     table: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Print the results files of a folder as Markdown tables instead.")

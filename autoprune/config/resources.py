@@ -45,11 +45,22 @@ def resource_path(kind: Kind, name: str) -> Path:
     raise ConfigError(f"There is no {noun} file or shipped {noun} {name!r}.{hint}{known}")
 
 
-def _shipped(kind: Kind) -> list[Path]:
+def is_installed(kind: Kind, path: Path) -> bool:
+    """Returns whether a file ships with an installed autoprune: nothing of a user's belongs beside it."""
+    return _in_checkout(kind) is None and path in _shipped(kind)
+
+
+def _in_checkout(kind: Kind) -> Path | None:
+    """Returns the folder in a checkout, None where autoprune is installed."""
     root = Path(__file__).resolve().parents[2]
     # A folder called `experiments` beside an installed package could be anybody's: a checkout has the project file.
-    if (root / "pyproject.toml").is_file() and (root / kind).is_dir():
-        return sorted((root / kind).glob(f"*{_SUFFIX}"))
+    return root / kind if (root / "pyproject.toml").is_file() and (root / kind).is_dir() else None
+
+
+def _shipped(kind: Kind) -> list[Path]:
+    folder = _in_checkout(kind)
+    if folder is not None:
+        return sorted(folder.glob(f"*{_SUFFIX}"))
     try:
         recorded = importlib.metadata.files("autoprune") or []
     except importlib.metadata.PackageNotFoundError:

@@ -7,6 +7,7 @@ written down row by row: one that was stopped goes on where it was, and rows mea
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -15,7 +16,7 @@ from typing import Any
 
 from autoprune.config.experiment import experiment_kind, load_comparison, load_experiment
 from autoprune.config.options import check_options
-from autoprune.config.resources import resource_path
+from autoprune.config.resources import is_installed, resource_path
 from autoprune.errors import ConfigError, RunError
 from autoprune.report.files import atomic_write_text
 from autoprune.report.observer import Observer
@@ -23,6 +24,7 @@ from autoprune.searching.api import run_search
 from autoprune.searching.circumstances import circumstances, commit
 from autoprune.searching.comparison import Contest
 from autoprune.searching.options import SearchOptions
+from autoprune.searching.recorded import TRACKING_VARIABLE
 from autoprune.strategies.registry import strategy_names
 
 _KEPT = (
@@ -40,7 +42,8 @@ def run_experiment(file: str, *, seeds: Sequence[int] | None, results: Path | No
     Args:
         file: a path, or the name of a shipped experiment.
         seeds: each is run; the file's own seed if None. A comparison has one.
-        results: folder of the results file; `results` beside the experiment if None.
+        results: folder of the results file; if None `results` beside the experiment, or in the working directory for
+            one that ships with an installed autoprune.
         display: makes the observer of one run that evaluates so many candidates.
 
     Raises:
@@ -48,7 +51,7 @@ def run_experiment(file: str, *, seeds: Sequence[int] | None, results: Path | No
         RunError: the results cannot be written.
     """
     path = resource_path("experiments", file)
-    folder = results or path.parent / "results"
+    folder = results or (Path() if is_installed("experiments", path) else path.parent) / "results"
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -62,6 +65,9 @@ def run_experiment(file: str, *, seeds: Sequence[int] | None, results: Path | No
 def _search(path: Path, target: Path, *, seeds: Sequence[int] | None, display: Display) -> Path:
     named = check_options({}, strategies=strategy_names(), from_file=load_experiment(path))
     options = SearchOptions(**named)
+    # Beside a run folder that is thrown away a store would be written for nobody, and its time be in the figures.
+    tracked = options.tracking_uri or os.environ.get(TRACKING_VARIABLE)
+    options = replace(options, no_mlflow=options.no_mlflow or not tracked)
     runs = []
     for seed in seeds or [options.seed]:
         with tempfile.TemporaryDirectory() as folder:

@@ -1,9 +1,12 @@
 import json
+from types import SimpleNamespace
 
 import pytest
 
 from autoprune.cli.edge import run as command_line
+from autoprune.config import resources
 from autoprune.report.results_table import results_table
+from autoprune.searching import experiments
 
 FILE = """
 format = 1
@@ -141,6 +144,43 @@ def test_a_search_is_recorded_for_every_seed(folder, capsys):
     capsys.readouterr()
     assert command_line(["experiment", "--table", "kept"]) == 0
     assert "toy_problem:network" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("line", "variable", "untracked"),
+    [
+        ("", None, True),
+        ('tracking_uri = "sqlite:///mine.db"\n', None, False),
+        ("", "sqlite:///mine.db", False),
+        ('tracking_uri = "sqlite:///mine.db"\nno_mlflow = true\n', None, True),
+    ],
+)
+def test_a_search_writes_no_store_beside_a_folder_that_is_thrown_away(folder, monkeypatch, line, variable, untracked):
+    asked = []
+
+    def searched(options, *, observer):
+        asked.append(options)
+        return SimpleNamespace(summary={"seed": options.seed})
+
+    monkeypatch.setattr(experiments, "run_search", searched)
+    if variable is not None:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", variable)
+    (folder / "mine.toml").write_text(f'format = 1\nmodel = "toy_problem:network"\nbudget = "50%flops"\n{line}')
+    assert command_line(["experiment", "mine.toml"]) == 0
+    assert [options.no_mlflow for options in asked] == [untracked]
+
+
+def test_results_of_what_ships_with_an_installed_autoprune_go_to_the_working_directory(folder, monkeypatch, capsys):
+    shipped = folder / "share" / "autoprune" / "experiments" / "mine.toml"
+    shipped.parent.mkdir(parents=True)
+    shipped.write_text('format = 1\nmodel = "toy_problem:network"\nbudget = "50%flops"\n')
+    monkeypatch.setattr(resources, "_in_checkout", lambda _: None)
+    monkeypatch.setattr(resources, "_shipped", lambda _: [shipped])
+    monkeypatch.setattr(experiments, "run_search", lambda *_, **__: SimpleNamespace(summary={}))
+    assert command_line(["experiment", "mine"]) == 0
+    assert "The results are in results/mine.json." in capsys.readouterr().out
+    assert (folder / "results" / "mine.json").is_file()
+    assert [path.name for path in shipped.parent.iterdir()] == ["mine.toml"]
 
 
 def test_a_folder_without_results_is_one_clear_line(folder, capsys):
