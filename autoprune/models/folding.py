@@ -74,10 +74,10 @@ def fastest_form(model: nn.Module, network: TracedNetwork, images: Tensor) -> Fo
         steps.append({"channels_last": True})
     for step in steps:
         tried = replace(form, **step)
-        ready = tried.put_on(replicate(model, {}, {}), network)
         try:
+            ready = tried.put_on(replicate(model, {}, {}), network)
             found = tree_leaves(raw_outputs(ready, images.clone(memory_format=tried.layout)))
-        except RuntimeError:
+        except RuntimeError:  # such as the weight of a 3d convolution, which has no channels last in this sense
             continue
         if len(found) == len(wanted) and all(map(_alike, found, wanted)):
             form = tried

@@ -60,12 +60,24 @@ class _ReadsAgain(nn.Module):
         return self.head((self.relu(y) - y).mean((2, 3)))
 
 
+class _Deep(nn.Module):
+    """A 3d convolution, whose weight cannot be laid out with channels last as a 2d one's can."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.head = nn.Conv3d(3, 6, 3, padding=1), nn.BatchNorm3d(6), nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.norm(self.conv(x.unsqueeze(2))).relu().mean((2, 3, 4)))
+
+
 @pytest.mark.parametrize(
     ("kind", "form"),
     [
         (_ReadsPastTheLayers, Form(folded=False, in_place=True, channels_last=True)),
         (_ReadsAgain, Form(folded=True, in_place=False, channels_last=True)),
         (_Views, Form(folded=True, in_place=True, channels_last=False)),
+        (_Deep, Form(folded=True, in_place=True, channels_last=False)),
     ],
 )
 def test_a_form_that_changes_what_a_network_does_is_not_taken(kind, form):
