@@ -85,7 +85,7 @@ def bundle_from(
     Raises:
         DataError: a set is empty, cannot be indexed, or gives something else.
     """
-    train_images, test_images = as_images(train), as_images(test)
+    train_images, test_images = as_images(train, part="training set"), as_images(test, part="test set")
     for part, images in (("training", train_images), ("test", test_images)):
         if len(images) == 0:
             raise DataError(f"The {part} set of {name!r} is empty.")
@@ -137,8 +137,12 @@ def missing_here(images: Images) -> str | None:
     )
 
 
-def as_images(source: Any) -> Images:
+def as_images(source: Any, *, part: str = "data set") -> Images:
     """Returns `Images` of a data set, a DataLoader, an (images, labels) pair, or `Images`.
+
+    Args:
+        source: any of these.
+        part: what messages call it.
 
     Raises:
         DataError: it is none of these.
@@ -154,16 +158,16 @@ def as_images(source: Any) -> Images:
         )
     if isinstance(source, DataLoader) and hasattr(inner, "__len__"):
         own = source.collate_fn is not default_collate
-        return DatasetImages(inner, source.collate_fn) if own else DatasetImages(inner)
+        return DatasetImages(inner, source.collate_fn, part=part) if own else DatasetImages(inner, part=part)
     if isinstance(source, list | tuple) and len(source) == 2 and hasattr(source[0], "shape"):
         try:
-            return DatasetImages(TensorDataset(torch.as_tensor(source[0]), torch.as_tensor(source[1])))
+            return DatasetImages(TensorDataset(torch.as_tensor(source[0]), torch.as_tensor(source[1])), part=part)
         except (AssertionError, TypeError, ValueError, RuntimeError) as error:
             raise DataError(
                 f"Cannot read the (images, labels) pair: {error}. Give as many labels as images."
             ) from error
     if hasattr(source, "__getitem__") and hasattr(source, "__len__"):
-        return DatasetImages(source)
+        return DatasetImages(source, part=part)
     raise DataError(
         f"Cannot read images from a {type(inner).__name__}. Give a torch Dataset that has a length, a DataLoader of "
         "one, or (images, labels)."

@@ -16,7 +16,7 @@ from torch.utils.data import ConcatDataset, Subset, TensorDataset, default_colla
 
 from autoprune.data.annotations import Annotations
 from autoprune.data.boxes import boxes_of
-from autoprune.data.images import IntArray
+from autoprune.data.images import IntArray, require_finite
 from autoprune.data.masks import masks_of
 from autoprune.errors import DataError
 
@@ -38,10 +38,12 @@ class DatasetImages:
     Attributes:
         dataset: with `__len__` and `__getitem__`.
         collate: makes a batch of a list of items, as a DataLoader's `collate_fn` does.
+        part: what messages call it.
     """
 
     dataset: Any
     collate: Callable[[list[Any]], Any] = collated
+    part: str = "data set"
 
     def __len__(self) -> int:
         """Returns N."""
@@ -75,7 +77,11 @@ class DatasetImages:
         return class_indices(np.concatenate([np.atleast_1d(item.cpu().numpy()) for item in loaded]), images=len(self))
 
     def take(self, indices: npt.ArrayLike) -> Tensor:
-        """Returns (n, C, H, W) float32 images on the CPU."""
+        """Returns (n, C, H, W) float32 images on the CPU.
+
+        Raises:
+            DataError: the data set gives something else, or a value that is not finite.
+        """
         positions = np.asarray(indices, dtype=np.int64).reshape(-1)
         images = self._batch([int(position) for position in positions])[0]
         if not images.is_floating_point() or images.ndim != 4:
@@ -83,7 +89,7 @@ class DatasetImages:
                 f"The data set gives images of type {images.dtype} and shape {tuple(images.shape[1:])}. "
                 "Each must be a float tensor (C, H, W): add a transform such as torchvision's ToTensor."
             )
-        return images.float()
+        return require_finite(images.float(), positions, where=self.part)
 
     def _batch(self, positions: list[int]) -> tuple[Tensor, Any]:
         """Returns images and their targets: a tensor, or a list of one mapping an image."""

@@ -165,6 +165,28 @@ class FolderImages:
         return pixels.reshape(height, width, -1).transpose(2, 0, 1)
 
 
+def require_finite(images: Tensor, positions: npt.ArrayLike, *, where: str) -> Tensor:
+    """Returns the images, all of whose values are numbers: one that is not would be blamed on the network.
+
+    Args:
+        images: (n, C, H, W) floats.
+        positions: (n,) of each, for the message.
+        where: what they are counted in.
+
+    Raises:
+        DataError: an image holds NaN or an infinite value; it is named.
+    """
+    # One sum is a tenth of the work of looking at each value; a sum of large numbers may be infinite, too.
+    if torch.isfinite(images.sum()):
+        return images
+    finite = torch.isfinite(images).flatten(1).all(1)
+    if bool(finite.all()):
+        return images
+    first = int(torch.nonzero(~finite)[0])
+    what = "NaN" if bool(images[first].isnan().any()) else "an infinite value"
+    raise DataError(f"Image {np.asarray(positions)[first]} of the {where} holds {what}. Repair or remove it.")
+
+
 def preprocess(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
     """Returns (n, C, H, W) float32 network inputs of uint8 pixels, on their device."""
     mean = torch.tensor(preprocessing.mean, device=pixels.device).view(-1, 1, 1)

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
 from autoprune.core.seeds import generator
 from autoprune.data.annotations import UNKNOWN
-from autoprune.data.images import FolderImages, IntArray, image_files
+from autoprune.data.images import FolderImages, IntArray, image_files, require_finite
 from autoprune.data.preprocessing import Preprocessing
 from autoprune.errors import DataError
 
@@ -48,11 +48,11 @@ class BareImages:
         """Returns (n, C, H, W) float32 images on the CPU.
 
         Raises:
-            DataError: an item is no float tensor (C, H, W), or not of the size of the others.
+            DataError: an item is no float tensor (C, H, W), not of the size of the others, or not finite.
         """
         positions = np.asarray(indices, dtype=np.int64).reshape(-1)
         try:
-            return torch.stack([_image(self.source[int(position)]) for position in positions]).float().cpu()
+            images = torch.stack([_image(self.source[int(position)]) for position in positions]).float().cpu()
         except DataError:
             raise
         except Exception as error:  # a user's own data set may raise anything
@@ -60,6 +60,11 @@ class BareImages:
                 f"The images without labels failed at image {positions[0]}: {type(error).__name__}: {error}. "
                 "They must be float tensors (C, H, W) of one size."
             ) from error
+        return require_finite(images, [self._place(int(position)) for position in positions], where="data")
+
+    def _place(self, position: int) -> int:
+        """Returns where an image of this part lies in what the caller gave."""
+        return self.source.indices[position] if isinstance(self.source, Subset) else position
 
 
 Unlabelled = FolderImages | BareImages

@@ -9,7 +9,8 @@ from PIL import Image
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, TensorDataset
 from torchvision import transforms
 
-from autoprune.data import ArrayImages, DatasetImages, FolderImages, Preprocessing, preprocess
+from autoprune.data import ArrayImages, DatasetImages, FolderImages, Preprocessing, bundle_from, preprocess
+from autoprune.data.unlabelled import bare_images
 from autoprune.errors import DataError
 
 COLOUR = Preprocessing((0.4, 0.5, 0.6), (0.2, 0.3, 0.25))
@@ -171,6 +172,35 @@ def test_a_data_set_that_fails_names_the_image() -> None:
 def test_images_that_are_no_float_tensors_are_refused() -> None:
     with pytest.raises(DataError, match="add a transform"):
         DatasetImages(TensorDataset(torch.zeros(2, 1, 2, 2, dtype=torch.uint8), torch.zeros(2))).take([0])
+
+
+@pytest.mark.parametrize(("value", "what"), [(float("nan"), "NaN"), (float("-inf"), "an infinite value")])
+@pytest.mark.parametrize("part", ["training", "test"])
+def test_an_image_with_a_value_that_is_no_number_is_named(value: float, what: str, part: str) -> None:
+    train, test = (TensorDataset(torch.rand(30, 1, 4, 4), torch.arange(30)) for _ in range(2))
+    (train if part == "training" else test).tensors[0][17, 0, 2, 1] = value
+    bundle = bundle_from(train, test)
+    images = bundle.train if part == "training" else bundle.test
+    assert images.take(range(17)).shape == (17, 1, 4, 4)
+    with pytest.raises(DataError, match=f"^Image 17 of the {part} set holds {what}. Repair or remove it.$"):
+        images.take([3, 17, 4])
+
+
+def test_an_image_without_a_label_that_holds_nan_is_named_as_the_caller_counts() -> None:
+    pixels = torch.rand(30, 1, 4, 4)
+    pixels[17, 0, 0, 0] = torch.nan
+    found = []
+    for part in bare_images(pixels):
+        try:
+            part.take(range(len(part)))
+        except DataError as error:
+            found.append(str(error))
+    assert found == ["Image 17 of the data holds NaN. Repair or remove it."]
+
+
+def test_large_finite_values_are_no_nan() -> None:
+    huge = DatasetImages(TensorDataset(torch.full((4, 1, 2, 2), 3e38), torch.arange(4)))
+    assert huge.take([0, 1, 2]).isfinite().all()
 
 
 def test_files_of_any_size_and_mode_become_one_shape(tmp_path: Path) -> None:
