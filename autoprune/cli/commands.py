@@ -203,7 +203,7 @@ def _drive(
     start: Callable[[Observer], SearchResult], display: Callable[[], Observer], *, out: Path, as_json: bool
 ) -> int:
     """Runs a search to its end or interruption, and shows what it found or how to go on."""
-    from autoprune.cli.quiet import hush_libraries
+    from autoprune.cli.quiet import DEBUG_VARIABLE, debugging, hush_libraries
 
     hush_libraries()
     observer = display()
@@ -224,8 +224,14 @@ def _drive(
     if result.summary.get("interrupted"):
         print(f"autoprune: stopped. {_how_to_resume(result.out)}", file=sys.stderr)
         return 130
-    if result.incumbent is None:
-        raise RunError(f"No candidate could be evaluated. {' '.join(result.summary.get('notes', ())[-1:])}")
+    from autoprune.searching.api import require_found
+
+    try:
+        require_found(result)
+    except RunError as error:
+        if not debugging():
+            error.add_note(f"{DEBUG_VARIABLE}=1 with --backend serial shows where candidates failed.")
+        raise
     return 0
 
 

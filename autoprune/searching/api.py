@@ -61,7 +61,8 @@ class SearchResult:
         summary: the content of `summary.json`.
         out: the run folder.
         front: evaluations that no other dominates, cheapest first.
-        incumbent: the best within budget, None if nothing could be evaluated.
+        incumbent: the best within budget; None where nothing was evaluated before the search was interrupted, or in
+            what `run_search` and `resume_search` return, where every candidate failed.
     """
 
     summary: Mapping[str, Any]
@@ -107,10 +108,21 @@ def search(
     named = check_options(given, strategies=strategy_names(), flags=False, resumes=True)
     asked = placed(SearchOptions(**named), model if isinstance(model, str) else type(model).__name__)
     try:
-        return _result(run(problem_from(model, data, asked, watching), asked, watching))
+        return require_found(_result(run(problem_from(model, data, asked, watching), asked, watching)))
     finally:
         if observer is None:
             watching.close()
+
+
+def require_found(result: SearchResult) -> SearchResult:
+    """Returns the result of a search that found a network, or was interrupted before it could.
+
+    Raises:
+        RunError: it ended and every candidate had failed; the first failure is named.
+    """
+    if result.incumbent is None and not result.summary["interrupted"]:
+        raise RunError(f"No candidate could be evaluated. {' '.join(result.summary['notes'][-1:])}")
+    return result
 
 
 def run_search(options: SearchOptions, *, observer: Observer) -> SearchResult:

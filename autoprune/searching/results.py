@@ -124,9 +124,11 @@ def write_results(out: Path, summary: Mapping[str, Any], prepared: Prepared, stu
 
 def _notes(prepared: Prepared, study: Study) -> list[str]:
     options, problem = prepared.options, prepared.problem
-    rung = study.front.evaluations[-1].candidate.fidelity.name if len(study.front) else "-"
-    images = f"{len(prepared.split.holdout):,} images of the training set"
-    notes = [f"Hold-out accuracies are of the {rung} fidelity, on {images}."]
+    notes = []
+    if len(study.front):
+        rung = study.front.evaluations[-1].candidate.fidelity.name
+        images = f"{len(prepared.split.holdout):,} images of the training set"
+        notes.append(f"Hold-out accuracies are of the {rung} fidelity, on {images}.")
     if options.weights is not None or problem.spec is None or ":" in problem.spec:
         notes.append("The dense network was trained elsewhere and may have seen the hold-out images.")
     elif problem.trained_here:

@@ -136,3 +136,4 @@ def test_a_search_in_which_every_candidate_fails_exits_2_with_the_reason(folder,
     shown = capsys.readouterr()
     assert "No candidate could be evaluated." in shown.err.splitlines()[-1]
     assert "out of everything" in shown.err.splitlines()[-1]
+    assert shown.err.endswith("AUTOPRUNE_DEBUG=1 with --backend serial shows where candidates failed.\n")

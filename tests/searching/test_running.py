@@ -222,6 +222,19 @@ def test_a_search_in_which_nothing_works_ends_with_the_reason(toy, monkeypatch):
     assert result.summary["incumbent"] is None
     assert result.summary["failures"] == 6
     assert any("out of everything" in note for note in result.summary["notes"])
+    assert not any("fidelity" in note for note in result.summary["notes"])
+
+
+def test_a_python_caller_hears_that_nothing_works(folder, monkeypatch):
+    from autoprune.evaluation.evaluator import CandidateEvaluator
+
+    def fail(self, *args, **kwargs):
+        raise RuntimeError("out of everything")
+
+    monkeypatch.setattr(CandidateEvaluator, "build", fail)
+    with pytest.raises(RunError, match=r"^No candidate could be evaluated\. .*out of everything"):
+        autoprune.search("toy_problem:network", "toy_problem:sets", backend="serial", no_mlflow=True, out="run")
+    assert summary_of("run")["incumbent"] is None
 
 
 @pytest.mark.parametrize(("unit", "resource"), [("%flops", "macs"), ("%params", "params"), ("%MB", "weights")])
