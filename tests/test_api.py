@@ -210,3 +210,19 @@ def test_one_ray_worker_finds_what_the_serial_backend_finds():
         ]
 
     assert found("serial") == found("ray", workers=1)
+
+
+def test_a_compiled_network_is_searched_as_what_it_was_compiled_from():
+    from toy_problem import loaders, network
+
+    def never(graph, example):
+        raise AssertionError("our own passes must not be compiled")
+
+    compiled = torch.compile(network(), backend=never)
+    found = autoprune.search(compiled, loaders(), out="compiled", **QUICK)
+    plain = autoprune.search(network(), loaders(), out="plain", **QUICK)
+    assert found.summary["model"] == "Network"
+    assert found.summary["incumbent"]["widths"] == plain.summary["incumbent"]["widths"]
+    again = autoprune.load(found.incumbent.directory, model=torch.compile(network(), backend=never))
+    images = torch.rand(3, 1, 8, 8)
+    assert torch.equal(again(images), found.incumbent.build()(images))

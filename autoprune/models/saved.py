@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from autoprune.core.files import WRITER, cannot_write, remove_leftovers, require_format, this_version, write_together
 from autoprune.errors import ModelError, RunError, one_line
 from autoprune.models.attention import adapt
+from autoprune.models.compiled import uncompiled
 from autoprune.models.layers import ChannelMap
 from autoprune.models.network import TracedNetwork
 from autoprune.models.surgery import Kept, replicate
@@ -225,7 +226,7 @@ def load(directory: str | Path, *, model: nn.Module | None = None) -> nn.Module:
 
         require_foreign(saved.model, directory)
         model = build_model(saved.model, classes=saved.classes, weights=None)
-    made = rebuild(adapt(model), _read_weights(directory / WEIGHTS), saved.maps, where=str(directory))
+    made = rebuild(adapt(uncompiled(model)), _read_weights(directory / WEIGHTS), saved.maps, where=str(directory))
     try:
         with torch.no_grad():
             made(torch.zeros(1, *saved.input_shape))

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.errors import WeightsError, one_line
+from autoprune.models.compiled import WRAPPED
 
 _SHOWN = 3
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
@@ -24,7 +25,8 @@ _OPTIONAL_SUFFIX = "num_batches_tracked"
 def load_weights(model: nn.Module, path: Path, *, unused: tuple[str, ...] = ()) -> None:
     """Loads a state dict (`.pt`, `.pth`, `.safetensors`) into a model, in place and strictly.
 
-    A wrapper `{"state_dict": ...}` and the prefix `module.` of parallel training are taken off. Only batch norm's
+    A wrapper `{"state_dict": ...}`, the prefix `module.` of parallel training and what torch.compile adds to names are
+    taken off. Only batch norm's
     `num_batches_tracked` may be missing.
 
     Args:
@@ -125,6 +127,7 @@ def _tensors(content: Any, path: Path) -> dict[str, Tensor]:
 
 def _without_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
     prefix = "module."
+    state = {name.replace(f"{WRAPPED}.", ""): value for name, value in state.items()}
     if all(name.startswith(prefix) for name in state):
         return {name.removeprefix(prefix): value for name, value in state.items()}
     return state

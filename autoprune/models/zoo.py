@@ -13,6 +13,7 @@ from autoprune.data.preprocessing import CIFAR10, DIGITS, IMAGENET, RAW, Preproc
 from autoprune.data.scenes import SIDE as SCENE
 from autoprune.errors import ModelError, PluginError, nearest, one_line
 from autoprune.models.attention import adapt
+from autoprune.models.compiled import uncompiled
 from autoprune.models.families.cifar_densenet import CifarDenseNet
 from autoprune.models.families.cifar_googlenet import CifarGoogLeNet
 from autoprune.models.families.cifar_mobilenet import CifarMobileNetV2
@@ -155,7 +156,7 @@ def build_model(spec: str, *, classes: int | None = None, weights: Path | None =
         model = timm_models.build(spec.removeprefix(_TIMM), classes)
     else:
         model = _from_family(spec, _CLASSES.get(spec, 10) if classes is None else classes)
-    model = adapt(model, share=True)
+    model = adapt(uncompiled(model), share=True)
     if weights is not None:
         load_weights(model, weights, unused=_AUXILIARY if spec.startswith(_TORCHVISION) else ())
     return model.eval()

@@ -14,6 +14,7 @@ from autoprune.core.budget import Budget
 from autoprune.core.candidate import Evaluation
 from autoprune.core.front import ParetoFront
 from autoprune.errors import ConfigError, RunError, nearest
+from autoprune.models.compiled import inside
 from autoprune.report.notebook import default_observer
 from autoprune.report.observer import Observer
 from autoprune.searching.options import SearchOptions
@@ -106,7 +107,7 @@ def search(
         given["budgets"] = _texts(_DEFAULT_BUDGET if budget is None else budget)
     given.update({name: value for name, value in (("model", model), ("data", data)) if isinstance(value, str)})
     named = check_options(given, strategies=strategy_names(), flags=False, resumes=True)
-    asked = placed(SearchOptions(**named), model if isinstance(model, str) else type(model).__name__)
+    asked = placed(SearchOptions(**named), model if isinstance(model, str) else type(inside(model)).__name__)
     try:
         return require_found(_result(run(problem_from(model, data, asked, watching), asked, watching)))
     finally:

@@ -18,6 +18,7 @@ from autoprune.devices import lent, usable_device
 from autoprune.errors import ConfigError, DataError, ModelError, one_line
 from autoprune.evaluation.scoring import logits_of
 from autoprune.models.attention import adapt
+from autoprune.models.compiled import uncompiled
 from autoprune.models.zoo import ModelInfo, build_model, model_info
 from autoprune.report.observer import Observer
 from autoprune.searching.options import SearchOptions
@@ -85,7 +86,8 @@ def problem_from(model: nn.Module | str, data: Any, options: SearchOptions, obse
         raise ModelError(f"The model is a {type(model).__name__}. Give an nn.Module or a name such as 'cifar/vgg16'.")
     bundle = _images(data, options)
     objects = ("model",) if isinstance(data, str) else ("model", "data")
-    name, dense = type(model).__name__, adapt(_own_copy(model))
+    own = uncompiled(_own_copy(model))
+    name, dense = type(own).__name__, adapt(own)
     bundle = named_by(dense, bundle, name=name, observer=observer, device=options.device)
     return Problem(name, None, None, dense, bundle, objects=objects)
 

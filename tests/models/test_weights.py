@@ -23,6 +23,7 @@ def network(width: int = 4) -> nn.Module:
         lambda state: state,
         lambda state: {"state_dict": state, "epoch": 3},
         lambda state: {f"module.{name}": value for name, value in state.items()},
+        lambda state: {f"module._orig_mod.{name}": value for name, value in state.items()},
         lambda state: {"model": OrderedDict((f"module.{name}", value) for name, value in state.items())},
     ],
 )
