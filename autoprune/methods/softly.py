@@ -69,8 +69,10 @@ class ChannelAxis:
     def mix(self, tensor: Tensor, matrix: Tensor) -> None:
         """Replaces the N channels by the (N, N) matrix times them."""
         rows = self.rows(tensor)
-        # In float64 and one product for all channels: equal rows of the matrix must give equal bits.
-        mixed = matrix.to(tensor.device) @ rows.reshape(self.width, -1).double()
+        # Equal rows of the matrix must give equal bits, which one product does not promise: libraries add in another
+        # order at the edge of a block.
+        distinct, which = torch.unique(matrix.to(tensor.device), dim=0, return_inverse=True)
+        mixed = (distinct @ rows.reshape(self.width, -1).double())[which]
         self.write(tensor, mixed.reshape(rows.shape).to(tensor.dtype))
 
     def write(self, tensor: Tensor, rows: Tensor, channels: Mask | None = None) -> None:
