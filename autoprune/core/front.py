@@ -12,11 +12,6 @@ from autoprune.core.candidate import Evaluation
 from autoprune.core.cost import Cost
 
 
-def is_dominated(score: float, cost: float, others: Iterable[tuple[float, float]]) -> bool:
-    """Returns whether some (score, cost) pair is at least as good in both and better in one."""
-    return any(s >= score and c <= cost and (s > score or c < cost) for s, c in others)
-
-
 def hypervolume(points: npt.ArrayLike, reference: tuple[float, float]) -> float:
     """Returns the area between a set of points and the reference point that at least one point dominates.
 

@@ -171,18 +171,6 @@ class SearchSpace:
         wished = np.clip(np.where(moved, bigger, widths), self._floor, self._dense)
         return self.project(self.branches.flipped(wished, rng))
 
-    def one_step_exchanges(self, structure: Structure) -> list[Structure]:
-        """Returns every distinct structure that one group a step up and another a step down leads to."""
-        base = np.asarray(structure.widths, dtype=np.float64)
-        up, down = np.nonzero(~np.eye(self.dimension, dtype=bool))
-        moved = np.repeat(base[None], len(up), axis=0)
-        rows = np.arange(len(up))
-        moved[rows, up] += self._step[up]
-        moved[rows, down] -= self._step[down]
-        found = dict.fromkeys(self.project(np.clip(moved, self._floor, self._dense)))
-        found.pop(structure, None)
-        return list(found)
-
     @cached_property
     def branches(self) -> Branches:
         """The branches that may vanish."""

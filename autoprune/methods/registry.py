@@ -30,11 +30,6 @@ _HOME: Mapping[str, str] = {
 }
 
 
-def method_names() -> tuple[str, ...]:
-    """Returns the short names; `package.module:Class` is accepted besides."""
-    return tuple(_HOME)
-
-
 def described_methods() -> list[dict[str, Any]]:
     """Returns of every short name what it stands for: name, source, whether it trains, its options with defaults."""
     found = []

@@ -15,16 +15,11 @@ REGULARISERS: Mapping[str, str] = {
 }
 
 
-def regulariser_names() -> tuple[str, ...]:
-    """Returns the names of all regularisers."""
-    return tuple(REGULARISERS)
-
-
 def make_regulariser(name: str, strength: float | None = None) -> Hook:
     """Returns the hook of a regulariser.
 
     Args:
-        name: one of `regulariser_names`.
+        name: one of `REGULARISERS`.
         strength: factor of the term; None for the regulariser's own.
 
     Raises:

@@ -7,7 +7,7 @@ momentum of each. An edit changes all of them, in all member layers of a group, 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -315,14 +315,3 @@ def refuse_published(name: str, asked: bool) -> None:
             f"{name} cannot run as published: the paper's constants could not be had. Leave out as_published and give "
             "a budget."
         )
-
-
-@torch.no_grad()
-def largest_difference(model: nn.Module, other: nn.Module, images: Tensor) -> float:
-    """Returns the largest absolute difference of two networks' outputs on the images, in eval mode."""
-    from autoprune.models.verify import outputs
-
-    pairs: Sequence[tuple[Tensor, Tensor]] = list(
-        zip(outputs(model.eval(), images), outputs(other.eval(), images), strict=True)
-    )
-    return max(float((left - right).abs().max()) for left, right in pairs)

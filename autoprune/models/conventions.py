@@ -11,16 +11,14 @@ Notation:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from autoprune.core.cost import Cost
-from autoprune.errors import ConfigError, StructureError, nearest
+from autoprune.errors import ConfigError, nearest
 from autoprune.models.counting import count
 from autoprune.models.dispatch import Interpreter
 from autoprune.models.operations import NORMS
@@ -115,36 +113,3 @@ def _window(module: nn.Module, read: Tensor, output: Tensor) -> int:
         return size * size if isinstance(size, int) else size[0] * size[1]
     # Adaptive windows may differ by a position; tools divide the extents, and so do we.
     return (read.shape[-2] // output.shape[-2]) * (read.shape[-1] // output.shape[-1])
-
-
-def published_resnet_cost(widths: Sequence[int], *, classes: int = 10, side: int = 32) -> Tally:
-    """Returns the tally of a CIFAR ResNet as CCM-LRR's public code prunes it, from a list of widths alone.
-
-    There every convolution has a width of its own, the ends of blocks included: the shortcut is centre-padded or
-    cropped to whatever width the block ends with, adding unrelated channels. No structure of
-    `autoprune` describes such a network, because its channels are not those of the dense one, so it is counted
-    analytically and cannot be built: a chain in which each convolution reads what the one before it wrote.
-
-    Args:
-        widths: stem, then both convolutions of each block: 1 + 6 n entries for depth 6 n + 2.
-        classes: outputs of the linear head.
-        side: height and width of the image.
-
-    Raises:
-        StructureError: the widths are not those of three stages of equally many blocks.
-    """
-    if len(widths) < 7 or (len(widths) - 1) % 6 or min(widths) < 1:
-        raise StructureError(
-            f"A CIFAR ResNet has 1 + 6 n convolutions of at least one channel each (depth 6 n + 2), "
-            f"not {len(widths)} with the smallest of {min(widths, default=0)}. List the stem, then both of each block."
-        )
-    per_stage = (len(widths) - 1) // 3
-    sides = [side] + [side >> (index // per_stage) for index in range(len(widths) - 1)]
-    macs = params = elements = 0
-    for (read, written), extent in zip(pairwise((3, *widths)), sides, strict=True):
-        weights = 9 * read * written
-        macs += weights * extent**2
-        params += weights + 2 * written
-        elements += written * extent**2
-    head = widths[-1] * classes
-    return Tally(macs + head, params + head + classes, elements, pooling=widths[-1] * (sides[-1] ** 2 + 1))

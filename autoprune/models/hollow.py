@@ -56,11 +56,6 @@ def hollow_out(module: nn.Module) -> None:
         module.__class__ = hollow
 
 
-def is_hollow(module: nn.Module) -> bool:
-    """Returns whether a layer has no weights left."""
-    return isinstance(module, HollowConv2d | HollowBatchNorm2d)
-
-
 def mark(x: Tensor) -> None:
     """Runs a product of nothing with nothing: one recorded operation (`models.operations`) in the place of the layer's.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -124,11 +124,6 @@ def layer_calls(model: nn.Module, network: TracedNetwork, images: Tensor) -> tup
     with torch.no_grad(), OperationTap({call.call: reader(call) for call in network.calls}):
         raw_outputs(model, images)
     return tuple(found[number] for number in sorted(found))
-
-
-def distinct(shapes: Iterable[LayerShape]) -> tuple[LayerShape, ...]:
-    """Returns each shape once, in the order of first occurrence."""
-    return tuple(dict.fromkeys(shapes))
 
 
 def _shape(func: Any, args: tuple[Any, ...], out: Tensor) -> LayerShape | None:

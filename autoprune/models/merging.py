@@ -128,7 +128,7 @@ def addition_inputs(network: TracedNetwork, kept: Kept, clusters: Sequence[Index
             seen[group, channel] = occurrence + 1
             keys.append((group, channel, occurrence))
         for column, position in enumerate(rows.tolist()):
-            places[(*keys[position][:2], keys[position][2]) if keys[position][0] >= 0 else (-1, position, 0)] = column
+            places[keys[position] if keys[position][0] >= 0 else (-1, position, 0)] = column
         matrix = np.zeros((len(keys), len(rows)))
         for position, (group, channel, occurrence) in enumerate(keys):
             key = (-1, position, 0) if group < 0 else (group, int(clusters[group][channel]), occurrence)

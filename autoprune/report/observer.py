@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from typing import Protocol, TextIO
+from typing import Protocol
 
-from autoprune.core.candidate import Candidate, Evaluation, Outcome
+from autoprune.core.candidate import Candidate, Outcome
 
 
 class Observer(Protocol):
@@ -63,46 +62,3 @@ class NullObserver:
 
     def close(self) -> None:
         """Does nothing."""
-
-
-class JsonLinesObserver:
-    """Writes one JSON object a line, for programs; give it standard error where standard output holds the result."""
-
-    def __init__(self, stream: TextIO) -> None:
-        """Writes to `stream`, which stays open."""
-        self._stream = stream
-
-    def stage(self, text: str) -> None:
-        """Writes `{"event": "stage", "text": ...}`."""
-        self._write(event="stage", text=text)
-
-    def progress(self, done: float, total: float) -> None:
-        """Writes `{"event": "progress", "done": ..., "total": ...}`."""
-        self._write(event="progress", done=done, total=total)
-
-    def begins(self, *, metric: str, resource: str) -> None:
-        """Writes `{"event": "search", "metric": ..., "resource": ...}`."""
-        self._write(event="search", metric=metric, resource=resource)
-
-    def asked(self, candidate: Candidate) -> None:
-        """Writes nothing: programs care for outcomes."""
-
-    def told(self, outcome: Outcome, *, finished: bool) -> None:
-        """Writes `{"event": "evaluation" or "failure", "id": ..., ...}`."""
-        candidate = outcome.candidate
-        common = {"id": candidate.id, "fidelity": candidate.fidelity.name, "finished": finished}
-        if isinstance(outcome, Evaluation):
-            self._write(event="evaluation", **common, accuracy=outcome.accuracy, score=outcome.score)
-        else:
-            self._write(event="failure", **common, reason=outcome.reason)
-
-    def warning(self, text: str) -> None:
-        """Writes `{"event": "warning", "text": ...}`."""
-        self._write(event="warning", text=text)
-
-    def close(self) -> None:
-        """Does nothing: the stream is the caller's."""
-
-    def _write(self, **values: object) -> None:
-        self._stream.write(json.dumps(values) + "\n")
-        self._stream.flush()

@@ -21,7 +21,7 @@ from autoprune.errors import BackendError
 from autoprune.tracking.background import BackgroundWriter
 from autoprune.tracking.scribe import Ending, Scribe, Search, Told, legal_key
 from autoprune.tracking.ui import RunLocation
-from autoprune.tracking.uris import is_server, mask_secrets, mask_uri, server_base
+from autoprune.tracking.uris import is_server, mask_secrets, mask_uri
 
 _LOGGERS = ("mlflow", "alembic", "sqlalchemy", "urllib3.connectionpool")
 
@@ -95,12 +95,6 @@ class MlflowTracker:
         """Returns where the search is found, once the store has answered; waits for that at most `seconds`."""
         self._writer.wait_ready(seconds)
         return self._scribe.location
-
-    def link(self, host: str = "127.0.0.1", port: int = 5000) -> str | None:
-        """Returns the address of the search's charts: on the server it was written to, or on an `mlflow ui`."""
-        base = server_base(self._search.uri) if is_server(self._search.uri) else f"http://{host}:{port}"
-        location = self.location()
-        return location.view_link(base) if location is not None else None
 
     def close(
         self,

@@ -5,8 +5,9 @@ import pytest
 
 from autoprune.core.candidate import Candidate, Evaluation, Fidelity, Merge
 from autoprune.core.cost import Cost
-from autoprune.core.front import ParetoFront, hypervolume, is_dominated
+from autoprune.core.front import ParetoFront, hypervolume
 from autoprune.core.structure import Structure
+from tests.core.dominance import is_dominated
 
 RUNG = Fidelity(0, "slice", Merge.SLICE, 1, 1)
 

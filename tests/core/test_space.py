@@ -110,15 +110,6 @@ def test_neighbours_and_samples_are_legal_and_neighbours_are_near(reach: float) 
     assert again == space.exchange(centre, np.random.default_rng(5), count=10, reach=reach)
 
 
-def test_one_step_exchanges_are_distinct_and_leave_the_centre_out() -> None:
-    space = space_of("50%flops")
-    found = space.one_step_exchanges(space.uniform())
-    assert found
-    assert len(set(found)) == len(found)
-    assert space.uniform() not in found
-    assert all(space.is_legal(structure) for structure in found)
-
-
 def test_an_unreachable_budget_names_the_smallest_reachable_cost_and_what_limits_it() -> None:
     groups, cost_model = network(min_width=8)
     least = cost_model.cost(Structure((8, 8, 8, 8))).macs
@@ -207,7 +198,7 @@ def test_groups_of_a_branch_vanish_together_and_within_budget(budget, multiple_o
     rng = np.random.default_rng(0)
     proposed = [*space.decode(points()), *space.sample(60, rng)]
     for centre in list(proposed[:5]):
-        proposed += space.exchange(centre, rng, count=20, reach=0.3) + space.one_step_exchanges(centre)
+        proposed += space.exchange(centre, rng, count=20, reach=0.3)
     for structure in proposed:
         assert space.is_legal(structure) or space.is_band
         assert (structure.widths[0] == 0) == (structure.widths[1] == 0)

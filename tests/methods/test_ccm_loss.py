@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from autoprune.data.bundle import as_images
 from autoprune.errors import ConfigError
 from autoprune.methods.ccm_loss import CcmLoss, mean_correlation
-from autoprune.methods.regularisers import make_regulariser, regulariser_names
+from autoprune.methods.regularisers import REGULARISERS, make_regulariser
 from autoprune.models.zoo import build_model
 from autoprune.training import Recipe, train
 from autoprune.training.hooks import TrainingState
@@ -138,7 +138,7 @@ def test_training_with_it_raises_the_correlation_above_that_of_training_without(
 
 
 def test_regularisers_are_made_by_name():
-    assert regulariser_names() == ("ccm", "orthoreg")
+    assert tuple(REGULARISERS) == ("ccm", "orthoreg")
     made = make_regulariser("ccm")
     assert isinstance(made, CcmLoss)
     assert made.strength == 0.01

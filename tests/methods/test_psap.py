@@ -10,10 +10,11 @@ from autoprune.errors import ConfigError
 from autoprune.methods.closing import choose_closed, protected_channels, sparsity_ratios
 from autoprune.methods.psap import Gates, Psap, forget
 from autoprune.methods.reduction import Reduction, reduced
-from autoprune.methods.softly import group_axes, largest_difference
+from autoprune.methods.softly import group_axes
 from autoprune.models.surgery import Kept, cut, named_tensors
 from autoprune.training.recipe import Recipe
 from autoprune.training.trainer import train
+from tests.methods.differences import largest_difference
 from tests.methods.small_subject import small_subject
 from tests.models.toy_networks import images
 

@@ -1,14 +1,11 @@
-"""Invariants: every observer bears every call; lines for programs are JSON, each of them."""
+"""Invariants: every observer bears every call, and none writes to standard output."""
 
 from __future__ import annotations
-
-import io
-import json
 
 import pytest
 
 from autoprune.report.live import LiveProgress
-from autoprune.report.observer import JsonLinesObserver, NullObserver, Observer
+from autoprune.report.observer import NullObserver, Observer
 from tests.tracking.tracked_candidates import candidate, evaluation, failure
 
 
@@ -26,26 +23,9 @@ def drive(observer: Observer) -> None:
 
 @pytest.mark.parametrize(
     "observer",
-    [NullObserver(), JsonLinesObserver(io.StringIO()), LiveProgress(candidates=2)],
+    [NullObserver(), LiveProgress(candidates=2)],
     ids=lambda o: type(o).__name__,
 )
 def test_every_observer_bears_every_call(observer: Observer, capfd: pytest.CaptureFixture[str]) -> None:
     drive(observer)
     assert capfd.readouterr().out == ""
-
-
-def test_lines_for_programs_are_json_in_the_order_of_events() -> None:
-    stream = io.StringIO()
-    drive(JsonLinesObserver(stream))
-    events = [json.loads(line) for line in stream.getvalue().splitlines()]
-    assert [event["event"] for event in events] == ["stage", "progress", "search", "evaluation", "failure", "warning"]
-    assert events[2] == {"event": "search", "metric": "accuracy", "resource": "macs"}
-    assert events[3] == {
-        "event": "evaluation",
-        "id": 0,
-        "fidelity": "least-squares",
-        "finished": True,
-        "accuracy": 0.5,
-        "score": 0.5,
-    }
-    assert events[4]["reason"] == "a\nb"

@@ -3,10 +3,10 @@ import pytest
 
 from autoprune.core.candidate import Candidate, Evaluation
 from autoprune.core.cost import Cost
-from autoprune.core.front import is_dominated
 from autoprune.core.structure import Structure
 from autoprune.study.halving import Ranking
 from autoprune.testing.landscape import simulated_ladder
+from tests.core.dominance import is_dominated
 
 
 @pytest.mark.parametrize("resource", ["macs", "params"])

@@ -17,9 +17,9 @@ from toy_search import (
 )
 
 from autoprune.core.candidate import Evaluation, Failure
-from autoprune.core.front import is_dominated
 from autoprune.core.seeds import derive_seed
 from autoprune.errors import ConfigError, RunError, StructureError
+from tests.core.dominance import is_dominated
 
 
 def tell(study, candidate, score):
