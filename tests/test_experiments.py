@@ -22,7 +22,9 @@ MARK = "<!-- autoprune experiment --table experiments/results -->\n"
 
 def results(kind):
     contents = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.glob("*.json"))]
-    return [content for content in contents if content.get("kind", "search") == kind]
+    found = [content for content in contents if content.get("kind", "search") == kind]
+    assert found, kind
+    return found
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)

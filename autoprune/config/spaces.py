@@ -13,7 +13,8 @@
 network (`autoprune.models.depth`).
 
 Patterns are shell patterns over the names of prunable groups (`autoprune trace MODEL` lists them). The last rule that
-matches a group and names a key decides that key. A shipped file names the networks that it is for (`models`), which is
+matches a group and names a limit decides it; `min_width` and `min_retain` are one limit, the least width, of which a
+rule that names both means the larger. A shipped file names the networks that it is for (`models`), which is
 how `auto` finds it.
 """
 
@@ -43,7 +44,9 @@ _FORMAT = 1
 
 @dataclass(frozen=True, slots=True)
 class GroupRule:
-    """Limits of the groups whose names match a pattern; None leaves a limit to the rules before it.
+    """Limits of the groups whose names match a pattern.
+
+    What is None is left to the rules before it; of `min_width` and `min_retain`, one alone sets the least width anew.
 
     Attributes:
         match: shell pattern over group names.

@@ -49,7 +49,7 @@ def test_groups_keep_their_order_names_widths_and_coupling(tmp_path):
     ]
 
 
-def test_the_last_rule_that_names_a_key_wins(tmp_path):
+def test_the_last_rule_that_names_a_limit_wins_whatever_it_counts_the_least_width_in(tmp_path):
     text = """
 min_retain = 0.5
 [[rule]]
@@ -62,6 +62,11 @@ min_width = 8
 """
     groups = applied(tmp_path, text)
     assert [(group.min_width, group.multiple_of) for group in groups] == [(3, 2), (8, 2), (3, 2)]
+
+
+def test_a_rule_that_names_both_means_the_larger(tmp_path):
+    groups = applied(tmp_path, "min_retain = 0.25\nmin_width = 6\n")
+    assert [group.min_width for group in groups] == [6, 8, 16]
 
 
 def test_the_smallest_share_is_rounded_up(tmp_path):
