@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autoprune.config.layout import LEDGER, SUMMARY, saved_folder
 from autoprune.errors import AutopruneError, ConfigError, RunError, nearest
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ SPLITS = ("test", "holdout", "train")
 #: Verified cuts may differ from masks by this much: float32 sums in another order.
 MASK_TOLERANCE = 1e-3
 
-_LEDGER, _SUMMARY, _STRUCTURE = "ledger.jsonl", "summary.json", "structure.json"
 _STACK = ("torch", "torchvision", "numpy", "ray", "optuna", "pymoo", "mlflow", "scikit-learn")
 
 
@@ -62,8 +62,8 @@ def resume(out: Path, *, given: Mapping[str, Any], experiment: str | None, as_js
     if extra:
         raise ConfigError(f"--resume takes its options from the folder. Leave out {', '.join(extra)}.")
     changes = {name: value for name, value in _checked(given).items() if name in given}
-    if not (out / _LEDGER).is_file():
-        raise RunError(f"{str(out)!r} holds no search to continue: {_LEDGER} is missing. Name a folder under runs/.")
+    if not (out / LEDGER).is_file():
+        raise RunError(f"{str(out)!r} holds no search to continue: {LEDGER} is missing. Name a folder under runs/.")
 
     def start(observer: Observer) -> SearchResult:
         from autoprune.searching.api import resume_search
@@ -151,9 +151,7 @@ def evaluate(directory: Path, *, given: Mapping[str, Any], split: str, as_json: 
     """Measures a saved network and shows the scores."""
     if split not in SPLITS:
         raise ConfigError(f"Unknown split {split!r}.{nearest(split, SPLITS)}")
-    saved = directory if (directory / _STRUCTURE).is_file() else directory / "incumbent"
-    if not (saved / _STRUCTURE).is_file():
-        raise RunError(f"{str(directory)!r} holds no saved network: neither {_STRUCTURE} nor incumbent/{_STRUCTURE}.")
+    saved = saved_folder(directory)
     settings = _checked(given)
     from autoprune.cli.render import show_evaluation
     from autoprune.searching.inspect import evaluate_saved
@@ -238,7 +236,7 @@ def _drive(
 def _recorded_candidates(out: Path) -> int:
     """Returns how many candidates the search in a folder set out to evaluate, 0 where its ledger does not say."""
     try:
-        with (out / _LEDGER).open(encoding="utf-8") as lines:
+        with (out / LEDGER).open(encoding="utf-8") as lines:
             count = json.loads(next(lines))["run"]["candidates"]
     except (OSError, ValueError, LookupError, TypeError, StopIteration, RecursionError):
         return 0  # whether the ledger is sound is for the resumed search to say
@@ -252,7 +250,7 @@ def _is_full(error: BaseException) -> bool:
 
 def _has_outcomes(out: Path) -> bool:
     try:
-        return b'"told"' in (out / _LEDGER).read_bytes()
+        return b'"told"' in (out / LEDGER).read_bytes()
     except OSError:
         return False
 
@@ -277,7 +275,7 @@ def _version(name: str) -> str | None:
 
 def _tracking(run: Path) -> Mapping[str, Any]:
     try:
-        tracking = json.loads((run / _SUMMARY).read_text(encoding="utf-8")).get("tracking")
+        tracking = json.loads((run / SUMMARY).read_text(encoding="utf-8")).get("tracking")
     except (OSError, ValueError, AttributeError, RecursionError):
         return {}
     return tracking if isinstance(tracking, dict) else {}

@@ -7,9 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from autoprune.errors import RunError
-
-_STRUCTURE = "structure.json"
+from autoprune.config.layout import saved_folder
 
 
 def export(directory: Path, formats: Sequence[str], *, settings: Mapping[str, Any], batch: str, as_json: bool) -> int:
@@ -17,8 +15,7 @@ def export(directory: Path, formats: Sequence[str], *, settings: Mapping[str, An
     from autoprune.config.exporting import ExportOptions, batch_from, formats_from
 
     options = ExportOptions(formats_from(formats), batch=batch_from(batch), **settings)
-    if not any((directory / place / _STRUCTURE).is_file() for place in ("", "incumbent")):
-        raise RunError(f"{str(directory)!r} holds no saved network: neither {_STRUCTURE} nor incumbent/{_STRUCTURE}.")
+    saved_folder(directory)
     from autoprune.cli.quiet import hush_libraries
     from autoprune.report.live import LiveProgress
     from autoprune.searching.exporting import export_saved

@@ -10,14 +10,14 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autoprune.config.layout import LEDGER, SUMMARY, TRAINING
 from autoprune.errors import ConfigError, RunError
 
 if TYPE_CHECKING:
     from autoprune.searching.aside import Aside
 
-_LEDGER = "ledger.jsonl"
 #: What a run folder holds at least one of.
-_RECORDS = ("summary.json", "training.json", _LEDGER)
+_RECORDS = (SUMMARY, TRAINING, LEDGER)
 
 
 def pick(
@@ -41,8 +41,8 @@ def pick(
     """
     if all(value is None for value in chosen.values()):
         raise ConfigError("Which candidate? Name it with --id, or ask with --budget or --min-accuracy.")
-    if not (run / _LEDGER).is_file():
-        raise RunError(f"{str(run)!r} holds no search: {_LEDGER} is missing. Name a folder under runs/.")
+    if not (run / LEDGER).is_file():
+        raise RunError(f"{str(run)!r} holds no search: {LEDGER} is missing. Name a folder under runs/.")
     if out is not None and out.exists() and not out.is_dir():
         raise ConfigError(f"The output folder {str(out)!r} is a file. Name another one with --out.")
     if not 0 <= finetune_epochs < float("inf"):

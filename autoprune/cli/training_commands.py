@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autoprune.config.layout import STRUCTURE, TRAINING, saved_folder
 from autoprune.errors import AutopruneError, ConfigError, RunError
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ _OTHERS: Mapping[str, type] = {
     "regulariser": str,
     "no_distillation": bool,
 }
-_STRUCTURE, _INCUMBENT, _DEFAULT_MODEL = "structure.json", "incumbent", "digits/resnet"
+_DEFAULT_MODEL = "digits/resnet"
 
 
 def train(given: Mapping[str, Any], *, resume: Path | None, as_json: bool) -> int:
@@ -75,11 +76,7 @@ def finetune(directory: Path | None, given: Mapping[str, Any], *, resume: Path |
         options = options_from(FinetuneOptions, _recorded("finetune", resume, given), out=resume)
     else:
         assert directory is not None
-        saved = directory if (directory / _STRUCTURE).is_file() else directory / _INCUMBENT
-        if not (saved / _STRUCTURE).is_file():
-            raise RunError(
-                f"{str(directory)!r} holds no saved network: neither {_STRUCTURE} nor {_INCUMBENT}/{_STRUCTURE}."
-            )
+        saved = saved_folder(directory)
         weights = given.get("weights")
         if weights is not None and given.get("no_distillation"):
             raise ConfigError("--weights names the teacher: leave it or --no-distillation out.")
@@ -159,12 +156,12 @@ def _believed(command: str, out: Path, recorded: Mapping[str, Any], changes: Map
 
 
 def _require_new(command: str, out: Path) -> None:
-    if (out / "training.json").exists():
+    if (out / TRAINING).exists():
         raise ConfigError(
             f"{str(out)!r} already holds a training. Continue it with `autoprune {command} --resume {out}`, "
             "or name another folder with --out."
         )
-    if command == "finetune" and (out / _STRUCTURE).exists():
+    if command == "finetune" and (out / STRUCTURE).exists():
         raise ConfigError(f"{str(out)!r} already holds a network. Name another folder with --out.")
 
 

@@ -14,6 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from autoprune.config.layout import LEDGER
 from autoprune.config.resources import resource_path
 from autoprune.config.spaces import AUTO, SCOPES, load_search_space, space_for
 from autoprune.config.toml import type_name
@@ -27,8 +28,6 @@ CHANNELS = ("elimination", "norm")
 BACKENDS = ("ray", "serial")
 #: What networks do; `autoprune.tasks.registry` makes them.
 TASKS = ("classification", "detection", "segmentation")
-#: What a run folder that holds a search holds first.
-LEDGER_NAME = "ledger.jsonl"
 
 #: {kind of a folder of images: what must be in it}.
 _FOLDERS = {
@@ -308,7 +307,7 @@ def _check_paths(options: dict[str, Any]) -> None:
 
 
 def _require_no_search(out: Path | None) -> None:
-    if out is not None and holds_search(out / LEDGER_NAME):
+    if out is not None and holds_search(out / LEDGER):
         raise ConfigError(
             f"{str(out)!r} already holds a search. Continue it with `autoprune search --resume {out}`, "
             "or name another folder with --out."

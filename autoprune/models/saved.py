@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from autoprune.config.layout import STRUCTURE, WEIGHTS
 from autoprune.core.files import WRITER, cannot_write, remove_leftovers, require_format, this_version, write_together
 from autoprune.errors import ModelError, RunError, one_line
 from autoprune.models.attention import adapt
@@ -27,7 +28,6 @@ from autoprune.models.surgery import Kept, replicate
 from autoprune.plugins import require_foreign
 
 FORMAT = 1
-STRUCTURE, WEIGHTS = "structure.json", "model.safetensors"
 #: Elements of the largest image that is believed: a wrong shape must not take all memory.
 _LARGEST_IMAGE = 1 << 26
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from autoprune.config.layout import FRONT_HTML, INCUMBENT
 from autoprune.tracking.ui import RunLocation
 from autoprune.tracking.uris import is_server, server_base
 
@@ -33,10 +34,10 @@ def after_search(summary: Mapping[str, Any], folder: Path) -> list[tuple[str, st
     if number is not None:
         register = " --register NAME" if tracking else ""
         steps += [(f"autoprune pick {run} --id {chosen}{register}", "any candidate as a network to serve")]
-    steps += [(str(folder / "front.html"), "all candidates in a browser; a click copies the pick command")]
+    steps += [(str(folder / FRONT_HTML), "all candidates in a browser; a click copies the pick command")]
     if number is not None and not summary.get("interrupted"):
         steps += [(f"autoprune export {run} --format onnx", "the incumbent for other runtimes")]
-        steps += [(f'autoprune.load("{folder / "incumbent"}")', "the incumbent, in Python")]
+        steps += [(f'autoprune.load("{folder / INCUMBENT}")', "the incumbent, in Python")]
     return steps
 
 
@@ -54,7 +55,7 @@ def after_prune(folder: Path) -> list[tuple[str, str]]:
         (f"autoprune evaluate {run}", "its test figures again"),
         (f"autoprune finetune {run} --epochs 10", "recover more accuracy"),
         (f"autoprune export {run} --format onnx", "the network for other runtimes"),
-        (f'autoprune.load("{folder / "incumbent"}")', "the network, in Python"),
+        (f'autoprune.load("{folder / INCUMBENT}")', "the network, in Python"),
     ]
 
 

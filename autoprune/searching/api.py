@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import nn
 
-from autoprune.config.options import LEDGER_NAME, OPTIONS, check_options
+from autoprune.config.layout import INCUMBENT, LEDGER
+from autoprune.config.options import OPTIONS, check_options
 from autoprune.core.budget import Budget
 from autoprune.core.candidate import Evaluation
 from autoprune.core.front import ParetoFront
@@ -20,7 +21,6 @@ from autoprune.report.observer import Observer
 from autoprune.searching.options import SearchOptions
 from autoprune.searching.problems import load_problem, problem_from
 from autoprune.searching.recorded import recorded_options
-from autoprune.searching.results import INCUMBENT
 from autoprune.searching.running import Concluded, placed, run
 from autoprune.strategies.registry import strategy_names
 from autoprune.study.ledger import read_ledger, run_of
@@ -143,7 +143,7 @@ def resume_search(out: Path, *, observer: Observer, changes: Mapping[str, Any] |
     Raises:
         RunError: the folder holds no search, or one that these versions or files do not reproduce.
     """
-    header = run_of(read_ledger(out / LEDGER_NAME))
+    header = run_of(read_ledger(out / LEDGER))
     objects = header.get("objects") or []
     if objects and isinstance(objects, list) and all(isinstance(name, str) for name in objects):
         raise RunError(

@@ -10,7 +10,8 @@ from typing import Any
 
 from torch import nn
 
-from autoprune.config.options import LEDGER_NAME, WEIGHTS_ROOT_VARIABLE
+from autoprune.config.layout import LEDGER
+from autoprune.config.options import WEIGHTS_ROOT_VARIABLE
 from autoprune.errors import AutopruneError, ConfigError
 from autoprune.models.saved import SavedModel
 from autoprune.models.weights import sha256_of, state_fingerprint
@@ -62,7 +63,7 @@ def _places(folder: Path, saved: SavedModel) -> Iterator[Path]:
     recorded: Any = None
     # Not every saved network lies in the folder of a search.
     with suppress(AutopruneError, OSError, KeyError, TypeError):
-        recorded = run_of(read_ledger(folder.parent / LEDGER_NAME))["options"]["weights"]
+        recorded = run_of(read_ledger(folder.parent / LEDGER))["options"]["weights"]
     if isinstance(recorded, str):
         yield Path(recorded)
     name = saved.dense.get("weights")

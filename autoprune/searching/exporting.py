@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.config.exporting import ExportOptions
+from autoprune.config.layout import saved_folder
 from autoprune.core.files import WRITER, Writer, cannot_write, this_version, write_together
 from autoprune.data.preprocessing import Preprocessing
 from autoprune.errors import AutopruneError, ConfigError, ModelError, one_line
@@ -20,7 +21,6 @@ from autoprune.models.exports.base import Exportable, ExportFormat, Forward, Wit
 from autoprune.models.saved import SavedModel, load, read_saved
 from autoprune.models.zoo import build_model
 from autoprune.report.observer import NullObserver, Observer
-from autoprune.searching.finetuning import saved_folder
 
 FORMAT = 1
 #: The largest deviation that counts as agreement, as a share of the largest output: float32 sums in another order.

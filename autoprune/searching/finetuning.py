@@ -4,39 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from autoprune.config.layout import saved_folder
 from autoprune.data.bundle import DataBundle
 from autoprune.data.preprocessing import Preprocessing
 from autoprune.data.sources import load_data
-from autoprune.errors import DataError, RunError
-from autoprune.models.saved import STRUCTURE, SavedModel, kept_from_names, load, read_saved, save_model
+from autoprune.errors import DataError
+from autoprune.models.saved import SavedModel, kept_from_names, load, read_saved, save_model
 from autoprune.models.tracing import trace
 from autoprune.plugins import require_foreign
 from autoprune.report.observer import Observer
 from autoprune.searching.dense import dense_network
 from autoprune.searching.inspect import recorded_root, recorded_task
 from autoprune.searching.problems import Problem, is_unlabelled, named_by, require_fit
-from autoprune.searching.results import INCUMBENT
 from autoprune.searching.training import Task, carry_out, varied
 from autoprune.searching.training_options import FinetuneOptions
 from autoprune.training.features import FeatureDistillation, feature_maps
 from autoprune.training.recipe import finetune_recipe
-
-
-def saved_folder(directory: Path) -> Path:
-    """Returns the folder of the saved network: the named one, or the incumbent in a run folder.
-
-    Raises:
-        RunError: there is none.
-    """
-    for folder in (directory, directory / INCUMBENT):
-        if (folder / STRUCTURE).is_file():
-            return folder
-    raise RunError(f"{str(directory)!r} holds no saved network: neither {STRUCTURE} nor {INCUMBENT}/{STRUCTURE}.")
 
 
 def finetune(options: FinetuneOptions, observer: Observer) -> dict[str, Any]:

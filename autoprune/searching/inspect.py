@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from autoprune.config.options import LEDGER_NAME
+from autoprune.config.layout import LEDGER, SUMMARY
 from autoprune.config.written_space import space_text
 from autoprune.core.cost import Cost
 from autoprune.core.files import require_format
@@ -302,7 +302,7 @@ def recorded_task(saved: SavedModel, directory: Path) -> str | None:
 def recorded_root(directory: Path) -> Path | None:
     """Returns the data folder that the search used, as its ledger says, if it is still there."""
     try:
-        root = run_of(read_ledger(directory.parent / LEDGER_NAME))["options"]["data_root"]
+        root = run_of(read_ledger(directory.parent / LEDGER))["options"]["data_root"]
     except (RunError, KeyError, TypeError):
         return None
     return Path(root) if isinstance(root, str) and Path(root).is_dir() else None
@@ -311,7 +311,7 @@ def recorded_root(directory: Path) -> Path | None:
 def _holdout(directory: Path, labels: Any) -> Any:
     from autoprune.data.splits import split_train
 
-    summary = directory.parent / "summary.json"
+    summary = directory.parent / SUMMARY
     try:
         content = json.loads(summary.read_text(encoding="utf-8"))
         if isinstance(content, dict) and "format" in content:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from autoprune.config.layout import saved_folder
 from autoprune.core.structure import structure_from
 from autoprune.errors import RunError
 from autoprune.models.saved import load, read_saved
@@ -15,7 +16,6 @@ from autoprune.models.tracing import trace
 from autoprune.models.zoo import build_model, model_info
 from autoprune.plugins import is_plugin
 from autoprune.report.record import RunRecord
-from autoprune.searching.finetuning import saved_folder
 
 
 def layer_costs(run: Path, record: RunRecord, uniform: Mapping[str, int] | None) -> list[dict[str, Any]]:

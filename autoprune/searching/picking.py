@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from autoprune.config.options import LEDGER_NAME
+from autoprune.config.layout import LEDGER
 from autoprune.core.budget import Budget
 from autoprune.core.candidate import Candidate, Evaluation
 from autoprune.core.front import rank
@@ -129,7 +129,7 @@ def pick(
         BackendError: it cannot be registered.
     """
     registration = registration or Registration()
-    events = read_ledger(run / LEDGER_NAME)
+    events = read_ledger(run / LEDGER)
     header = run_of(events)
     choice.require_told(events)
     options = recorded_options(header, run, registration.changes)

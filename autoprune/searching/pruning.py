@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from autoprune.config.layout import INCUMBENT, SUMMARY
 from autoprune.core.candidate import Candidate, Evaluation, Fidelity, Merge
 from autoprune.core.cost import Cost
 from autoprune.core.files import require_inside
@@ -30,7 +31,7 @@ from autoprune.searching.latency_use import latency_entry
 from autoprune.searching.options import SearchOptions
 from autoprune.searching.preparation import Prepared, prepare, useful_threads
 from autoprune.searching.problems import load_problem
-from autoprune.searching.results import INCUMBENT, SUMMARY, SUMMARY_FORMAT, command_line, package_versions
+from autoprune.searching.results import SUMMARY_FORMAT, command_line, package_versions
 from autoprune.searching.running import placed
 from autoprune.searching.timing import torch_threads
 from autoprune.searching.training_options import RECORD

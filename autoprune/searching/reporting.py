@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autoprune.config.options import LEDGER_NAME
+from autoprune.config.layout import FRONT_HTML, INCUMBENT, LEDGER, STRUCTURE, SUMMARY, TRAINING, saved_folder
 from autoprune.errors import AutopruneError, ConfigError, RunError
 from autoprune.report.compare_page import comparison, comparison_page
 from autoprune.report.files import atomic_write_bytes, atomic_write_text
@@ -27,14 +27,12 @@ from autoprune.report.record import PRUNE, SEARCH, RunRecord, evaluations_of, re
 from autoprune.report.repeats import over_seeds, require_repeats, with_ranges
 from autoprune.report.svg import Drawing
 from autoprune.report.tensorboard import write_events
-from autoprune.searching.training_options import RECORD, read_record
+from autoprune.searching.training_options import read_record
 from autoprune.study.ledger import read_ledger
 
 if TYPE_CHECKING:
     from torch import nn
 
-#: Files of a run folder; those of `autoprune.searching.results` and `autoprune.models.saved`, which import torch.
-SUMMARY, STRUCTURE, INCUMBENT, FRONT_HTML = "summary.json", "structure.json", "incumbent", "front.html"
 REPORT, COMPARISON = "report.html", "compare.html"
 #: Batches that latency is measured at: one image as on a device, and enough to fill one.
 BATCHES = (1, 32)
@@ -50,22 +48,22 @@ def read_run(folder: Path) -> RunRecord:
     """
     if (folder / SUMMARY).is_file():
         summary = _read_json(folder / SUMMARY)
-        searched = (folder / LEDGER_NAME).is_file() and not summary.get("method")
+        searched = (folder / LEDGER).is_file() and not summary.get("method")
         return RunRecord(
             str(folder),
             SEARCH if searched else PRUNE,
             summary,
             _structure(folder / INCUMBENT),
-            read_ledger(folder / LEDGER_NAME) if searched else (),
+            read_ledger(folder / LEDGER) if searched else (),
         )
-    if (folder / RECORD).is_file():
+    if (folder / TRAINING).is_file():
         record = read_record(folder)
         return RunRecord(str(folder), record["kind"], record, _structure(folder))
-    if (folder / LEDGER_NAME).is_file():
+    if (folder / LEDGER).is_file():
         raise RunError(
             f"The search in {str(folder)!r} has no {SUMMARY} yet. Wait for its end, or continue it with --resume."
         )
-    raise RunError(f"{str(folder)!r} holds no run: neither {SUMMARY} nor {RECORD}. Name a folder such as runs/NAME.")
+    raise RunError(f"{str(folder)!r} holds no run: neither {SUMMARY} nor {TRAINING}. Name a folder such as runs/NAME.")
 
 
 def write_report(
@@ -272,7 +270,6 @@ def _latency(run: Path, observer: Observer) -> tuple[dict[str, Any], tuple[str, 
     """Returns the measured latencies, and a note where the dense network is missing."""
     from autoprune.models.saved import load, read_saved
     from autoprune.searching.dense import dense_network
-    from autoprune.searching.finetuning import saved_folder
     from autoprune.searching.latency import measure_latency
 
     folder = saved_folder(run)

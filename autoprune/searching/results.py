@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from autoprune.config.layout import FRONT_CSV, FRONT_HTML, SUMMARY
 from autoprune.core.candidate import Evaluation
 from autoprune.core.seams import BackendReport
 from autoprune.report.files import atomic_write_text, write_front_csv
@@ -22,7 +23,6 @@ from autoprune.searching.preparation import Prepared
 from autoprune.study.study import Study
 from autoprune.tracking.uris import mask_secrets
 
-SUMMARY, FRONT_CSV, FRONT_HTML, INCUMBENT = "summary.json", "front.csv", "front.html", "incumbent"
 SUMMARY_FORMAT = 1
 #: Hypervolume is measured against nothing right at the dense cost.
 REFERENCE_POINT = (0.0, 1.0)

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from autoprune.config.options import LEDGER_NAME, default_run_folder, holds_search
+from autoprune.config.layout import FRONT_CSV, FRONT_HTML, INCUMBENT, LEDGER, SUMMARY
+from autoprune.config.options import default_run_folder, holds_search
 from autoprune.core.candidate import Candidate, Evaluation, Outcome
 from autoprune.core.files import require_inside
 from autoprune.core.seams import BackendReport, Tracker
@@ -28,10 +29,6 @@ from autoprune.searching.preparation import Prepared, prepare, useful_threads
 from autoprune.searching.problems import Problem
 from autoprune.searching.recorded import TRACKING_VARIABLE
 from autoprune.searching.results import (
-    FRONT_CSV,
-    FRONT_HTML,
-    INCUMBENT,
-    SUMMARY,
     summarise,
     uniform_of,
     write_results,
@@ -129,7 +126,7 @@ def _run(prepared: Prepared, observer: Observer, *, out: Path, started: float) -
 def _recorded_latency(out: Path) -> Any:
     """Returns what a search in the folder measured, None where there is none: what is wrong with it is said later."""
     with suppress(RunError):
-        return run_of(read_ledger(out / LEDGER_NAME)).get("latency")
+        return run_of(read_ledger(out / LEDGER)).get("latency")
     return None
 
 
@@ -153,7 +150,7 @@ def _ledger(out: Path, header: Mapping[str, Any]) -> Iterator[Ledger]:
 
     Otherwise a search whose cluster cannot be reached would bar its own folder to the next attempt.
     """
-    with Ledger(out / LEDGER_NAME, run=header) as ledger:
+    with Ledger(out / LEDGER, run=header) as ledger:
         try:
             yield ledger
         except BaseException:
@@ -166,7 +163,7 @@ def _ledger(out: Path, header: Mapping[str, Any]) -> Iterator[Ledger]:
 def _header(prepared: Prepared, out: Path) -> dict[str, Any]:
     """Returns the ledger's header; a resumed search keeps the identity and the options it was given at first."""
     header = prepared.header()
-    path = out / LEDGER_NAME
+    path = out / LEDGER
     before: Mapping[str, Any] = {}
     if holds_search(path):
         before = run_of(read_ledger(path))

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from autoprune.config.layout import SUMMARY, TRAINING, saved_folder
 from autoprune.core.files import require_inside
 from autoprune.core.seeds import derive_seed
 from autoprune.data.bundle import DataBundle
@@ -25,7 +26,7 @@ from autoprune.data.sources import load_data
 from autoprune.data.splits import Split, split_train
 from autoprune.devices import usable_device
 from autoprune.errors import ConfigError, DataError, DivergenceError, RunError
-from autoprune.models.saved import STRUCTURE, load
+from autoprune.models.saved import load
 from autoprune.models.zoo import build_model, model_info
 from autoprune.report.files import atomic_write_text
 from autoprune.report.observer import Observer
@@ -34,10 +35,10 @@ from autoprune.searching.journal import Journal, OnRow
 from autoprune.searching.preparation import HOLDOUT_IMAGES, useful_threads
 from autoprune.searching.problems import Problem, is_unlabelled, require_fit
 from autoprune.searching.recorded import TRACKING_VARIABLE
-from autoprune.searching.results import INCUMBENT, SUMMARY, command_line, package_versions
+from autoprune.searching.results import command_line, package_versions
 from autoprune.searching.teamwork import trained_by_team
 from autoprune.searching.timing import torch_threads
-from autoprune.searching.training_options import FORMAT, RECORD, RunOptions, TrainOptions, read_record
+from autoprune.searching.training_options import FORMAT, RunOptions, TrainOptions, read_record
 from autoprune.study.lock import FolderLock
 from autoprune.tasks import base as data_task
 from autoprune.tasks.registry import CLASSIFICATION
@@ -275,7 +276,7 @@ def _tested(task: Task, device: str) -> Scores:
 def _begun(task: Task, device: str, split: Split) -> dict[str, Any]:
     """Returns the record of the training, written down before its first step so that it can be resumed."""
     out = task.options.out
-    if (out / RECORD).is_file():
+    if (out / TRAINING).is_file():
         return read_record(out)
     record: dict[str, Any] = {
         "format": FORMAT,
@@ -306,7 +307,7 @@ def _write(record: Mapping[str, Any], out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"Cannot make the folder {str(out)!r}: {error.strerror}. Name another with --out.") from error
-    atomic_write_text(out / RECORD, json.dumps(record, indent=1) + "\n")
+    atomic_write_text(out / TRAINING, json.dumps(record, indent=1) + "\n")
 
 
 def _load_data(options: TrainOptions, observer: Observer) -> DataBundle:
@@ -325,10 +326,7 @@ def _load_data(options: TrainOptions, observer: Observer) -> DataBundle:
 
 def _teacher(path: Path, options: TrainOptions, classes: int | None, data: DataBundle) -> nn.Module:
     """Returns the network in a folder, or the one to be trained with other weights."""
-    if path.is_dir():
-        teacher = load(path if (path / STRUCTURE).is_file() else path / INCUMBENT)
-    else:
-        teacher = build_model(options.model, classes=classes, weights=path)
+    teacher = load(saved_folder(path)) if path.is_dir() else build_model(options.model, classes=classes, weights=path)
     require_fit(Problem(f"The teacher in {str(path)!r}", options.model, classes, teacher, data))
     return teacher
 
@@ -395,6 +393,6 @@ def _close(log: TrainingLog | None, record: Mapping[str, Any], observer: Observe
         "seconds": record.get("seconds"),
     }
     known = {name: float(value) for name, value in figures.items() if value is not None}
-    complaint = log.close(known, [out / RECORD] if (out / RECORD).is_file() else [], status=status)
+    complaint = log.close(known, [out / TRAINING] if (out / TRAINING).is_file() else [], status=status)
     if complaint:
         observer.warning(complaint)

@@ -8,10 +8,11 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+from autoprune.config.layout import TRAINING
 from autoprune.core.files import require_format
 from autoprune.errors import RunError
 
-RECORD, FORMAT = "training.json", 1
+FORMAT = 1
 #: The commands that leave a record.
 KINDS = ("train", "finetune")
 
@@ -128,7 +129,7 @@ def options_from(kind: type[_Options], values: Mapping[str, Any], *, out: Path) 
     try:
         return kind(**{**read, "out": out})
     except TypeError as error:
-        raise RunError(f"{out / RECORD} lacks an option ({error}). Start the training anew.") from error
+        raise RunError(f"{out / TRAINING} lacks an option ({error}). Start the training anew.") from error
 
 
 def read_record(out: Path) -> dict[str, Any]:
@@ -137,11 +138,11 @@ def read_record(out: Path) -> dict[str, Any]:
     Raises:
         RunError: there is none, or it cannot be read.
     """
-    path = Path(out) / RECORD
+    path = Path(out) / TRAINING
     try:
         record: Any = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise RunError(f"{str(out)!r} holds no training: {RECORD} is missing.") from error
+        raise RunError(f"{str(out)!r} holds no training: {TRAINING} is missing.") from error
     except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{path} cannot be read ({type(error).__name__}). Start the training anew.") from error
     if isinstance(record, dict) and "format" in record:

@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from autoprune.config.layout import INCUMBENT
 from autoprune.config.options import DATA_ROOT_VARIABLE, check_options
 from autoprune.core.seeds import generator
 from autoprune.data.bundle import DataBundle
@@ -34,7 +35,6 @@ from autoprune.models.zoo import model_info
 from autoprune.report.observer import NullObserver
 from autoprune.searching.options import SearchOptions
 from autoprune.searching.pruning import MethodOptions, prune
-from autoprune.searching.results import INCUMBENT
 from autoprune.training.measure import measure
 from experiments.benchmarks.cifar import WEIGHTS
 from experiments.benchmarks.common import write

@@ -8,12 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from autoprune.config.layout import STRUCTURE, WEIGHTS
 from autoprune.errors import ModelError, RunError
-from autoprune.models.saved import (
-    STRUCTURE,
-    WEIGHTS,
-    load,
-)
+from autoprune.models.saved import load
 from autoprune.models.zoo import model_info
 from tests.models.saved_cut import saved_cut
 from tests.models.toy_networks import toy

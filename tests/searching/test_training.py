@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from autoprune.cli.edge import run
+from autoprune.config.layout import STRUCTURE
 from autoprune.data.sources import load_data
 from autoprune.errors import BackendError, ConfigError, DataError, DivergenceError, RunError
-from autoprune.models.saved import STRUCTURE, load, read_saved
+from autoprune.models.saved import load, read_saved
 from autoprune.models.weights import load_weights, read_state, state_fingerprint
 from autoprune.report.observer import NullObserver
 from autoprune.searching.finetuning import FinetuneOptions, finetune

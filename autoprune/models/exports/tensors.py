@@ -12,6 +12,7 @@ from typing import Any
 import safetensors
 from torch import nn
 
+from autoprune.config.layout import WEIGHTS
 from autoprune.models import hollow
 from autoprune.models.exports import loader
 from autoprune.models.exports.base import Exportable, Forward, tensors_of
@@ -35,7 +36,7 @@ class Safetensors:
     def read(self, content: bytes, source: Exportable) -> Forward:
         """Returns the network that the loader makes of the file; it is the very loader that is written beside."""
         with tempfile.TemporaryDirectory() as folder:
-            weights = Path(folder) / "model.safetensors"
+            weights = Path(folder) / WEIGHTS
             weights.write_bytes(content)
             Path(f"{weights}.json").write_text(json.dumps({"modules": modules_of(source.model)}), encoding="utf-8")
             model = loader.load_pruned(source.dense(), weights)
