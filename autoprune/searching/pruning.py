@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from autoprune.config.layout import INCUMBENT, SUMMARY
+from autoprune.config.layout import INCUMBENT, SUMMARY, TRAINING
 from autoprune.core.candidate import Candidate, Evaluation, Fidelity, Merge
 from autoprune.core.cost import Cost
 from autoprune.core.files import require_inside
@@ -34,7 +34,6 @@ from autoprune.searching.problems import load_problem
 from autoprune.searching.results import SUMMARY_FORMAT, command_line, package_versions
 from autoprune.searching.running import placed
 from autoprune.searching.timing import torch_threads
-from autoprune.searching.training_options import RECORD
 from autoprune.study.lock import FolderLock
 from autoprune.training.measure import Scores, measure
 
@@ -141,7 +140,7 @@ def _prune(
 
 
 def _require_new(out: Path) -> None:
-    if any((out / name).exists() for name in (SUMMARY, RECORD)):
+    if any((out / name).exists() for name in (SUMMARY, TRAINING)):
         raise ConfigError(f"{str(out)!r} already holds a run. Name another folder with --out.")
 
 
