@@ -25,13 +25,14 @@ def test_workers_share_gpus_on_nodes_that_differ_and_versions_must_not(tmp_path)
         cluster.add(cpus=3, gpus=1)
         cluster.add(cpus=1, gpus=1)
 
-        found = driven(cluster, tmp_path / "half", gpus_per_worker=0.5)
-        assert found.returncode == 0, found.stderr
-        said = json.loads(found.stdout.splitlines()[-1])
-        # Two share the GPU of the first, the cores of the second are enough for one, the head has no GPU.
-        assert said["workers"] == 3
-        assert sorted(Counter(node for _, node, _ in said["places"]).values()) == [1, 2]
-        assert {gpu for *_, gpu in said["places"]} == {0.0}
+        for share in (0.5, None):
+            found = driven(cluster, tmp_path / f"share {share}", gpus_per_worker=share)
+            assert found.returncode == 0, found.stderr
+            said = json.loads(found.stdout.splitlines()[-1])
+            # Two share the GPU of the first, the cores of the second are enough for one, the head has no GPU.
+            assert said["workers"] == 3
+            assert sorted(Counter(node for _, node, _ in said["places"]).values()) == [1, 2]
+            assert {gpu for *_, gpu in said["places"]} == {0.0}
 
         found = driven(cluster, tmp_path / "none")
         said = json.loads(found.stdout.splitlines()[-1])

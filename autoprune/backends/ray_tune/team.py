@@ -78,39 +78,18 @@ def run_team(
     Raises:
         BackendError: Ray cannot be reached, has no room, or a process failed; its reason is in one line.
     """
-    from ray.train import RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
-
-    each = 1.0 if gpus else 0.0
     with (
         tempfile.TemporaryDirectory(prefix="autoprune-train-", ignore_cleanup_errors=True) as storage,
         settings(),
         quiet(),
         cluster(address, workers + 1, 0, gpus=gpus),
     ):
-        room = nodes.room(nodes.living().values(), cpus=1, gpus=each)
-        if room < workers:
-            kind, otherwise = (" with a GPU each", ", or train on CPUs with --device cpu") if gpus else ("", "")
-            raise BackendError(
-                f"The nodes have room for {room} workers{kind}, not for {workers}. Lower --workers{otherwise}."
-            )
+        _require_room(workers, gpu=bool(gpus))
         name = f"autoprune-team-{uuid.uuid4().hex[:12]}"
         beside = NodeAffinitySchedulingStrategy(nodes.here(), soft=False)
         reference = ray.put(work)
         box = ray.remote(Mailbox).options(name=name, num_cpus=0, scheduling_strategy=beside).remote([reference])
-        trainer = TorchTrainer(
-            _member,
-            train_loop_config={"mailbox": name, "namespace": ray.get_runtime_context().namespace},
-            torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
-            scaling_config=ScalingConfig(
-                num_workers=workers,
-                use_gpu=bool(gpus),
-                resources_per_worker={"CPU": 1, **({"GPU": each} if gpus else {})},
-            ),
-            run_config=RunConfig(
-                name="finetune", storage_path=storage, worker_runtime_env={"env_vars": dict(import_path())}
-            ),
-        )
+        trainer = _trainer(name, workers=workers, gpu=bool(gpus), storage=storage)
         try:
             with _Ear(box, hear):
                 trainer.fit()
@@ -118,6 +97,33 @@ def run_team(
             raise BackendError(f"A training process failed: {_reason(error)}.") from error
         finally:
             ray.kill(box)
+
+
+def _require_room(workers: int, *, gpu: bool) -> None:
+    room = nodes.room(nodes.living().values(), cpus=1, gpus=float(gpu))
+    if room < workers:
+        kind, otherwise = (" with a GPU each", ", or train on CPUs with --device cpu") if gpu else ("", "")
+        raise BackendError(
+            f"The nodes have room for {room} workers{kind}, not for {workers}. Lower --workers{otherwise}."
+        )
+
+
+def _trainer(mailbox: str, *, workers: int, gpu: bool, storage: str) -> Any:
+    """Returns the trainer of processes that find their work in a mailbox."""
+    from ray.train import RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    return TorchTrainer(
+        _member,
+        train_loop_config={"mailbox": mailbox, "namespace": ray.get_runtime_context().namespace},
+        torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=workers, use_gpu=gpu, resources_per_worker={"CPU": 1, **({"GPU": 1} if gpu else {})}
+        ),
+        run_config=RunConfig(
+            name="finetune", storage_path=storage, worker_runtime_env={"env_vars": dict(import_path())}
+        ),
+    )
 
 
 def _member(config: dict[str, Any]) -> None:
