@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import NoReturn
+
 import numpy as np
 import torch
 from torch import nn
@@ -18,6 +21,13 @@ from autoprune.models.verify import restricted
 from tests.models.toy_networks import images, toy
 
 IMAGES = 32
+
+
+class Untouchable:
+    """In the place of the test images, which no method may look at."""
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise AssertionError(f"a method asked the test images for {name!r}")
 
 
 def small_subject(
@@ -39,7 +49,7 @@ def small_subject(
         calibration=calibration,
         rankings=rankings,
         images=x[8:20],
-        data=bundle_from((x, labels), (x[:2] * float("nan"), labels[:2])),
+        data=replace(bundle_from((x, labels), (x[:2], labels[:2])), test=Untouchable()),
         profile=lambda: profile(model, traced, calibration, rankings, x),
         calibration_indices=np.arange(8, 20),
         training=np.arange(8, IMAGES),

@@ -301,7 +301,7 @@ def test_the_same_seed_draws_the_same_images_and_the_holdout_is_never_looked_at(
     np.testing.assert_array_equal(found[0][0], found[1][0])
     assert (found[0][0] != found[2][0]).any()
     spoilt = given.data.train.take(range(len(given.data.train))).clone()
-    spoilt[given.holdout] = float("nan")
+    spoilt[given.holdout] = 1e9
     labels = torch.from_numpy(given.data.train.labels)
     blind = replace(
         given, data=bundle_from((spoilt, labels), (spoilt[:2], labels[:2])), images=spoilt[given.calibration_indices]
