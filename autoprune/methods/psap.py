@@ -15,7 +15,7 @@ Notation:
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -198,9 +198,11 @@ class Gates(EditingHook):
             call = next((item for item in self._network.calls if tensors[item.weight] is weight), None)
             # Not where a depthwise layer only passes them on: two gates in a row have no gradient when closed.
             if call is not None and call.input is not None and call.weight in consumed:
-                self._handles.append(module.register_forward_pre_hook(self._gating(call.input, state.device)))
+                self._handles.append(module.register_forward_pre_hook(self._gating(module, call.input, state.device)))
 
-    def _gating(self, channels: int, device: torch.device) -> Any:
+    def _gating(
+        self, layer: nn.modules.conv._ConvNd | nn.Linear, channels: int, device: torch.device
+    ) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...] | None]:
         """Returns a hook that multiplies a layer's input by the gates of the channels it reads."""
         layout = self._network.channels[channels]
         readers = []
@@ -210,10 +212,11 @@ class Gates(EditingHook):
                 places = torch.from_numpy(np.flatnonzero(mine)).to(device)
                 readers.append((gate, places, torch.from_numpy(layout.channel[mine]).to(device)))
         width = len(layout.group)
+        # Not by sizes: a sequence may be as long as it has channels.
+        behind = 0 if isinstance(layer, nn.Linear) else len(layer.kernel_size)
 
         def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-            # A linear layer over a sequence has its channels last, everything else second.
-            axis = 1 if inputs[0].shape[1] == width else inputs[0].ndim - 1
+            axis = inputs[0].ndim - 1 - behind
             if inputs[0].shape[axis] != width or not readers:
                 return None
             factors = torch.ones(width, dtype=inputs[0].dtype, device=inputs[0].device)

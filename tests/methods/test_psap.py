@@ -53,8 +53,23 @@ def test_the_trained_network_with_closed_gates_equals_the_cut_one(network):
     assert max(largest_difference(pruned.model, item, images(6)) for item in wrong) > 10 * difference + 1e-5
 
 
-def test_the_gates_stand_for_the_cut_while_the_training_still_runs():
-    subject = small_subject("residual with projections")
+class SquareTokens(nn.Module):
+    """A hidden layer as wide as the sequence is long."""
+
+    def __init__(self):
+        super().__init__()
+        self.patches, self.up = nn.Conv2d(3, 8, 3, stride=3), nn.Linear(8, 16)
+        self.down, self.head = nn.Linear(16, 8), nn.Linear(8, 4)
+
+    def forward(self, x):
+        tokens = self.patches(x).flatten(2).transpose(1, 2)
+        return self.head((tokens + self.down(self.up(tokens).relu())).mean(1))
+
+
+@pytest.mark.parametrize("network", ["residual with projections", "tokens", SquareTokens])
+def test_the_gates_stand_for_the_cut_while_the_training_still_runs(network):
+    torch.manual_seed(0)
+    subject = small_subject(network if isinstance(network, str) else network(), budget="60%flops")
     model, hook = copy.deepcopy(subject.model), gates_of(subject)
     differences = []
 
