@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,14 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from autoprune.core.files import WRITER, require_format, this_version
+from autoprune.core.files import WRITER, remove_leftovers, require_format, this_version, write_whole
 from autoprune.errors import ConfigError, RunError, one_line
 
 FORMAT = 1
 #: Two, so that a disk that damages the newest file costs one epoch and not the training.
 _KEPT = 2
 _NAME = re.compile(r"step-(\d{8,})\.pt")
-_PART = "step.part"
 
 State = Mapping[str, Any]
 _log = logging.getLogger(__name__)
@@ -64,7 +62,10 @@ class CheckpointFolder:
         path = self._directory / f"step-{step:08d}.pt"
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
-            _write_whole(path, {**content, "digest": _digest(content)})
+            # What a training that was killed has left: half a checkpoint is as large as a whole one.
+            remove_leftovers(self._directory)
+            whole = {**content, "digest": _digest(content)}
+            write_whole(path, lambda place: torch.save(whole, place))
             for _, old in _found(self._directory)[_KEPT:]:
                 old.unlink(missing_ok=True)
         # torch wraps the errors of the disk below it in a RuntimeError.
@@ -112,8 +113,9 @@ def newest_checkpoint(directory: Path) -> Path | None:
 
 def remove_checkpoints(directory: Path) -> None:
     """Removes the checkpoints in a folder, and the folder if nothing else is in it."""
-    for path in [*(path for _, path in _found(directory)), directory / _PART]:
+    for _, path in _found(directory):
         path.unlink(missing_ok=True)
+    remove_leftovers(directory)
     if directory.is_dir() and not any(directory.iterdir()):
         directory.rmdir()
 
@@ -135,28 +137,6 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if content.pop("digest", None) != _digest(content):
         raise RunError(f"The checkpoint {path} is damaged: its content does not match its checksum.")
     return content
-
-
-def _write_whole(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes a file that exists under its name only once all of it is on the disk."""
-    part = path.with_name(_PART)
-    # Not written through, should it be a link.
-    part.unlink(missing_ok=True)
-    try:
-        with part.open("wb") as file:
-            torch.save(dict(content), file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-    # The new name itself is on the disk once its folder is.
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _found(directory: Path) -> list[tuple[int, Path]]:

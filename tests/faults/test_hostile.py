@@ -42,12 +42,13 @@ def test_a_ledger_that_is_a_link_is_refused(run, victim):
         Ledger(run / "ledger.jsonl", run={})
 
 
-def test_a_half_written_checkpoint_that_is_a_link_is_not_followed(run, victim):
-    from autoprune.training import checkpoints
+def test_a_checkpoint_that_is_a_link_is_not_followed(run, victim):
+    from autoprune.training.checkpoints import CheckpointFolder
 
-    (run / checkpoints._PART).symlink_to(victim)
-    checkpoints._write_whole(run / "step-00000001.pt", {"a": 1})
-    assert (run / "step-00000001.pt").is_file()
+    for name in ("step-00000001.pt", ".step-00000001.pt.abcd1234.tmp"):
+        (run / name).symlink_to(victim)
+    CheckpointFolder(run, {}).save({"a": 1}, step=1)
+    assert not (run / "step-00000001.pt").is_symlink()
 
 
 def test_a_folder_in_the_run_folder_that_is_a_link_elsewhere_is_refused(run, tmp_path):

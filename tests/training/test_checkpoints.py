@@ -262,10 +262,13 @@ def test_two_checkpoints_are_kept_and_a_half_written_one_is_no_checkpoint(tmp_pa
     folder = CheckpointFolder(tmp_path, {"seed": 1})
     for step in (1, 2, 3, 20):
         folder.save({"value": torch.tensor([step])}, step=step)
-    (tmp_path / "step.part").write_bytes(b"half")
+    (tmp_path / ".step-00000021.pt.abcd1234.tmp").write_bytes(b"half")
     assert newest_checkpoint(tmp_path) == tmp_path / "step-00000020.pt"
     assert sorted(path.name for path in tmp_path.glob("*.pt")) == ["step-00000003.pt", "step-00000020.pt"]
     assert folder.newest()["value"].tolist() == [20]
+    folder.save({"value": torch.tensor([21])}, step=21)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000020.pt", "step-00000021.pt"]
+    (tmp_path / ".step-00000022.pt.abcd1234.tmp").write_bytes(b"half")
     remove_checkpoints(tmp_path)
     assert not tmp_path.exists()
 
