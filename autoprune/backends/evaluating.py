@@ -9,9 +9,6 @@ from dataclasses import dataclass
 
 from autoprune.core.candidate import Candidate, Evaluation, Failure, Outcome
 from autoprune.core.seams import BackendReport, Evaluator
-from autoprune.errors import one_line
-
-_LONGEST_REASON = 300
 
 _log = logging.getLogger(__name__)
 
@@ -29,19 +26,19 @@ def evaluate(evaluator: Evaluator, candidate: Candidate, *, worker: str) -> Time
     """Returns the outcome of one evaluation; an exception, or a result that is none, is a `Failure`."""
     # The end is counted from the start: the clock of the day may be set meanwhile.
     started, ticks = time.time(), time.perf_counter()
+    why: BaseException | str | None
     try:
         outcome: object = evaluator.evaluate(candidate)
-        reason = None if isinstance(outcome, Evaluation | Failure) else f"the evaluator returned {outcome!r}"
+        why = None if isinstance(outcome, Evaluation | Failure) else f"the evaluator returned {outcome!r}"
     except (Exception, SystemExit) as error:  # the seam: a plugin or torch may raise anything; it costs one candidate
         _log.debug("Candidate %d failed.", candidate.id, exc_info=True)
-        outcome, reason = None, one_line(error)
+        outcome, why = None, error
     ended = started + time.perf_counter() - ticks
     if isinstance(outcome, Evaluation | Failure) and outcome.candidate != candidate:
-        reason = f"the evaluator answered for candidate {outcome.candidate.id} at another rung or structure"
-    if reason is None and isinstance(outcome, Evaluation | Failure):
+        why = f"the evaluator answered for candidate {outcome.candidate.id} at another rung or structure"
+    if why is None and isinstance(outcome, Evaluation | Failure):
         return Timed(outcome, started, ended)
-    failure = Failure(candidate, str(reason)[:_LONGEST_REASON], seconds=ended - started, worker=worker)
-    return Timed(failure, started, ended)
+    return Timed(Failure.of(candidate, why or "", seconds=ended - started, worker=worker), started, ended)
 
 
 @dataclass(frozen=True, slots=True)

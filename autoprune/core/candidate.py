@@ -13,7 +13,10 @@ from enum import StrEnum
 
 from autoprune.core.cost import Cost
 from autoprune.core.structure import Structure
-from autoprune.errors import ConfigError
+from autoprune.errors import ConfigError, one_line
+
+#: Characters of why a candidate failed.
+LONGEST_REASON = 300
 
 
 class Merge(StrEnum):
@@ -145,6 +148,12 @@ class Failure:
     reason: str
     seconds: float = 0.0
     worker: str = "main"
+
+    @classmethod
+    def of(cls, candidate: Candidate, why: BaseException | str, *, seconds: float, worker: str) -> Failure:
+        """Returns the failure that an exception, or whatever else went wrong, is: one line of bearable length."""
+        reason = one_line(why) if isinstance(why, BaseException) else why
+        return cls(candidate, reason[:LONGEST_REASON], seconds=seconds, worker=worker)
 
 
 Outcome = Evaluation | Failure

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from autoprune.core.candidate import Candidate, Evaluation, Failure, Fidelity, Merge, Outcome
 from autoprune.core.structure import Structure
 from autoprune.devices import in_smaller_batches, release_memory
-from autoprune.errors import one_line
 from autoprune.evaluation.scoring import Scorer
 from autoprune.evaluation.subject import Subject
 from autoprune.models.calibration import Calibration
@@ -26,9 +25,6 @@ from autoprune.training.trainer import train
 
 #: What the score of a classifier may be; `Classification` says how well each foretells the test accuracy.
 SCORES = ("probability", "accuracy", "agreement")
-
-#: Characters of why a candidate failed.
-_LONGEST_REASON = 200
 
 _log = logging.getLogger(__name__)
 
@@ -60,7 +56,7 @@ class CandidateEvaluator:
         except (Exception, SystemExit) as error:  # the forward is the user's code and may raise anything once cut
             _log.debug("Candidate %d failed.", candidate.id, exc_info=True)
             release_memory(self._device)
-            return Failure(candidate, one_line(error)[:_LONGEST_REASON], time.perf_counter() - started, self._worker)
+            return Failure.of(candidate, error, seconds=time.perf_counter() - started, worker=self._worker)
         if not all(np.isfinite(value) for value in metrics.values()):
             return Failure(
                 candidate, "the network's outputs are not finite", time.perf_counter() - started, self._worker
