@@ -123,7 +123,14 @@ class SearchSpace:
         if len(structure) != self.dimension:
             return False
         widths = np.asarray([structure.widths], dtype=np.float64)
-        return bool((self._round(widths) == widths).all() and self._within(widths)[0])
+        return bool((self._round(widths) == widths).all() and self.within(widths)[0])
+
+    def within(self, widths: FloatArray) -> npt.NDArray[np.bool_]:
+        """Returns (P,) whether (P, G) widths, legal or not, hold every limit."""
+        within = np.ones(len(widths), dtype=bool)
+        for limit in self.limits:
+            within &= self.cost_model.forms[limit.resource].relaxed(widths) <= limit.ceiling
+        return within
 
     def decode(self, points: npt.ArrayLike) -> list[Structure]:
         """Returns the structures of (P, G) points of the unit cube, each within budget and using it up."""
@@ -209,13 +216,6 @@ class SearchSpace:
         up = widths + self._step
         return np.where(widths <= 0, 0.0, np.where(up > self._last_multiple, self._dense, up))
 
-    def _within(self, widths: FloatArray) -> npt.NDArray[np.bool_]:
-        """Returns (P,) whether every limit holds."""
-        within = np.ones(len(widths), dtype=bool)
-        for limit in self.limits:
-            within &= self.cost_model.forms[limit.resource].relaxed(widths) <= limit.ceiling
-        return within
-
     def _slack(self, widths: FloatArray) -> FloatArray:
         """Returns (P,) the smallest room below any limit that every channel counts in, as a share of the dense cost.
 
@@ -234,7 +234,7 @@ class SearchSpace:
         # Scaling up must not bring back what was wished away.
         wished = np.where(rounded <= 0, 0.0, wished)
         used_up = self._in_band(rounded) if self.is_band else self._slack(rounded) <= TOLERATED_SLACK
-        settled = self._within(rounded) & used_up
+        settled = self.within(rounded) & used_up
         if not settled.all():
             rounded[~settled] = self._moved(wished[~settled])
         return rounded
@@ -250,7 +250,7 @@ class SearchSpace:
         return reached if self.is_band else self._top_up(reached, target)
 
     def _in_band(self, widths: FloatArray) -> npt.NDArray[np.bool_]:
-        within = self._within(widths)
+        within = self.within(widths)
         for limit in self.limits:
             if limit.is_band:
                 within &= self.cost_model.forms[limit.resource].relaxed(widths) >= limit.floor
@@ -258,7 +258,7 @@ class SearchSpace:
 
     def _largest_scale(self, wished: FloatArray) -> FloatArray:
         """Returns (P,) the largest scale whose rounded widths hold every limit."""
-        return self._bisect(wished, self._within)
+        return self._bisect(wished, self.within)
 
     def _smallest_scale(self, wished: FloatArray) -> FloatArray:
         """Returns (P,) a scale just large enough for the rounded widths to enter the band from below."""
@@ -303,7 +303,7 @@ class SearchSpace:
                 group, places = order[rows, rank], np.arange(len(rows))
                 grown = widths[rows]
                 grown[places, group] = self._next(grown)[places, group]
-                better = (grown[places, group] > widths[rows, group]) & self._within(grown)
+                better = (grown[places, group] > widths[rows, group]) & self.within(grown)
                 widths[rows[better]] = grown[better]
                 slack[rows[better]] = self._slack(grown[better])
                 grew |= bool(better.any())

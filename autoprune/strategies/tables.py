@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from autoprune.core.cost import FloatArray
 from autoprune.core.space import SearchSpace
@@ -112,14 +111,7 @@ def largest_within(space: SearchSpace, widths_of: Callable[[float], FloatArray],
 def within(space: SearchSpace, widths: FloatArray) -> bool:
     """Returns whether (G,) real widths, clipped to the legal range, hold every limit."""
     smallest, dense = np.asarray(space.smallest.widths, float), np.asarray(space.dense.widths, float)
-    return bool(_all_within(space, np.clip(widths, smallest, dense)[None])[0])
-
-
-def _all_within(space: SearchSpace, widths: FloatArray) -> npt.NDArray[np.bool_]:
-    held = np.ones(len(widths), dtype=bool)
-    for limit in space.limits:
-        held &= space.cost_model.forms[limit.resource].relaxed(widths) <= limit.ceiling
-    return held
+    return bool(space.within(np.clip(widths, smallest, dense)[None])[0])
 
 
 def thresholded(space: SearchSpace, tables: DamageTables) -> Structure:
@@ -180,7 +172,7 @@ def _priced(space: SearchSpace, tables: DamageTables, prices: FloatArray) -> Flo
         # Of equal totals the last, hence the widest, is taken.
         last = total.shape[2] - 1 - total[:, :, ::-1].argmin(axis=2)
         chosen = np.take_along_axis(tables.widths[None], last[:, :, None], axis=2)[:, :, 0]
-        fine = np.flatnonzero(_all_within(space, chosen))
+        fine = np.flatnonzero(space.within(chosen))
         if not len(fine):
             break
         best = chosen[fine[-1]]
