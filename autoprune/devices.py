@@ -6,8 +6,10 @@ All of these modules answer alike. Users are offered CUDA; tests run the whole p
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -65,6 +67,21 @@ def rounding(device: torch.device | str) -> float:
     they are told otherwise. What is not the same differs by as much as it is large.
     """
     return 1e-2 if is_gpu(device) else 1e-3
+
+
+def processor() -> str:
+    """Returns the name of this machine's processor."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:  # no Linux
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
+
+
+def machine(device: torch.device | str) -> str:
+    """Returns the name of the processor and, if it is used, of the GPU."""
+    return f"{processor()}, {gpu_module(device).get_device_name(device)}" if is_gpu(device) else processor()
 
 
 def release_memory(device: torch.device | str) -> None:

@@ -9,6 +9,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from autoprune.devices import processor
 from autoprune.searching.results import package_versions
 
 
@@ -17,15 +18,20 @@ def circumstances() -> dict[str, Any]:
     return {
         "commit": commit(),
         "date": date.today().isoformat(),
-        "hardware": {"processor": _processor(), "cores": os.cpu_count(), "machine": platform.machine(), **_gpu()},
+        "hardware": {"processor": processor(), "cores": os.cpu_count(), "machine": platform.machine(), **_gpu()},
         "versions": package_versions(),
     }
 
 
-def commit() -> str | None:
-    """Returns the commit of the checkout this package lies in, with a plus where it is changed; None outside one."""
+def commit(*paths: str) -> str | None:
+    """Returns the commit of the checkout this package lies in, with a plus where it is changed; None outside one.
+
+    Args:
+        paths: where changes count, as git writes them; in the package if there is none.
+    """
     found = _git("rev-parse", "HEAD")
-    return found + ("+" if _git("status", "--porcelain", "--", "autoprune") else "") if found else None
+    changed = found and _git("status", "--porcelain", "--", *(paths or ("autoprune",)))
+    return found + ("+" if changed else "") if found else None
 
 
 def _git(*arguments: str) -> str:
@@ -35,14 +41,6 @@ def _git(*arguments: str) -> str:
     except OSError:
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
 def _gpu() -> dict[str, str]:

@@ -24,6 +24,7 @@ from autoprune.core.cost import Cost
 from autoprune.core.seeds import derive_seed
 from autoprune.core.space import SearchSpace
 from autoprune.core.structure import Structure
+from autoprune.devices import is_out_of_memory
 from autoprune.errors import AutopruneError, BudgetError, ConfigError, nearest, one_line
 from autoprune.models.counting import count, count_on
 from autoprune.models.network import TracedNetwork
@@ -168,7 +169,7 @@ def _covered(spec: str, *, seed: int, reloader: Reloader) -> Coverage:
 def _failure(error: Exception) -> str:
     if isinstance(error, AutopruneError):
         return str(error)
-    if isinstance(error, MemoryError) or "allocate memory" in str(error):
+    if is_out_of_memory(error):
         return "too big for the memory of this machine"
     return one_line(error)
 

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from autoprune.searching.timing import STEADY, Effort, machine, spread_of, timed
+from autoprune.devices import machine
+from autoprune.searching.timing import STEADY, Effort, spread_of, timed
 
 #: Of a report.
 EFFORT = Effort()

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import platform
 import random
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
@@ -85,17 +83,6 @@ def spread_of(seconds: Sequence[float]) -> float:
     """Returns half the interquartile range as a share of the median."""
     low, median, high = statistics.quantiles(seconds, n=4)
     return (high - low) / (2 * max(1e-9, median))
-
-
-def machine(device: str) -> str:
-    """Returns the name of the processor and, if it is used, of the GPU."""
-    name = platform.processor() or platform.machine()
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-        name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
-    except OSError:
-        pass  # no Linux
-    return f"{name}, {gpu_module(device).get_device_name(device)}" if is_gpu(device) else name
 
 
 def _nothing() -> None:

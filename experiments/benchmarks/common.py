@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -16,8 +15,8 @@ from statistics import median
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
-#: All but what earlier runs have written.
-_CODE = ("--", ":/", ":(top,exclude,glob)experiments/**/results/**")
+#: All that figures depend on, but not what earlier runs have written.
+_CODE = (":/autoprune", ":/experiments", ":/tests", ":(top,exclude,glob)experiments/**/results/**")
 
 
 def milliseconds(runs: Mapping[str, Callable[[], object]], *, repeats: int) -> dict[str, dict[str, float]]:
@@ -44,11 +43,15 @@ def write(name: str, figures: dict[str, Any], *, packages: tuple[str, ...]) -> N
 
 def circumstances(packages: tuple[str, ...]) -> dict[str, Any]:
     """Returns date, commit, hardware, load and versions."""
+    # Imported here: torch must not be loaded into what is measured without it.
+    from autoprune.devices import processor
+    from autoprune.searching.circumstances import commit
+
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": _git("rev-parse", "HEAD") + ("+changes" if _git("status", "--porcelain", "-uno", *_CODE) else ""),
+        "commit": commit(*_CODE),
         "hardware": {
-            "cpu": _cpu(),
+            "cpu": processor(),
             "cores": os.cpu_count(),
             "load_average": [round(load, 2) for load in os.getloadavg()],
             "torch_threads": 1,
@@ -58,15 +61,3 @@ def circumstances(packages: tuple[str, ...]) -> dict[str, Any]:
             **{package: metadata.version(package) for package in packages},
         },
     }
-
-
-def _git(*arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False, cwd=Path(__file__).parent)
-    return done.stdout.strip()
-
-
-def _cpu() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
