@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from autoprune.core.candidate import Candidate, Evaluation, Fidelity, Ladder, Merge
+from autoprune.core.candidate import Candidate, Evaluation, Failure, Fidelity, Ladder, Merge
 from autoprune.core.cost import Cost
 from autoprune.core.seams import BackendReport, frozen_arrays
 from autoprune.core.seeds import derive_seed, generator
@@ -80,3 +80,12 @@ def test_the_nearest_name_is_hinted_at_or_all_are_listed() -> None:
     assert nearest("unifrom", ["uniform", "random"]) == " Did you mean 'uniform'?"
     assert nearest("zzz", ["b", "a"]) == " Known: a, b."
     assert nearest("zzz", []) == ""
+
+
+@pytest.mark.parametrize("why", [RuntimeError("too much\nof everything"), RuntimeError("x" * 5000), "y" * 5000])
+def test_a_failure_says_why_in_one_bearable_line(why) -> None:
+    failure = Failure.of(candidate(), why, seconds=2.0, worker="w")
+    assert "\n" not in failure.reason
+    assert len(failure.reason) <= 300
+    assert failure.reason.startswith("RuntimeError: " if isinstance(why, Exception) else "y")
+    assert (failure.seconds, failure.worker) == (2.0, "w")
