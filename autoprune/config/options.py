@@ -34,9 +34,10 @@ _FOLDERS = {
     "imagefolder": "It must hold train/CLASS/IMAGE files.",
     "images": "It must hold image files, in folders or not.",
     "voc": "It must hold VOCdevkit/VOC2007, or JPEGImages, Annotations and ImageSets/Main.",
+    "voc-segmentation": "It must hold VOCdevkit/VOC2012, or JPEGImages, SegmentationClass and ImageSets/Segmentation.",
 }
 #: Those of them that may lie below the data root, too.
-_BELOW_ROOT = ("images", "voc")
+_BELOW_ROOT = ("images", "voc", "voc-segmentation")
 _SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?[hms])+|\d+(?:\.\d+)?")
 _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)([hms]?)")

@@ -37,6 +37,7 @@ def write_together(files: Mapping[Path, Writer]) -> None:
 
     Raises:
         OSError: the disk is full, the folder is missing, or writing is not allowed; the old files are as they were.
+            Only where a rename itself fails is the last one gone, so that nothing vouches for the rest.
     """
     staged: dict[Path, Path] = {}
     try:

@@ -65,7 +65,8 @@ class Augmentation:
     """Random variation of training images.
 
     Attributes:
-        crop_padding: zeros (after preprocessing) around the image before a random crop to its size; 0 for no crop.
+        crop_padding: zeros around the image before a random crop to its size; 0 for no crop. Images that are read as
+            bytes are padded before preprocessing, so with black; others after it.
         flip: mirror half of the images left to right.
         colour: largest change, as a share, of brightness, contrast and saturation; only of images with boxes or masks.
     """

@@ -28,6 +28,7 @@ from autoprune.core.structure import Structure
 from autoprune.errors import ConfigError
 from autoprune.methods.base import Pruned, Subject
 from autoprune.methods.filters import channel_rows
+from autoprune.methods.options import refuse_published
 from autoprune.methods.schedules import removed_share, require_schedule, space_at
 from autoprune.methods.softly import (
     EditingHook,
@@ -35,7 +36,6 @@ from autoprune.methods.softly import (
     edit_count,
     group_axes,
     mix_channels,
-    refuse_published,
     steps_of,
     train_with,
     training_recipe,

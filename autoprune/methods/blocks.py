@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from autoprune.errors import ConfigError
 from autoprune.methods.filters import producers
+from autoprune.methods.options import unpublished
 from autoprune.models.network import LayerKind, Role, TracedNetwork
 
 
@@ -28,9 +28,9 @@ def published_groups(network: TracedNetwork) -> tuple[int, ...]:
     within_branches = [index for index in found if index not in ends and (not ends or not _reads_image(network, index))]
     found = within_branches or found
     if not found:
-        raise ConfigError(
-            "As published, only convolutions inside blocks are cut, and no prunable group of this network is one. "
-            "Leave as_published out, or widen the scope."
+        raise unpublished(
+            "As published, only convolutions inside blocks are cut, and no prunable group of this network is one.",
+            instead=", or widen the scope",
         )
     return tuple(found)
 

@@ -46,7 +46,8 @@ from autoprune.methods.allocation import (
 from autoprune.methods.base import Pruned, Subject
 from autoprune.methods.filters import producer_filters
 from autoprune.methods.gradients import add_by_channel, batch_gradients, inner_products, weight_names
-from autoprune.methods.options import require_choice
+from autoprune.methods.options import require_choice, unpublished
+from autoprune.methods.registry import name_of
 from autoprune.models.network import Role
 from autoprune.models.selection import filter_norms, keep_best
 
@@ -74,7 +75,7 @@ class Criterion:
     as_published: bool = False
 
     def __post_init__(self) -> None:
-        name = type(self).__name__
+        name = name_of(self)
         require_choice(self.allocation, ALLOCATIONS, what=f"The option 'allocation' of {name}")
         require_choice(self.normalised_by, NORMALISATIONS, what=f"The option 'normalised_by' of {name}")
         self._require_published()
@@ -92,7 +93,7 @@ class Criterion:
 
     def _require_published(self) -> None:
         if self.as_published:
-            raise _unpublished(self)
+            raise unpublished(f"{name_of(self)} has no published setting without a budget.")
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ class Fpgm(Criterion):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.rate < 1:
-            raise ConfigError(f"The option 'rate' of Fpgm is {self.rate!r}. Write a share in [0, 1).")
+            raise ConfigError(f"The option 'rate' of {name_of(self)} is {self.rate!r}. Write a share in [0, 1).")
 
     def scores(self, subject: Subject) -> list[FloatArray]:
         """Returns the sums of distances."""
@@ -295,7 +296,7 @@ class Uniform:
 
     def __post_init__(self) -> None:
         if self.as_published:
-            raise _unpublished(self)
+            raise unpublished(f"{name_of(self)} has no published setting without a budget.")
 
     def prune(self, subject: Subject) -> Pruned:
         """Returns uniform widths on the budget."""
@@ -326,15 +327,10 @@ def map_ranks(maps: Tensor, *, aspect: float) -> Tensor:
     return ranks
 
 
-def _unpublished(method: object) -> ConfigError:
-    name = type(method).__name__
-    return ConfigError(f"{name} has no published setting without a budget. Leave out as_published and give a budget.")
-
-
 def _require_positive(method: Criterion, **values: int) -> None:
     for name, value in values.items():
         if value < 1:
-            raise ConfigError(f"The option {name!r} of {type(method).__name__} is {value}. Write at least 1.")
+            raise ConfigError(f"The option {name!r} of {name_of(method)} is {value}. Write at least 1.")
 
 
 def _filters(subject: Subject) -> list[FloatArray]:

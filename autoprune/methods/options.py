@@ -1,4 +1,4 @@
-"""Checks of methods' options: each says the option, the method and what may stand there."""
+"""What is refused of methods' options, in one spelling: the option, the method and what may stand there."""
 
 from __future__ import annotations
 
@@ -25,3 +25,19 @@ def require_at_least(method: str, least: int, **options: float) -> None:
     for name, value in options.items():
         if not least <= value < math.inf:
             raise ConfigError(f"{name} {value!r} of {method} must be at least {least}.")
+
+
+def unpublished(reason: str, *, instead: str = " and give a budget") -> ConfigError:
+    """Returns the error where a published procedure is asked for that there is none of, or none for this network.
+
+    Args:
+        reason: a sentence.
+        instead: what to do besides leaving the option out.
+    """
+    return ConfigError(f"{reason} Leave --as-published (as_published in Python) out{instead}.")
+
+
+def refuse_published(name: str, asked: bool) -> None:
+    """Raises ConfigError where a published procedure is asked for that nobody could read."""
+    if asked:
+        raise unpublished(f"{name} cannot run as published: the paper's constants could not be had.")

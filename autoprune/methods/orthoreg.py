@@ -41,7 +41,9 @@ class OrthoReg(Hook):
 
     def __post_init__(self) -> None:
         if not 0 <= self.strength < math.inf:
-            raise ConfigError(f"The strength {self.strength!r} of OrthoReg must be a number of at least 0.")
+            raise ConfigError(
+                f"The strength of the regulariser orthoreg is {self.strength!r}. Write a number of at least 0."
+            )
         self._layers: list[nn.Module] = []
 
     def begin(self, state: TrainingState) -> None:
@@ -52,7 +54,7 @@ class OrthoReg(Hook):
         """
         self._layers = [module for module in state.model.modules() if isinstance(module, _CONVOLUTIONS)]
         if not self._layers:
-            raise ModelError("OrthoReg has nothing to regularise: the network has no convolution layer.")
+            raise ModelError("The regulariser orthoreg has nothing to do: the network has no convolution layer.")
 
     def penalty(self) -> Tensor:
         """Returns the scalar to add to the loss."""

@@ -20,6 +20,7 @@ import numpy as np
 from autoprune.core.cost import FloatArray
 from autoprune.errors import ConfigError
 from autoprune.methods.base import Pruned, Subject
+from autoprune.methods.options import unpublished
 from autoprune.models.network import IndexArray
 from autoprune.models.selection import filter_norms
 from autoprune.models.similarity import correlation, input_covariance
@@ -89,7 +90,7 @@ class PrincipalComponents:
         if self.statistic not in ("correlation", "covariance"):
             raise ConfigError(f"The option 'statistic' of pca is {self.statistic!r}. Write correlation or covariance.")
         if self.as_published:
-            raise ConfigError("The method 'pca' is ours: no procedure was published. Use 'ccm', or give a budget.")
+            raise unpublished("The method 'pca' is ours: no procedure was published.", instead=", or use 'ccm'")
 
     def prune(self, subject: Subject) -> Pruned:
         """Returns the channels that predict the others best, on the budget."""

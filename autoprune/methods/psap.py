@@ -30,6 +30,7 @@ from autoprune.errors import ConfigError
 from autoprune.methods.base import Pruned, Subject
 from autoprune.methods.closing import choose_closed, protected_channels, sparsity_ratios
 from autoprune.methods.filters import producer_filters
+from autoprune.methods.options import refuse_published
 from autoprune.methods.schedules import removed_share, require_schedule, space_at
 from autoprune.methods.softly import (
     EditingHook,
@@ -38,7 +39,6 @@ from autoprune.methods.softly import (
     clear_momentum,
     edit_count,
     group_axes,
-    refuse_published,
     steps_of,
     train_with,
     training_recipe,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from autoprune.errors import ConfigError
 from autoprune.methods.base import Pruned, Subject
+from autoprune.methods.options import unpublished
 from autoprune.models.selection import keep_best
 from autoprune.strategies.heuristics import heuristic_structure
 
@@ -28,7 +28,7 @@ class Heuristic:
 
     def __post_init__(self) -> None:
         if self.as_published:
-            raise ConfigError("The heuristics are our own: there is no published setting. Leave --as-published out.")
+            raise unpublished("The heuristics are our own: there is no published setting.")
 
     def prune(self, subject: Subject) -> Pruned:
         """Returns the channels of the heuristic's widths."""

@@ -30,6 +30,12 @@ _HOME: Mapping[str, str] = {
 }
 
 
+def name_of(method: Method) -> str:
+    """Returns what users call a method: its short name, or `package.module:Class`."""
+    path = f"{type(method).__module__}:{type(method).__qualname__}"
+    return next((name for name, home in _HOME.items() if home == path), path)
+
+
 def described_methods() -> list[dict[str, Any]]:
     """Returns of every short name what it stands for: name, source, whether it trains, its options with defaults."""
     found = []

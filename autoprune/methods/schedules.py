@@ -41,7 +41,7 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 def require_schedule(name: str) -> None:
     """Raises ConfigError unless there is a schedule of that name."""
     if name not in SCHEDULES:
-        raise ConfigError(f"Unknown schedule {name!r}.{nearest(name, SCHEDULES)} Known: {', '.join(SCHEDULES)}.")
+        raise ConfigError(f"Unknown schedule {name!r}.{nearest(name, SCHEDULES)}")
 
 
 def removed_share(name: str, t: float) -> float:

@@ -17,7 +17,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from autoprune.errors import ConfigError
 from autoprune.methods.base import Subject
 from autoprune.models.calibration import solvable
 from autoprune.models.network import IndexArray, LayerCall, Role, TracedNetwork
@@ -306,12 +305,3 @@ def train_with(subject: Subject, model: nn.Module, hook: Hook, recipe: Recipe, *
 def steps_of(subject: Subject, recipe: Recipe) -> int:
     """Returns the optimiser steps of a training on the subject's images."""
     return recipe.steps(max(1, len(subject.training)))
-
-
-def refuse_published(name: str, asked: bool) -> None:
-    """Raises ConfigError where a published procedure is asked for that nobody could read."""
-    if asked:
-        raise ConfigError(
-            f"{name} cannot run as published: the paper's constants could not be had. Leave out as_published and give "
-            "a budget."
-        )

@@ -109,8 +109,7 @@ class Table:
         if not path.is_file():
             path = SHIPPED / f"{name}.npz"
         if not path.is_file():
-            hint = nearest(str(name), table_names())
-            raise ConfigError(f"There is no recorded table {str(name)!r}.{hint} Known: {', '.join(table_names())}.")
+            raise ConfigError(f"There is no recorded table {str(name)!r}.{nearest(str(name), table_names())}")
         try:
             with np.load(path, allow_pickle=False) as file:
                 arrays = {key: np.asarray(file[key]) for key in file.files}

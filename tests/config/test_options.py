@@ -65,6 +65,8 @@ def test_a_wrong_duration_is_an_error(text):
         ({"weights": "nowhere.pt"}, "need a network"),
         ({"data_root": "nowhere"}, "data folder 'nowhere' does not exist"),
         ({"data": "imagefolder:nowhere"}, "image folder 'nowhere' does not exist"),
+        ({"data": "voc:nowhere"}, "image folder 'nowhere' does not exist. It must hold VOCdevkit/VOC2007"),
+        ({"data": "voc-segmentation:nowhere"}, "image folder 'nowhere' does not exist. It must hold VOCdevkit/VOC2012"),
         (
             {"search_space": "cifar-resnett"},
             "'cifar-resnett'. Did you mean 'cifar-resnet'? Known: cifar-densenet40, ",

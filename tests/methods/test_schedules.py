@@ -23,7 +23,7 @@ def test_time_outside_the_pruning_phase_is_its_start_or_its_end():
 
 
 def test_an_unknown_schedule_is_named_with_the_nearest_known():
-    with pytest.raises(ConfigError, match=r"Unknown schedule 'cosin'.*cosine"):
+    with pytest.raises(ConfigError, match=r"Unknown schedule 'cosin'\. Did you mean 'cosine'\?$"):
         removed_share("cosin", 0.5)
 
 
