@@ -57,7 +57,7 @@ class BackendError(AutopruneError):
 def nearest(name: str, known: Iterable[str]) -> str:
     """Returns a hint such as ` Did you mean 'uniform'?`, or the known names when none is close."""
     names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     if close:
         return f" Did you mean {close[0]!r}?"
     return f" Known: {', '.join(names)}." if names else ""

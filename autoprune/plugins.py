@@ -92,7 +92,7 @@ def call_factory(spec: str, *, optional: Mapping[str, Any] | None = None) -> Any
     arguments = {name: value for name, value in (optional or {}).items() if name in taken}
     try:
         return factory(**arguments)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise PluginError(f"Calling {spec!r} failed: {one_line(error)}") from error
 
 

@@ -18,6 +18,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         "def make(): return 'made'\n"
         "def sized(num_classes=10): return num_classes\n"
         "def broken(): raise RuntimeError('no luck\\nsecond line')\n"
+        "def leaving(): raise SystemExit(3)\n"
         "number = 3\n"
     )
     (tmp_path / "plugin_with_bad_import.py").write_text("import a_module_that_is_nowhere\n")
@@ -69,6 +70,11 @@ def test_a_factory_that_raises_is_one_line(module: str) -> None:
     with pytest.raises(PluginError, match=r"RuntimeError: no luck$") as caught:
         call_factory(f"{module}:broken")
     assert "\n" not in str(caught.value)
+
+
+def test_a_factory_that_ends_the_process_does_not(module: str) -> None:
+    with pytest.raises(PluginError, match=r"Calling 'plugin_under_test:leaving' failed: SystemExit: 3$"):
+        call_factory(f"{module}:leaving")
 
 
 def test_a_value_cannot_be_called(module: str) -> None:

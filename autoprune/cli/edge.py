@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Any
 
 from autoprune.cli.quiet import DEBUG_VARIABLE, debugging
-from autoprune.errors import AutopruneError, nearest, one_line
+from autoprune.errors import AutopruneError, ConfigError, nearest, one_line
 
 DONE, BUG, WRONG, STOPPED = 0, 1, 2, 130
 #: Characters of an unforeseen message that fit a line which is read.
@@ -43,6 +43,9 @@ def guarded(command: Callable[[], int]) -> int:
     except (AutopruneError, OSError) as error:
         _say("error: " + (_system_message(error) if isinstance(error, OSError) else str(error)), error)
         return WRONG
+    except SystemExit as error:  # of a user's own data set or forward: autoprune itself returns its exit codes
+        _say(f"error: Code that is not autoprune's ended the process ({one_line(error)}). Let it raise instead.", error)
+        return WRONG
     except Exception as error:
         if hasattr(error, "format_message"):  # a usage error of typer, whose class differs between its versions
             _say("error: " + _usage_message(error), error)
@@ -58,6 +61,7 @@ def guarded(command: Callable[[], int]) -> int:
 def _invoke(app: Any, arguments: list[str]) -> int:
     import typer
 
+    _require_values(arguments)
     try:
         parsed = typer.main.get_command(app).main(args=arguments, prog_name="autoprune", standalone_mode=False)
     except typer.Abort as error:
@@ -65,6 +69,15 @@ def _invoke(app: Any, arguments: list[str]) -> int:
     if callable(parsed):
         return int(parsed())
     return parsed if isinstance(parsed, int) else DONE  # a number after --help and --version
+
+
+def _require_values(arguments: Sequence[str]) -> None:
+    """Refuses empty arguments, as unset variables of a shell leave them: an empty path is the working directory."""
+    for before, argument in zip(("autoprune", *arguments), arguments, strict=False):
+        option, equals, value = argument.partition("=")
+        if not argument.strip() or (option.startswith("--") and equals and not value.strip()):
+            place = f"after {before}" if not argument.strip() else f"of {option}"
+            raise ConfigError(f"The value {place} is empty. Is a variable of the shell not set?")
 
 
 def _lacks_memory(error: Exception) -> bool:

@@ -299,6 +299,8 @@ def _check_paths(options: dict[str, Any]) -> None:
             f"The data folder {str(root)!r} does not exist. Name the folder of the data with --data-root."
         )
     kind, colon, folder = options.get("data", "").partition(":")
+    if colon and kind in (*_FOLDERS, "voc-segmentation") and not folder.strip():
+        raise ConfigError(f"The data {kind + colon!r} name no folder. Write {kind}:DIR.")
     places = [Path(folder).expanduser(), *([root / folder] if kind in _BELOW_ROOT and root is not None else [])]
     if colon and kind in _FOLDERS and not any(place.is_dir() for place in places):
         raise ConfigError(f"The image folder {folder!r} does not exist. {_FOLDERS[kind]}")

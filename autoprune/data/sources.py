@@ -110,6 +110,8 @@ def _load(
         return _from_voc_masks(spec, root, preprocessing or known.IMAGENET)
     if is_plugin(spec):
         return _from_factory(spec)
+    if ":" in spec:
+        raise DataError(f"Cannot read the data {spec!r}. Write package.module:factory, or a folder as images:DIR.")
     raise DataError(f"Unknown data {spec!r}.{nearest(spec, data_names())} Or write package.module:factory.")
 
 

@@ -229,6 +229,8 @@ def _require_known(spec: str) -> None:
         from autoprune.models import timm_models
 
         timm_models.require_known(spec.removeprefix(_TIMM))
+    elif ":" in spec and not is_plugin(spec):
+        raise ModelError(f"Cannot read the model {spec!r}. Write package.module:factory.")
     elif not is_plugin(spec) and spec not in family_names():
         hint = nearest(spec, family_names())
         raise ModelError(

@@ -46,6 +46,11 @@ def _no_debug(monkeypatch):
             "Set AUTOPRUNE_DEBUG=1 to see where.\n",
         ),
         (KeyboardInterrupt(), 130, "autoprune: stopped.\n"),
+        (
+            SystemExit(3),
+            2,
+            "autoprune: error: Code that is not autoprune's ended the process (SystemExit: 3). Let it raise instead.\n",
+        ),
     ],
 )
 def test_whatever_is_raised_becomes_one_line_and_an_exit_code(capsys, error, code, line):
@@ -68,6 +73,22 @@ def test_memory_that_runs_out_is_no_bug_and_says_what_takes_less(capsys, error, 
     said = capsys.readouterr().err
     assert said.startswith(f"autoprune: error: The memory did not suffice ({reason}). Take fewer")
     assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "place"),
+    [
+        (["search", "--out", ""], "after --out"),
+        (["search", "--out="], "of --out"),
+        (["search", "--weights", " ", "--seed", "3"], "after --weights"),
+        (["evaluate", ""], "after evaluate"),
+        ([""], "after autoprune"),
+    ],
+)
+def test_an_empty_value_is_not_taken_for_the_working_directory(capsys, arguments, place):
+    assert run(arguments) == 2
+    said = capsys.readouterr().err
+    assert said == f"autoprune: error: The value {place} is empty. Is a variable of the shell not set?\n"
 
 
 def test_notes_say_how_to_go_on(capsys):

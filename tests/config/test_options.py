@@ -64,6 +64,10 @@ def test_a_wrong_duration_is_an_error(text):
         ({"weights": "nowhere.pt", "model": "cifar/resnet20-b"}, "weights file 'nowhere.pt' does not exist"),
         ({"weights": "nowhere.pt"}, "need a network"),
         ({"data_root": "nowhere"}, "data folder 'nowhere' does not exist"),
+        *(
+            ({"data": f"{kind}:"}, f"'{kind}:' name no folder. Write {kind}:DIR")
+            for kind in ("images", "imagefolder", "voc", "voc-segmentation")
+        ),
         ({"data": "imagefolder:nowhere"}, "image folder 'nowhere' does not exist"),
         ({"data": "voc:nowhere"}, "image folder 'nowhere' does not exist. It must hold VOCdevkit/VOC2007"),
         ({"data": "voc-segmentation:nowhere"}, "image folder 'nowhere' does not exist. It must hold VOCdevkit/VOC2012"),

@@ -78,6 +78,7 @@ def test_one_except_catches_everything_a_caller_can_fix() -> None:
 
 def test_the_nearest_name_is_hinted_at_or_all_are_listed() -> None:
     assert nearest("unifrom", ["uniform", "random"]) == " Did you mean 'uniform'?"
+    assert nearest("nope", ["coupled", "internal"]) == " Known: coupled, internal."
     assert nearest("zzz", ["b", "a"]) == " Known: a, b."
     assert nearest("zzz", []) == ""
 

@@ -133,6 +133,8 @@ def test_torchvision_networks_are_built_without_weights_for_any_number_of_classe
     [
         ("cifar/resnet20-c", "Unknown model 'cifar/resnet20-c'. Did you mean 'cifar/resnet20-"),
         ("resnet20", "Unknown model"),
+        (":net", r"Cannot read the model ':net'. Write package.module:factory.$"),
+        ("mine:", r"Cannot read the model 'mine:'. Write package.module:factory.$"),
         ("torchvision/resnet5O", "Did you mean 'torchvision/resnet50'"),
         ("torchvision/zzzz", "torchvision has no network 'zzzz'"),
     ],

@@ -72,6 +72,8 @@ def files(folder):
     [
         (searching("--model", "cifar/resnet20-c"), "Unknown model 'cifar/resnet20-c'. Did you mean 'cifar/resnet20-"),
         (searching("--data", "digts"), "Unknown data 'digts'. Did you mean 'digits'?"),
+        (searching("--data", "images:"), "'images:' name no folder. Write images:DIR."),
+        (searching("--data", "mine:"), "Cannot read the data 'mine:'. Write package.module:factory, or a folder"),
         (searching("--strategy", "unifrom"), "Unknown strategy 'unifrom'. Did you mean 'uniform'?"),
         (searching("--strategy", "toy_problem:broken"), "toy_problem:broken"),
         (searching("--budget", "1%flops"), "remain, most of them in"),
