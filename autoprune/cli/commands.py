@@ -222,10 +222,8 @@ def _drive(
     if result.summary.get("interrupted"):
         print(f"autoprune: stopped. {_how_to_resume(result.out)}", file=sys.stderr)
         return 130
-    from autoprune.searching.api import require_found
-
     try:
-        require_found(result)
+        result.require_found()
     except RunError as error:
         if not debugging():
             error.add_note(f"{DEBUG_VARIABLE}=1 with --backend serial shows where candidates failed.")

@@ -71,6 +71,15 @@ class SearchResult:
     front: ParetoFront
     incumbent: Incumbent | None
 
+    def require_found(self) -> None:
+        """Checks that the search found a network, or was interrupted before it could.
+
+        Raises:
+            RunError: it ended and every candidate had failed; the first failure is named.
+        """
+        if self.incumbent is None and not self.summary["interrupted"]:
+            raise RunError(f"No candidate could be evaluated. {' '.join(self.summary['notes'][-1:])}")
+
 
 def search(
     model: nn.Module | str,
@@ -109,20 +118,11 @@ def search(
     named = check_options(given, strategies=strategy_names(), flags=False, resumes=True)
     asked = placed(SearchOptions(**named), model if isinstance(model, str) else type(inside(model)).__name__)
     try:
-        return require_found(_result(run(problem_from(model, data, asked, watching), asked, watching)))
+        result = _result(run(problem_from(model, data, asked, watching), asked, watching))
     finally:
         if observer is None:
             watching.close()
-
-
-def require_found(result: SearchResult) -> SearchResult:
-    """Returns the result of a search that found a network, or was interrupted before it could.
-
-    Raises:
-        RunError: it ended and every candidate had failed; the first failure is named.
-    """
-    if result.incumbent is None and not result.summary["interrupted"]:
-        raise RunError(f"No candidate could be evaluated. {' '.join(result.summary['notes'][-1:])}")
+    result.require_found()
     return result
 
 

@@ -74,13 +74,16 @@ class FakeSearch:
         self.displays.append(_Display(candidates))
         return self.displays[-1]
 
+    def result(self):
+        return types.SimpleNamespace(summary=self.summary, out=self.out, require_found=lambda: None)
+
     def run_search(self, options, *, observer):
         self.call("run_search", options, observer=observer)
-        return types.SimpleNamespace(summary=self.summary, out=self.out, incumbent=self.summary.get("incumbent"))
+        return self.result()
 
     def resume_search(self, out, *, observer, changes):
         self.call("resume_search", out, observer=observer, changes=changes)
-        return types.SimpleNamespace(summary=self.summary, out=self.out, incumbent=self.summary.get("incumbent"))
+        return self.result()
 
     def trace_report(self, options, *, verify):
         self.call("trace_report", options, verify=verify)
