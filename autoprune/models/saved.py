@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from autoprune.config.layout import STRUCTURE, WEIGHTS
+from autoprune.config.layout import STRUCTURE, WEIGHTS, saved_folder
 from autoprune.core.files import WRITER, cannot_write, remove_leftovers, require_format, this_version, write_together
 from autoprune.errors import ModelError, RunError, one_line
 from autoprune.models.attention import adapt
@@ -25,6 +25,7 @@ from autoprune.models.compiled import uncompiled
 from autoprune.models.layers import ChannelMap
 from autoprune.models.network import TracedNetwork
 from autoprune.models.surgery import Kept, replicate
+from autoprune.models.weights import sha256_of
 from autoprune.plugins import require_foreign
 
 FORMAT = 1
@@ -70,6 +71,7 @@ _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "dense": (lambda value: isinstance(value, dict), "an object"),
     "cost": (_is_counts, "an object of positive numbers"),
     "info": (lambda value: isinstance(value, dict), "an object"),
+    "weights_sha256": (lambda value: value is None or isinstance(value, str), "a SHA-256 or null"),
 }
 
 
@@ -91,6 +93,8 @@ class SavedModel:
         dense: where the dense network came from: `weights`, `sha256`, `fingerprint`.
         cost: `macs`, `flops`, `params`.
         info: accuracies, provenance and whatever else is worth keeping.
+        weights_sha256: of the bytes of `model.safetensors`, filled in by `save_model`; None in folders that were
+            written before it was.
     """
 
     model: str | None
@@ -105,6 +109,7 @@ class SavedModel:
     dense: Mapping[str, Any]
     cost: Mapping[str, int]
     info: Mapping[str, Any]
+    weights_sha256: str | None = None
 
     def to_json(self) -> str:
         """Returns the text of the file."""
@@ -122,14 +127,17 @@ class SavedModel:
             values = json.loads(text)
             content = values if isinstance(values, dict) else {}
             require_format(content, reads=FORMAT, where=where, remedy="Make it again.")
-            fields = {name: values[name] for name in cls.__dataclass_fields__}
+            fields = {name: values[name] for name in cls.__dataclass_fields__ if name != "weights_sha256"}
         except KeyError as error:
             raise RunError(f"{where} lacks the key {error.args[0]!r}. Make it again.") from error
         except (ValueError, RecursionError) as error:
             raise RunError(f"{where} cannot be read: {one_line(error)}. Make it again.") from error
+        fields["weights_sha256"] = content.get("weights_sha256")
         for name, (holds, wanted) in _FIELDS.items():
             if not holds(fields[name]):
                 raise RunError(f"{where}: {name!r} must be {wanted}. Make it again.")
+        if {name: len(kept) for name, kept in fields["kept"].items()} != fields["widths"]:
+            raise RunError(f"{where}: 'widths' and 'kept' contradict each other. Make it again.")
         for name in ("class_names", "input_shape"):
             fields[name] = tuple(fields[name])
         return cls(**fields)
@@ -156,7 +164,7 @@ def kept_from_names(network: TracedNetwork, kept: Mapping[str, list[int]]) -> Ke
 
 
 def save_model(directory: Path, model: nn.Module, saved: SavedModel) -> None:
-    """Writes both files; the structure last, so that a folder with one is complete.
+    """Writes both files; the structure last, which knows the digest of the weights: a folder with one is complete.
 
     Raises:
         RunError: they cannot be written.
@@ -166,16 +174,21 @@ def save_model(directory: Path, model: nn.Module, saved: SavedModel) -> None:
 
     # A tied tensor is stored under every name it has: rebuilding needs no knowledge of ties.
     state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
+    digest: str | None = None
+
+    def write_weights(place: Path) -> None:
+        nonlocal digest
+        save_file(state, place)
+        digest = sha256_of(place)
+
+    def write_structure(place: Path) -> None:
+        place.write_text(replace(saved, weights_sha256=digest).to_json(), encoding="utf-8")
+
     try:
         directory.mkdir(parents=True, exist_ok=True)
         remove_leftovers(directory)
         # An older structure must not stand beside newer weights, not even for a moment.
-        write_together(
-            {
-                directory / WEIGHTS: lambda place: save_file(state, place),
-                directory / STRUCTURE: lambda place: place.write_text(saved.to_json(), encoding="utf-8"),
-            }
-        )
+        write_together({directory / WEIGHTS: write_weights, directory / STRUCTURE: write_structure})
     except OSError as error:
         raise cannot_write(directory, error) from error
     except SafetensorError as error:  # a full disk, as safetensors tells of it
@@ -208,14 +221,18 @@ def load(directory: str | Path, *, model: nn.Module | None = None) -> nn.Module:
     and calling that: mind it with folders from others.
 
     Args:
-        directory: for example `runs/NAME/incumbent`.
+        directory: for example `runs/NAME/incumbent`, or the run folder `runs/NAME`.
         model: the dense network (its weights do not matter), needed where a network object was searched.
 
     Raises:
-        RunError: the folder cannot be read, or the weights do not fit the network.
-        ModelError: the dense network cannot be built.
+        RunError: the folder cannot be read, its weights are not those that were saved, or do not fit the network.
+        ModelError: the dense network cannot be built, or is none.
     """
-    directory = Path(directory)
+    if not isinstance(directory, str | Path):
+        raise RunError(f"The folder of a saved network is a {type(directory).__name__}, not a path. Name one.")
+    if model is not None and not isinstance(model, nn.Module):
+        raise ModelError(f"The model is a {type(model).__name__}, not a network. Give an instance of an nn.Module.")
+    directory = saved_folder(Path(directory))
     saved = read_saved(directory)
     if model is None:
         if saved.model is None:
@@ -226,7 +243,7 @@ def load(directory: str | Path, *, model: nn.Module | None = None) -> nn.Module:
 
         require_foreign(saved.model, directory)
         model = build_model(saved.model, classes=saved.classes, weights=None)
-    made = rebuild(adapt(uncompiled(model)), _read_weights(directory / WEIGHTS), saved.maps, where=str(directory))
+    made = rebuild(adapt(uncompiled(model)), _read_weights(directory, saved), saved.maps, where=str(directory))
     try:
         with torch.no_grad():
             made(torch.zeros(1, *saved.input_shape))
@@ -269,12 +286,18 @@ def rebuild(model: nn.Module, state: Mapping[str, Tensor], maps: Mapping[str, An
         return replicate(model, replaced, made).eval()
 
 
-def _read_weights(path: Path) -> dict[str, Tensor]:
+def _read_weights(directory: Path, saved: SavedModel) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    path = directory / WEIGHTS
     try:
         state: dict[str, Tensor] = load_file(path)
     except (OSError, SafetensorError) as error:
         raise RunError(f"The weights {str(path)!r} cannot be read ({error}).") from error
+    if saved.weights_sha256 is not None and sha256_of(path) != saved.weights_sha256:
+        raise RunError(
+            f"The weights {str(path)!r} are not those that were saved: their SHA-256 is another than {STRUCTURE} says. "
+            "The file is damaged or was replaced. Make it again."
+        )
     return state

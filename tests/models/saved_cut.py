@@ -64,7 +64,7 @@ def saved_cut(
     )
     saved = replace(saved, **changes)
     save_model(directory, small, saved)
-    assert read_saved(directory) == saved
+    assert replace(read_saved(directory), weights_sha256=None) == saved
     back = kept_from_names(network, saved.kept)
     assert all(np.array_equal(a, b) for a, b in zip(back.indices, kept.indices, strict=True))
     return small, shape

@@ -52,6 +52,13 @@ def test_a_fresh_process_needs_nothing_but_the_folder(tmp_path, spec):
         assert torch.equal(torch.load(tmp_path / "y.pt"), small(x))
 
 
+def test_a_run_folder_stands_for_its_incumbent(tmp_path):
+    small, shape = saved_cut(tmp_path / "incumbent", None)
+    x = torch.randn(2, *shape)
+    with torch.no_grad():
+        assert torch.equal(load(tmp_path, model=toy("plain"))(x), small(x))
+
+
 def test_nothing_is_pickled(tmp_path):
     saved_cut(tmp_path, None)
     assert sorted(item.name for item in tmp_path.iterdir()) == [WEIGHTS, STRUCTURE]
@@ -92,8 +99,14 @@ class TestBrokenFolders:
         path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
 
     def test_no_folder(self, tmp_path):
-        with pytest.raises(RunError, match=r"There is no saved model in .*nowhere.*incumbent"):
+        with pytest.raises(RunError, match=r"nowhere' holds no saved network: neither structure.json nor incumbent/"):
             load(tmp_path / "nowhere")
+        with pytest.raises(RunError, match=r"The folder of a saved network is a int, not a path"):
+            load(5)
+
+    def test_a_factory_in_place_of_the_network(self, folder):
+        with pytest.raises(ModelError, match=r"The model is a function, not a network. Give an instance"):
+            load(folder, model=lambda: toy("plain"))
 
     @pytest.mark.parametrize("text", [b"", b"{", b"\xff\xfe\x00", b"[1, 2]", b"null", b'"x"', b"[" * 100_000])
     def test_a_structure_that_is_no_object(self, folder, text):
@@ -127,8 +140,30 @@ class TestBrokenFolders:
     @pytest.mark.parametrize("content", [b"", b"garbage", b"\xff" * 64, b"\x08\x00\x00\x00\x00\x00\x00\x00{}      "])
     def test_weights_that_are_none(self, folder, content):
         (folder / WEIGHTS).write_bytes(content)
-        with pytest.raises(RunError, match=r"model.safetensors.* cannot be read|do not fit the network"):
+        with pytest.raises(RunError, match=r"model.safetensors.* cannot be read|are not those that were saved"):
             load(folder, model=toy("plain"))
+
+    def test_a_bit_of_the_weights_that_has_flipped(self, folder):
+        content = bytearray((folder / WEIGHTS).read_bytes())
+        content[-50] ^= 0x40
+        (folder / WEIGHTS).write_bytes(content)
+        with pytest.raises(RunError, match=r"model.safetensors' are not those that were saved: their SHA-256 is anoth"):
+            load(folder, model=toy("plain"))
+        # Folders that were written before the digest was load as before.
+        self.edit(folder, weights_sha256=None)
+        load(folder, model=toy("plain"))
+        values = json.loads((folder / STRUCTURE).read_text())
+        del values["weights_sha256"]
+        (folder / STRUCTURE).write_text(json.dumps(values))
+        load(folder, model=toy("plain"))
+
+    def test_widths_that_contradict_the_kept_channels(self, folder):
+        widths = json.loads((folder / STRUCTURE).read_text())["widths"]
+        name = next(iter(widths))
+        for wrong in ({**widths, name: widths[name] + 1}, {**widths, "nowhere": 2}, {}):
+            self.edit(folder, widths=wrong)
+            with pytest.raises(RunError, match=r"structure.json: 'widths' and 'kept' contradict each other"):
+                load(folder, model=toy("plain"))
 
     def test_weights_cut_short(self, folder):
         content = (folder / WEIGHTS).read_bytes()
@@ -167,6 +202,7 @@ class TestBrokenFolders:
             "integers": state[name].to(torch.int32),
         }
         save_file({**state, name: changed[change]}, folder / WEIGHTS)
+        self.edit(folder, weights_sha256=None)
         with pytest.raises(RunError, match="do not fit the network"):
             load(folder, model=toy("plain"))
 
