@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from autoprune.data.preprocessing import CIFAR10, DIGITS, IMAGENET, RAW, Preprocessing, unit_range
@@ -146,20 +147,26 @@ def build_model(spec: str, *, classes: int | None = None, weights: Path | None =
     _require_known(spec)
     if classes is not None and classes < 1:
         raise ModelError(f"A network with {classes} classes cannot be built. Give at least 1.")
-    if is_plugin(spec):
-        model = _from_factory(spec, classes)
-    elif spec.startswith(_TORCHVISION):
-        model = _from_torchvision(spec.removeprefix(_TORCHVISION), classes)
-    elif spec.startswith(_TIMM):
-        from autoprune.models import timm_models
-
-        model = timm_models.build(spec.removeprefix(_TIMM), classes)
-    else:
-        model = _from_family(spec, _CLASSES.get(spec, 10) if classes is None else classes)
+    # Initial weights are drawn from torch's own generator, which is the caller's.
+    with torch.random.fork_rng(devices=[]):
+        model = _built(spec, classes)
     model = adapt(uncompiled(model), share=True)
     if weights is not None:
         load_weights(model, weights, unused=_AUXILIARY if spec.startswith(_TORCHVISION) else ())
     return model.eval()
+
+
+def _built(spec: str, classes: int | None) -> nn.Module:
+    """Returns a network as it is built, with initial weights."""
+    if is_plugin(spec):
+        return _from_factory(spec, classes)
+    if spec.startswith(_TORCHVISION):
+        return _from_torchvision(spec.removeprefix(_TORCHVISION), classes)
+    if spec.startswith(_TIMM):
+        from autoprune.models import timm_models
+
+        return timm_models.build(spec.removeprefix(_TIMM), classes)
+    return _from_family(spec, _CLASSES.get(spec, 10) if classes is None else classes)
 
 
 def _from_family(spec: str, classes: int) -> nn.Module:

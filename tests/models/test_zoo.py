@@ -145,6 +145,12 @@ def test_an_unknown_name_is_one_line_with_the_nearest(spec: str, message: str) -
     assert "\n" not in str(caught.value)
 
 
+def test_building_a_network_leaves_the_callers_random_numbers_alone() -> None:
+    before = torch.get_rng_state()
+    build_model("cifar/resnet8")
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_no_class_at_all_is_refused() -> None:
     with pytest.raises(ModelError, match="0 classes"):
         build_model("cifar/resnet20-a", classes=0)
