@@ -252,9 +252,10 @@ def _check_budgets(options: dict[str, Any]) -> None:
             raise ConfigError(f'The front {front!r} is not a range. Write for example "20..80%flops".')
         # Without a budget of its own a front is bounded by its range alone.
         options.setdefault("budgets", ())
-        parse_budgets([front, *options["budgets"]])
-        return
-    for budget in parse_budgets(options["budgets"]) if "budgets" in options else ():
+        _, *budgets = parse_budgets([front, *options["budgets"]])
+    else:
+        budgets = list(parse_budgets(options["budgets"])) if "budgets" in options else []
+    for budget in budgets:
         if budget.is_band:
             raise ConfigError(f"The budget {budget.text!r} is a range. Ask for it with --front, or write one limit.")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,6 +15,8 @@ _NUMBER = r"\d+(?:\.\d+)?"
 _PATTERN = re.compile(
     rf"(?:(?P<prefix>[a-z]+)\s+)?(?:(?P<low>{_NUMBER})\.\.)?(?P<high>{_NUMBER})\s*(?P<percent>%?)\s*(?P<unit>[a-z]*)"
 )
+#: What people write for a range: `20-80%flops`, `20%..80%flops`.
+_BAND = re.compile(rf"(?P<low>{_NUMBER})\s*%?\s*(?:-|\.\.\.?|to)\s*(?P<high>{_NUMBER})(?P<rest>\s*%?\s*[A-Za-z]+)")
 _EXAMPLE = (
     'Write what may remain of the dense model, for example "50%flops", "1.5Mparams", "20MB" (weights), '
     '"peak 300MB" (activations) or "5ms" (latency).'
@@ -73,13 +76,15 @@ class Budget:
         relative = match is not None and match["percent"] == "%"
         known, prefix = _SHARES if relative else _COUNTS, (match["prefix"] or "") if match else ""
         if match is None or ((prefix, match["unit"]) not in known and not match["unit"]):
-            raise BudgetError(f"Cannot read the budget {text!r}. {_EXAMPLE}")
+            raise BudgetError(f"Cannot read the budget {text!r}. {_hint(text)}{_EXAMPLE}")
         if (prefix, match["unit"]) not in known:
             raise BudgetError(_unknown(text, prefix, match["unit"], known))
         resource, unit = known[prefix, match["unit"]]
         factor = 0.01 if relative else resource.units[unit]
         limit = float(match["high"]) * factor
         floor = float(match["low"]) * factor if match["low"] is not None else limit
+        if math.isinf(limit) or math.isinf(floor):
+            raise BudgetError(f"The budget {text[:20] + '...'!r} is larger than any network. {_EXAMPLE}")
         if not limit > 0 or (relative and limit > 1):
             raise BudgetError(f"The budget {text!r} must lie above 0 and, as a share, at most at 100 %. {_EXAMPLE}")
         if floor > limit:
@@ -109,6 +114,14 @@ class Budget:
         # 1e-9: a share such as 0.57 has no exact binary form, and 57 % of 100 MACs are 57, not 56.
         floor, ceiling = int(self.floor * scale + 1e-9), int(self.limit * scale + 1e-9)
         return Limit(self.text, self.resource, floor, ceiling, self.unit)
+
+
+def _hint(text: str) -> str:
+    """Returns what a text that is no budget was probably meant to be, empty where nothing is likely."""
+    if "," in text:
+        return "Give each of several limits as a budget of its own. "
+    band = _BAND.fullmatch(text.strip())
+    return f"Write a range as {band['low']}..{band['high']}{band['rest']}. " if band else ""
 
 
 def _unknown(text: str, prefix: str, unit: str, known: Mapping[tuple[str, str], tuple[Resource, str]]) -> str:

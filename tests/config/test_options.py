@@ -106,6 +106,8 @@ def test_a_front_may_be_bounded_in_another_resource():
     assert check(front="20..80%flops", budgets=["40%params"])["budgets"] == ("40%params",)
     with pytest.raises(BudgetError, match="same resource"):
         check(front="20..80%flops", budgets=["50%flops"])
+    with pytest.raises(ConfigError, match=r"'30\.\.60%params' is a range"):
+        check(front="20..80%flops", budgets=["30..60%params"])
 
 
 def test_the_command_line_wins_over_the_file():

@@ -61,6 +61,27 @@ def test_what_cannot_be_read_is_refused_with_an_example(text: str) -> None:
         Budget.parse(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("20-80%flops", r"Write a range as 20\.\.80%flops\."),
+        ("20%..80%flops", r"Write a range as 20\.\.80%flops\."),
+        ("2 to 8ms", r"Write a range as 2\.\.8ms\."),
+        ("50%flops,40%params", "Give each of several limits as a budget of its own"),
+    ],
+)
+def test_a_slip_is_answered_with_what_was_meant(text: str, hint: str) -> None:
+    with pytest.raises(BudgetError, match=hint):
+        Budget.parse(text)
+
+
+@pytest.mark.parametrize("text", ["9" * 400 + "flops", "1.." + "9" * 400 + "Gflops"])
+def test_a_number_without_end_is_refused_in_a_short_line(text: str) -> None:
+    with pytest.raises(BudgetError, match="is larger than any network") as raised:
+        Budget.parse(text)
+    assert len(str(raised.value)) < 250
+
+
 @pytest.mark.parametrize("text", ["0%flops", "130%flops", "0macs", "0.0Mparams"])
 def test_shares_outside_of_zero_to_a_hundred_are_refused(text: str) -> None:
     with pytest.raises(BudgetError, match="must lie above 0"):
