@@ -11,7 +11,8 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from autoprune.errors import ConfigError
+from autoprune.core.budget import parse_budgets
+from autoprune.errors import BudgetError, ConfigError
 from autoprune.report import formats
 from autoprune.report.markup import escape, section, table
 
@@ -38,7 +39,7 @@ def over_seeds(runs: Sequence[Numbers]) -> list[dict[str, Any]]:
     """
     alike: dict[str, list[Numbers]] = {}
     for numbers in runs:
-        alike.setdefault(json.dumps([numbers[key] for key in _SETTINGS], default=str), []).append(numbers)
+        alike.setdefault(json.dumps([_setting(numbers, key) for key in _SETTINGS], default=str), []).append(numbers)
     return [_group(members) for members in alike.values() if len({one["seed"] for one in members}) > 1]
 
 
@@ -50,7 +51,7 @@ def require_repeats(numbers: Numbers, others: Iterable[Numbers]) -> None:
     """
     seeds = {numbers["seed"]}
     for other in others:
-        different = next((key for key in _SETTINGS if numbers[key] != other[key]), None)
+        different = next((key for key in _SETTINGS if _setting(numbers, key) != _setting(other, key)), None)
         if different is not None:
             raise ConfigError(
                 f"{other['folder']!r} is no repeat of {numbers['folder']!r}: {different.replace('_', ' ')} is "
@@ -59,6 +60,16 @@ def require_repeats(numbers: Numbers, others: Iterable[Numbers]) -> None:
         if other["seed"] in seeds:
             raise ConfigError(f"{other['folder']!r} has the seed {other['seed']} of another run. Name other seeds.")
         seeds.add(other["seed"])
+
+
+def _setting(numbers: Numbers, key: str) -> Any:
+    """Returns a setting as it is compared: '50 % flops' is the budget '50%flops'."""
+    if key != "budget":
+        return numbers[key]
+    try:
+        return sorted((one.resource, one.relative, one.floor, one.limit) for one in parse_budgets(numbers[key]))
+    except BudgetError:
+        return numbers[key]  # of a method that takes none, or of a record that is not ours
 
 
 def with_ranges(rows: Rows, others: Sequence[Rows]) -> list[dict[str, Any]]:

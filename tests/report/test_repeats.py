@@ -54,6 +54,16 @@ def test_runs_that_differ_in_more_are_not(change):
         require_repeats(runs[0], runs[1:])
 
 
+def test_a_budget_may_be_spelt_in_another_way():
+    runs = [
+        numbers_and_rows(record)[0]
+        for record in (seeded(0, budget=["50%flops", "1Mparams"]), seeded(1, budget=["1000 Kparams", "50 % FLOPs"]))
+    ]
+    require_repeats(runs[0], runs[1:])
+    [group] = over_seeds(runs)
+    assert group["seeds"] == [0, 1]
+
+
 def test_the_same_seed_twice_repeats_nothing():
     runs = [numbers_and_rows(record)[0] for record in (seeded(0), seeded(0))]
     assert over_seeds(runs) == []
