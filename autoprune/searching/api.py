@@ -104,6 +104,8 @@ def search(
     Raises:
         AutopruneError: whatever can be fixed by the caller, in one line.
     """
+    if observer is not None:
+        _require_observer(observer)
     watching = observer or default_observer()
     known = [name for name in OPTIONS if name not in ("model", "data", "budgets")]
     for name in options:
@@ -153,8 +155,20 @@ def resume_search(out: Path, *, observer: Observer, changes: Mapping[str, Any] |
     return run_search(recorded_options(header, out, changes), observer=observer)
 
 
+def _require_observer(observer: Observer) -> None:
+    for name in ("stage", "progress", "begins", "asked", "told", "warning", "close"):
+        if not callable(getattr(observer, name, None)):
+            raise ConfigError(
+                f"The observer is a {type(observer).__name__} without the method {name!r}. Give one with those of "
+                "autoprune.report.observer.Observer, or none."
+            )
+
+
 def _texts(budget: str | Budget | Sequence[str | Budget]) -> tuple[str, ...]:
-    items = [budget] if isinstance(budget, str | Budget) else list(budget)
+    items = [budget] if isinstance(budget, str | Budget) or not isinstance(budget, Sequence) else list(budget)
+    for item in items:
+        if not isinstance(item, str | Budget):
+            raise ConfigError(f"The budget is {item!r}, a {type(item).__name__}. Write a text such as '50%flops'.")
     return tuple(item.text if isinstance(item, Budget) else item for item in items)
 
 

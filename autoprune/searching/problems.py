@@ -222,6 +222,13 @@ def require_fit(problem: Problem) -> None:
     except Exception as error:  # a user's own forward may raise anything
         raise ModelError(
             f"{problem.name} does not take the {shape} images of {data.name}: {one_line(error)}. "
-            "Choose data that fit the network."
+            f"{_other_precision(problem.model) or 'Choose data that fit the network.'}"
         ) from error
     data.task.check_outputs(outputs, images=images, classes=len(data.classes), model=problem.name, data=data.name)
+
+
+def _other_precision(model: nn.Module) -> str:
+    """Returns what to do about weights that are not float32, empty where all are."""
+    others = {item.dtype for item in model.parameters() if item.is_floating_point()} - {torch.float32}
+    named = " and ".join(sorted(str(kind).removeprefix("torch.") for kind in others))
+    return f"Its weights are {named}, but autoprune works in float32: give it model.float()." if others else ""

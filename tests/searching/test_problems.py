@@ -44,6 +44,8 @@ class TestFit:
     @pytest.mark.parametrize(
         ("model", "message"),
         [
+            (Network().double(), r"Its weights are float64, but autoprune works in float32: give it model.float\(\)"),
+            (Network().half(), r"Its weights are float16, but autoprune works in float32"),
             (Network(channels=3), "toy does not take the 1x8x8 images of custom: RuntimeError"),
             (Network(classes=2), "toy has 2 outputs, but custom has 4 classes"),
             (torch.nn.Identity(), r"not \(images, classes\)"),
