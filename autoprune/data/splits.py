@@ -41,7 +41,7 @@ def split_train(labels: IntArray, *, holdout: int, calibration: int, seed: int) 
     if holdout + calibration > len(labels):
         raise DataError(
             f"{len(labels)} training images cannot give {holdout} hold-out and {calibration} calibration images. "
-            "Ask for fewer of them."
+            "Ask for fewer with --holdout-images or --calibration-images."
         )
     order = stratified_order(labels, generator(seed, "split"))
     training = order[holdout:]

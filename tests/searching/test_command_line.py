@@ -97,7 +97,7 @@ def files(folder):
         (searching("--data", "imagefolder:images"), "Cannot read the image images/train/a/"),
         (searching("--data", "imagefolder:nowhere"), "'nowhere' does not exist"),
         (searching("--data", "cifar10", "--data-root", "images"), "expected the file images/cifar-10-batches-py"),
-        (searching("--holdout-images", "1000"), "120 training images cannot give 1000"),
+        (searching("--holdout-images", "1000"), "Ask for fewer with --holdout-images or --calibration-images."),
         (searching("--device", "cuda:99"), "The device 'cuda:99' cannot be used"),
         (searching("--out", "file"), "is a file"),
         (searching("--out", "file/run"), "cannot be written"),
