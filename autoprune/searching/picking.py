@@ -59,7 +59,8 @@ class Choice:
             raise self._unknown(max(told, default=-1))
 
     def _unknown(self, last: int) -> ConfigError:
-        return ConfigError(f"Candidate {self.id} was not evaluated. The candidates are 0 to {last}.")
+        known = f"The candidates are 0 to {last}." if last >= 0 else "None was: continue the search with --resume."
+        return ConfigError(f"Candidate {self.id} was not evaluated. {known}")
 
     def of(self, evaluations: Sequence[Evaluation], prepared: Prepared) -> Evaluation:
         """Returns the chosen evaluation.
