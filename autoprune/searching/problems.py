@@ -113,7 +113,7 @@ def _named(spec: str, data: DataBundle, options: SearchOptions, observer: Observ
         observer.stage(f"Loading {spec}")
         model = build_model(spec, classes=classes, weights=options.weights)
         if options.weights is None:
-            observer.warning(f"No weights are given: {spec} is searched with the weights it is built with.")
+            observer.warning(f"No weights are given: {spec} keeps the weights it is built with.")
     data = named_by(model, data, name=spec, observer=observer, device=options.device)
     return Problem(spec, spec, classes, model, data, trained_here=trained)
 

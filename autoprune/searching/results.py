@@ -137,6 +137,8 @@ def _notes(prepared: Prepared, study: Study) -> list[str]:
         notes.append("The dense network has the random weights it was built with.")
     if prepared.space.unreachable:
         notes.append(prepared.space.unreachable)
+    if all(limit.allows(prepared.space.cost_model.dense) for limit in prepared.space.limits):
+        notes.append("The budget allows the dense network as it is: nothing had to be cut.")
     if study.stopped_because:
         notes.append(f"The search stopped early: {study.stopped_because}")
     elif study.failures:

@@ -37,7 +37,7 @@ def failing_once(work, error, seen):
 def test_an_end_that_does_not_fit_a_gpu_is_reached_on_the_cpu(toy, monkeypatch, place):
     wanted, seen = toy("fits"), []
     monkeypatch.setattr(devices, "is_gpu", lambda device: True)
-    monkeypatch.setattr(devices, "release_memory", lambda device: None)
+    monkeypatch.setattr(devices, "gpu_module", lambda device: SimpleNamespace(empty_cache=lambda: None))
     monkeypatch.setattr(finish, place, failing_once(getattr(finish, place), torch.OutOfMemoryError("full"), seen))
     found = toy("does-not")
     assert len(seen) > 1
@@ -83,3 +83,9 @@ def test_a_finetune_that_fails_otherwise_is_not_repeated(toy, monkeypatch):
     with pytest.raises(DivergenceError):
         toy(finetune_epochs=0.2)
     assert len(seen) == 1
+
+
+@pytest.mark.parametrize(("budget", "said"), [("100%flops", True), ("90%flops", False)])
+def test_a_budget_that_asks_for_nothing_is_said_to(toy, budget, said):
+    notes = toy(budgets=(budget,)).summary["notes"]
+    assert any("nothing had to be cut" in note for note in notes) == said

@@ -113,7 +113,7 @@ class TestProblem:
         for data in ("toy_problem:sets", sets(), loaders()):  # of four classes
             heard = Heard()
             assert not problem_from(model, data, SearchOptions(), heard).trained_here
-            assert heard.warnings == [f"No weights are given: {model} is searched with the weights it is built with."]
+            assert heard.warnings == [f"No weights are given: {model} keeps the weights it is built with."]
 
     @pytest.mark.parametrize("data", ["toy_problem:sets", sets()], ids=["named images", "images"])
     def test_weights_that_are_given_are_loaded(self, folder, data):
