@@ -6,14 +6,14 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from autoprune.config.layout import INCUMBENT, SUMMARY, TRAINING
+from autoprune.config.layout import INCUMBENT, SUMMARY
+from autoprune.config.options import require_new
 from autoprune.core.candidate import Candidate, Evaluation, Fidelity, Merge
 from autoprune.core.cost import Cost
 from autoprune.core.files import require_inside
@@ -98,7 +98,7 @@ def prune(
     # Taken before the method's work, which may take hours: a second driver is refused at once.
     with FolderLock(options.out):
         require_inside(options.out / INCUMBENT, options.out)
-        _require_new(options.out)
+        require_new(options.out)
         return _prune(options, chosen, method, observer, started=started)
 
 
@@ -137,11 +137,6 @@ def _prune(
             f"Cannot write {str(options.out)!r}: {error.strerror}. Name another folder with --out."
         ) from error
     return summary
-
-
-def _require_new(out: Path) -> None:
-    if any((out / name).exists() for name in (SUMMARY, TRAINING)):
-        raise ConfigError(f"{str(out)!r} already holds a run. Name another folder with --out.")
 
 
 def method_of(chosen: MethodOptions, *, budgeted: bool, finetunes: bool) -> Method:
