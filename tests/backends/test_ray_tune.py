@@ -28,6 +28,19 @@ def test_a_cluster_that_is_not_there_is_an_error_of_one_line_within_seconds():
 
 
 @pytest.mark.ray
+def test_a_ray_that_takes_too_long_to_start_is_an_error_of_one_line(monkeypatch):
+    def late(**_):
+        raise Exception("The current node timed out during startup.\nThis could happen because")
+
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("ray.init", late)
+    with pytest.raises(
+        BackendError, match=r"^Cannot reach Ray at this machine: .* timed out .* Try --backend serial\.$"
+    ):
+        RayBackend(1).run(build_study(), ToyFactory(), should_stop=never)
+
+
+@pytest.mark.ray
 @pytest.mark.parametrize(("gpus", "shown"), [(("5", "7"), {5.0, 7.0}), ((), {-1.0})])
 def test_workers_share_the_gpus_that_a_local_ray_is_told_to_have_and_see_no_others(gpus, shown, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5,7")
