@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from autoprune.config.layout import LEDGER, SUMMARY, TRAINING
+from autoprune.config.layout import LEDGER
 from autoprune.config.resources import resource_path
 from autoprune.config.spaces import AUTO, SCOPES, load_search_space, space_for
 from autoprune.config.toml import type_name
@@ -220,7 +220,7 @@ def check_options(
     _check_names(options, strategies)
     _check_paths(options)
     if not resumes:
-        _require_unused(options.get("out"))
+        _require_no_search(options.get("out"))
     _check_workers(options)
     return options
 
@@ -310,24 +310,12 @@ def _check_paths(options: dict[str, Any]) -> None:
         raise ConfigError(f"The output folder {str(out)!r} is a file. Name another one with --out.")
 
 
-def _require_unused(out: Path | None) -> None:
+def _require_no_search(out: Path | None) -> None:
     if out is not None and holds_search(out / LEDGER):
         raise ConfigError(
             f"{str(out)!r} already holds a search. Continue it with `autoprune search --resume {out}`, "
             "or name another folder with --out."
         )
-    if out is not None:
-        require_new(out)
-
-
-def require_new(out: Path) -> None:
-    """Checks that a folder holds neither a pruning nor a training, nor a search that has ended.
-
-    Raises:
-        ConfigError: it does.
-    """
-    if any((out / name).exists() for name in (SUMMARY, TRAINING)):
-        raise ConfigError(f"{str(out)!r} already holds a run. Name another folder with --out.")
 
 
 def holds_search(ledger: Path) -> bool:

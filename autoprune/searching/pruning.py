@@ -13,7 +13,6 @@ import torch
 from torch import nn
 
 from autoprune.config.layout import INCUMBENT, SUMMARY
-from autoprune.config.options import require_new
 from autoprune.core.candidate import Candidate, Evaluation, Fidelity, Merge
 from autoprune.core.cost import Cost
 from autoprune.core.files import require_inside
@@ -32,7 +31,7 @@ from autoprune.searching.options import SearchOptions
 from autoprune.searching.preparation import Prepared, prepare, useful_threads
 from autoprune.searching.problems import load_problem
 from autoprune.searching.results import SUMMARY_FORMAT, command_line, package_versions
-from autoprune.searching.running import placed
+from autoprune.searching.running import placed, require_new
 from autoprune.searching.timing import torch_threads
 from autoprune.study.lock import FolderLock
 from autoprune.training.measure import Scores, measure

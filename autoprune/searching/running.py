@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from autoprune.config.layout import FRONT_CSV, FRONT_HTML, INCUMBENT, LEDGER, SUMMARY
+from autoprune.config.layout import FRONT_CSV, FRONT_HTML, INCUMBENT, LEDGER, SUMMARY, TRAINING
 from autoprune.config.options import default_run_folder, holds_search
 from autoprune.core.candidate import Candidate, Evaluation, Outcome
 from autoprune.core.files import require_inside
 from autoprune.core.seams import BackendReport, Tracker
-from autoprune.errors import RunError
+from autoprune.errors import ConfigError, RunError
 from autoprune.report.observer import Observer
 from autoprune.searching.finish import Finisher, describe, figures, save_finished
 from autoprune.searching.latency_use import latency_entry
@@ -40,6 +40,7 @@ from autoprune.study.ledger import Ledger, read_ledger, run_of
 from autoprune.study.lock import FolderLock
 from autoprune.study.replay import replay
 from autoprune.study.study import Study
+from autoprune.tracking.stores import require_usable
 from autoprune.tracking.uris import default_store, mask_uri
 
 if TYPE_CHECKING:
@@ -80,6 +81,16 @@ def placed(options: SearchOptions, name: str | None) -> SearchOptions:
     return replace(options, out=out)
 
 
+def require_new(out: Path) -> None:
+    """Checks that a folder holds neither a pruning nor a training, nor a search that has ended.
+
+    Raises:
+        ConfigError: it does.
+    """
+    if any((out / name).exists() for name in (SUMMARY, TRAINING)):
+        raise ConfigError(f"{str(out)!r} already holds a run. Name another folder with --out.")
+
+
 def _unused(folder: Path) -> Path:
     """Returns the folder, numbered if it exists: two searches may start within one second."""
     names = (folder if number == 1 else folder.with_name(f"{folder.name}-{number}") for number in count(1))
@@ -96,9 +107,13 @@ def run(problem: Problem, options: SearchOptions, observer: Observer) -> Conclud
     assert out is not None
     started = time.perf_counter()
     require_cores(options)
+    if not options.no_mlflow:
+        require_usable(store_of(options))
     # Taken before the preparation, which may take minutes: a second driver is refused at once.
     with FolderLock(out):
         require_inside(out / INCUMBENT, out)
+        if not holds_search(out / LEDGER):
+            require_new(out)
         prepared = prepare(problem, options, observer, recorded_latency=_recorded_latency(out))
         return _run(prepared, observer, out=out, started=started)
 

@@ -42,6 +42,7 @@ from autoprune.searching.training_options import FORMAT, RunOptions, TrainOption
 from autoprune.study.lock import FolderLock
 from autoprune.tasks import base as data_task
 from autoprune.tasks.registry import CLASSIFICATION
+from autoprune.tracking.stores import require_usable
 from autoprune.tracking.uris import default_store, mask_secrets, mask_uri
 from autoprune.training.checkpoints import Checkpointing, newest_checkpoint, remove_checkpoints
 from autoprune.training.hooks import Hook
@@ -152,6 +153,8 @@ def carry_out(task: Task, observer: Observer) -> dict[str, Any]:
         DivergenceError: the loss or a weight is not finite; the last good checkpoint is named.
         RunError: the folder cannot be written, or its checkpoints are of another training.
     """
+    if not task.options.no_mlflow:
+        require_usable(_store(task.options))
     device = usable_device(task.options.device)
     split = _split(task.data, task.options)
     with FolderLock(task.options.out):

@@ -157,13 +157,6 @@ def test_the_data_root_defaults_to_the_environment(tmp_path, monkeypatch):
     assert check()["data_root"] == tmp_path
 
 
-@pytest.mark.parametrize("name", ["summary.json", "training.json"])
-def test_a_folder_that_holds_a_pruning_or_a_training_is_not_written_over(tmp_path, name):
-    (tmp_path / name).write_text("{}")
-    with pytest.raises(ConfigError, match=r"already holds a run\. Name another folder with --out\."):
-        check(out=tmp_path)
-
-
 def test_a_folder_that_holds_a_search_is_not_written_over(tmp_path):
     (tmp_path / "ledger.jsonl").write_text('{"event":"header"}\n')
     with pytest.raises(ConfigError, match="--resume"):

@@ -31,7 +31,7 @@ def no_work(monkeypatch):
     import autoprune.searching.experiments  # noqa: F401 (imported while the search is replaced, it would keep that one)
 
     summary = {"format": 1, "model": "m", "folder": "f", "interrupted": False, "incumbent": {"accuracy": 0.9}}
-    result = types.SimpleNamespace(summary=summary, out=Path("run"), incumbent=1)
+    result = types.SimpleNamespace(summary=summary, out=Path("run"), require_found=lambda: None)
     monkeypatch.setattr("autoprune.searching.api.run_search", lambda options, *, observer: result)
     for name in ("show_summary", "show_training", "show_prune", "show_trace"):
         monkeypatch.setattr(f"autoprune.cli.render.{name}", lambda summary: None, raising=False)

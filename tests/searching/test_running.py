@@ -295,3 +295,12 @@ def test_every_kind_of_strategy_searches(toy, strategy):
 def test_an_unknown_strategy_is_an_error_even_here(toy):
     with pytest.raises(ConfigError, match="Did you mean 'uniform'"):
         toy(strategy="unifrom")
+
+
+@pytest.mark.parametrize("name", ["summary.json", "training.json"])
+def test_a_folder_that_holds_a_pruning_or_a_training_is_left_as_it_is(toy, folder, name):
+    (folder / "run").mkdir()
+    (folder / "run" / name).write_text("{}")
+    with pytest.raises(ConfigError, match=r"'.*run' already holds a run\. Name another folder with --out\."):
+        toy()
+    assert [path.name for path in (folder / "run").iterdir()] == [name]
