@@ -15,12 +15,12 @@ def require_usable(uri: str) -> None:
     # MLflow takes seconds to import; of these kinds it always has a store.
     if is_server(uri) or store_file(uri) is not None:
         return
-    from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
+    from autoprune.tracking.mlflow_tracker import import_mlflow
 
+    mlflow = import_mlflow()
     try:
-        MlflowClient(tracking_uri=uri)
-    except (MlflowException, ImportError) as error:
+        mlflow.MlflowClient(tracking_uri=uri)
+    except (mlflow.exceptions.MlflowException, ImportError) as error:
         reason = mask_secrets(one_line(error)).partition(". ")[0].rstrip(".")
         raise ConfigError(
             f"MLflow cannot use the store {mask_uri(uri)!r}: {reason}. Name another with --tracking-uri, such as "
