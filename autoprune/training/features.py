@@ -76,6 +76,7 @@ class FeatureDistillation(Hook):
 
     def begin(self, state: TrainingState) -> None:
         """Watches what the layers of both networks read; those that are no modules of both are not watched."""
+        self._chosen = False
         if state.teacher is None:
             return
         modules, teachers = dict(state.model.named_modules()), dict(state.teacher.named_modules())

@@ -146,6 +146,21 @@ def test_what_is_read_while_the_network_is_only_tested_does_not_count() -> None:
     assert found.item() == pytest.approx(expected)
 
 
+def test_a_second_training_chooses_its_maps_anew() -> None:
+    dense, network, kept = stages(0.5)
+    small = cut(dense, network, kept)
+    hook, found = FeatureDistillation(feature_maps(network, kept)), []
+    for _ in range(2):
+        hook.begin(state(small, dense))
+        dense(images(4))
+        small(images(4))
+        gap = hook.penalty()
+        assert gap is not None
+        found.append(gap.item())
+        hook.end()
+    assert found[0] == pytest.approx(found[1])
+
+
 def test_without_a_teacher_nothing_is_watched_or_added() -> None:
     dense, network, kept = stages(0.5)
     small = cut(dense, network, kept)
