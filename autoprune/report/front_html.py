@@ -35,44 +35,16 @@ _COLUMNS = (
 _REPEATED = ("times", "low", "high")
 
 
-def write_front_html(
-    path: Path,
-    rows: Sequence[Mapping[str, Any]],
-    *,
-    marks: Mapping[str, Mapping[str, Any]],
-    budget: Sequence[str],
-    dense_widths: Mapping[str, int],
-    resource: str = "macs",
-    title: str = "",
-    run: str = "RUN",
-    metric: str = "accuracy",
-) -> None:
+def write_front_html(path: Path, data: Mapping[str, Any]) -> None:
     """Writes the interactive page of a search's candidates.
 
     Args:
         path: of the file.
-        rows: of `rows.candidate_rows`, perhaps `repeats.with_ranges`.
-        marks: `dense`, `uniform`, `incumbent` as in `summary.json` (`marks_of`); any may be missing.
-        budget: as the user wrote it.
-        dense_widths: {group: dense width}, in the order of the network.
-        resource: what the front trades for accuracy.
-        title: of the page, for example the model and the data.
-        run: run folder to name in the pick command.
-        metric: what people call the accuracy of this task.
+        data: what `front_data` returns.
 
     Raises:
         RunError: the file cannot be written.
     """
-    data = front_data(
-        rows,
-        marks=marks,
-        budget=budget,
-        dense_widths=dense_widths,
-        resource=resource,
-        title=title,
-        run=run,
-        metric=metric,
-    )
     body = filled(FRONT_BODY, {"SCRIPT": SCRIPT, "DATA": embed(data)})
     atomic_write_text(path, html_page(data["title"], style=STYLE, body=body))
 
@@ -88,7 +60,18 @@ def front_data(
     run: str = "RUN",
     metric: str = "accuracy",
 ) -> dict[str, Any]:
-    """Returns what the script of the page draws; the arguments are those of `write_front_html`."""
+    """Returns what the script of the page draws.
+
+    Args:
+        rows: of `rows.candidate_rows`, perhaps `repeats.with_ranges`.
+        marks: `dense`, `uniform`, `incumbent` as in `summary.json` (`marks_of`); any may be missing.
+        budget: as the user wrote it.
+        dense_widths: {group: dense width}, in the order of the network.
+        resource: what the front trades for accuracy.
+        title: of the page, for example the model and the data.
+        run: run folder to name in the pick command.
+        metric: what people call the accuracy of this task.
+    """
     budgets = _budgets(budget, marks.get("dense"))
     # Axes of their own: what has a budget, besides what every page shows.
     own = [budget["key"] for budget in budgets if rows and budget["key"] in rows[0]]

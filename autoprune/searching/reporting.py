@@ -17,7 +17,7 @@ from autoprune.config.layout import FRONT_HTML, INCUMBENT, LEDGER, STRUCTURE, SU
 from autoprune.errors import AutopruneError, ConfigError, RunError
 from autoprune.report.compare_page import comparison, comparison_page
 from autoprune.report.files import atomic_write_bytes, atomic_write_text
-from autoprune.report.front_html import marks_of, write_front_html
+from autoprune.report.front_html import front_data, marks_of, write_front_html
 from autoprune.report.numbers import numbers_of
 from autoprune.report.observer import Observer
 from autoprune.report.optuna_study import write_study
@@ -161,14 +161,16 @@ def _write_front(run: Path, record: RunRecord, rows: Sequence[Mapping[str, Any]]
     """Writes the page of the front anew, with error bars."""
     write_front_html(
         run / FRONT_HTML,
-        rows,
-        marks=marks_of(record.summary, [repeat.summary for repeat in record.repeats]),
-        budget=[str(text) for text in record.summary.get("budget", ())],
-        dense_widths=record.groups,
-        resource=record.front_resource,
-        title=f"{record.summary.get('model')} on {record.summary.get('data')}",
-        run=str(run),
-        metric=str(record.summary.get("metric") or "accuracy"),
+        front_data(
+            rows,
+            marks=marks_of(record.summary, [repeat.summary for repeat in record.repeats]),
+            budget=[str(text) for text in record.summary.get("budget", ())],
+            dense_widths=record.groups,
+            resource=record.front_resource,
+            title=f"{record.summary.get('model')} on {record.summary.get('data')}",
+            run=str(run),
+            metric=str(record.summary.get("metric") or "accuracy"),
+        ),
     )
 
 

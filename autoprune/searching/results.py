@@ -15,7 +15,7 @@ from autoprune.config.layout import FRONT_CSV, FRONT_HTML, SUMMARY
 from autoprune.core.candidate import Evaluation
 from autoprune.core.seams import BackendReport
 from autoprune.report.files import atomic_write_text, write_front_csv
-from autoprune.report.front_html import marks_of, write_front_html
+from autoprune.report.front_html import front_data, marks_of, write_front_html
 from autoprune.report.rows import candidate_rows, front_rows
 from autoprune.searching.finish import cost_entry, describe_candidate, limits_of
 from autoprune.searching.latency_use import latency_entry
@@ -110,14 +110,16 @@ def write_results(out: Path, summary: Mapping[str, Any], prepared: Prepared, stu
     write_front_csv(out / FRONT_CSV, front_rows(rows, study.front.resource))
     write_front_html(
         out / FRONT_HTML,
-        rows,
-        marks=marks_of(summary),
-        budget=prepared.options.goals,
-        dense_widths={group.name: group.width for group in network.groups},
-        resource=study.front.resource,
-        title=f"{prepared.problem.name} on {prepared.problem.data.name}",
-        run=str(out),
-        metric=prepared.problem.data.task.reported,
+        front_data(
+            rows,
+            marks=marks_of(summary),
+            budget=prepared.options.goals,
+            dense_widths={group.name: group.width for group in network.groups},
+            resource=study.front.resource,
+            title=f"{prepared.problem.name} on {prepared.problem.data.name}",
+            run=str(out),
+            metric=prepared.problem.data.task.reported,
+        ),
     )
     atomic_write_text(out / SUMMARY, json.dumps(summary, indent=1) + "\n")
 

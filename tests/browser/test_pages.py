@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from autoprune.report.compare_page import comparison_page
-from autoprune.report.front_html import marks_of, write_front_html
+from autoprune.report.front_html import front_data, marks_of, write_front_html
 from tests.browser.chromium import browser
 from tests.report.recorded_run import GROUPS, search, shown, summary
 
@@ -30,7 +30,9 @@ def front(tmp_path):
     _, rows, _ = shown(search())
     path = tmp_path / "front.html"
     told = summary()
-    write_front_html(path, rows, marks=marks_of(told), budget=told["budget"], dense_widths=GROUPS, run="runs/some")
+    write_front_html(
+        path, front_data(rows, marks=marks_of(told), budget=told["budget"], dense_widths=GROUPS, run="runs/some")
+    )
     return path.as_uri()
 
 

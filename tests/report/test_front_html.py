@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from autoprune.core.candidate import Evaluation
-from autoprune.report.front_html import embed, marks_of, write_front_html
+from autoprune.report.front_html import embed, front_data, marks_of, write_front_html
 from autoprune.report.rows import candidate_rows
 from tests.tracking.tracked_candidates import DENSE, GROUPS, evaluation
 
@@ -40,7 +40,7 @@ def page(folder: Path, evaluations: list[Evaluation], **options) -> tuple[str, R
     path = folder / "front.html"
     given = {"marks": {}, "budget": ["50%flops"], "dense_widths": DENSE_WIDTHS, **options}
     rows = candidate_rows(evaluations, groups=GROUPS, dense=DENSE, front_ids={0})
-    write_front_html(path, rows, **given)
+    write_front_html(path, front_data(rows, **given))
     text = path.read_text(encoding="utf-8")
     reader = Reader()
     reader.feed(text)
