@@ -19,7 +19,7 @@ from autoprune.models.calibration import Calibration
 from autoprune.models.merging import cut_and_merge
 from autoprune.models.selection import keep_best
 from autoprune.models.surgery import Kept
-from autoprune.training.features import FeatureDistillation, feature_maps
+from autoprune.training.features import FeatureDistillation
 from autoprune.training.recipe import finetune_recipe
 from autoprune.training.trainer import train
 
@@ -105,7 +105,7 @@ class CandidateEvaluator:
                 teacher=subject.model,
                 augmentation=subject.augmentation,
                 device=self._device,
-                hooks=[FeatureDistillation(feature_maps(subject.network, kept))],
+                hooks=[FeatureDistillation.of(subject.network, kept)],
                 task=subject.task,
             )
         return model, kept

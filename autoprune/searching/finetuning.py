@@ -22,7 +22,7 @@ from autoprune.searching.inspect import recorded_root, recorded_task
 from autoprune.searching.problems import Problem, is_unlabelled, named_by, require_fit
 from autoprune.searching.training import Task, carry_out, varied
 from autoprune.searching.training_options import FinetuneOptions
-from autoprune.training.features import FeatureDistillation, feature_maps
+from autoprune.training.features import FeatureDistillation
 from autoprune.training.recipe import finetune_recipe
 
 
@@ -86,4 +86,4 @@ def finetune(options: FinetuneOptions, observer: Observer) -> dict[str, Any]:
 def _features(dense: nn.Module, saved: SavedModel, data: DataBundle) -> FeatureDistillation:
     """Returns what holds a saved network's features close to those of the dense one."""
     network = trace(dense, data.train.take([0]))
-    return FeatureDistillation(feature_maps(network, kept_from_names(network, saved.kept)))
+    return FeatureDistillation.of(network, kept_from_names(network, saved.kept))

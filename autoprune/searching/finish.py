@@ -25,7 +25,7 @@ from autoprune.models.surgery import Kept
 from autoprune.models.weights import sha256_of
 from autoprune.report.observer import Observer
 from autoprune.searching.preparation import Prepared
-from autoprune.training.features import FeatureDistillation, feature_maps
+from autoprune.training.features import FeatureDistillation
 from autoprune.training.measure import Scores, measure
 from autoprune.training.recipe import Recipe, finetune_recipe
 from autoprune.training.trainer import train
@@ -142,7 +142,7 @@ class Finisher:
             teacher=prepared.problem.model,
             augmentation=data.augmentation,
             device=prepared.device,
-            hooks=[FeatureDistillation(feature_maps(prepared.network, kept))],
+            hooks=[FeatureDistillation.of(prepared.network, kept)],
             on_step=self._observer.progress,
             task=data.task,
         )

@@ -32,7 +32,7 @@ _LEAST_VARIANCE = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
-class FeatureMap:
+class LayerInput:
     """What a layer reads, and where its channels lie in what the dense network's layer reads.
 
     Attributes:
@@ -46,17 +46,17 @@ class FeatureMap:
     kept: IndexArray | None
 
 
-def feature_maps(network: TracedNetwork, kept: Kept) -> tuple[FeatureMap, ...]:
+def layer_inputs(network: TracedNetwork, kept: Kept) -> tuple[LayerInput, ...]:
     """Returns what the layers of a network cut to `kept` read, in the order in which they run."""
     masks = kept.masks(network)
-    found: dict[str, FeatureMap] = {}
+    found: dict[str, LayerInput] = {}
     for call in network.calls:
         layout = None if call.input is None else network.channels[call.input]
         rows = None if layout is None else layout.kept(masks)
         if layout is None or rows is None or len(rows) == 0:
             continue
         axis = -1 if call.kind is LayerKind.LINEAR else 1
-        found[call.layer] = FeatureMap(call.layer, axis, None if len(rows) == len(layout.group) else rows)
+        found[call.layer] = LayerInput(call.layer, axis, None if len(rows) == len(layout.group) else rows)
     return tuple(found.values())
 
 
@@ -68,11 +68,16 @@ class FeatureDistillation(Hook):
     four tenths and led to as much.
     """
 
-    def __init__(self, maps: Sequence[FeatureMap], *, weight: float = FEATURE_WEIGHT) -> None:
-        self._maps = tuple(maps)
+    def __init__(self, inputs: Sequence[LayerInput], *, weight: float = FEATURE_WEIGHT) -> None:
+        self._inputs = tuple(inputs)
         self._weight = weight
         self._watched: list[_Watched] = []
         self._chosen = False
+
+    @classmethod
+    def of(cls, network: TracedNetwork, kept: Kept) -> FeatureDistillation:
+        """Returns the hook for a training of what `network`, the trace of its teacher, becomes when cut to `kept`."""
+        return cls(layer_inputs(network, kept))
 
     def begin(self, state: TrainingState) -> None:
         """Watches what the layers of both networks read; those that are no modules of both are not watched."""
@@ -80,7 +85,7 @@ class FeatureDistillation(Hook):
         if state.teacher is None:
             return
         modules, teachers = dict(state.model.named_modules()), dict(state.teacher.named_modules())
-        for item in self._maps:
+        for item in self._inputs:
             if item.layer in modules and item.layer in teachers:
                 rows = None if item.kept is None else torch.from_numpy(item.kept).to(state.device)
                 self._watched.append(_Watched(modules[item.layer], teachers[item.layer], rows, item.axis))
@@ -166,5 +171,5 @@ def _choosing(seen: list[Tensor], rows: Tensor | None, axis: int) -> _PreHook:
 
 
 def _gap(features: Tensor, target: Tensor) -> Tensor:
-    """Returns the mean squared distance, relative to the target's variance."""
+    """Returns the mean squared distance of two (B, n, *) maps, relative to the target's variance: a scalar."""
     return nn.functional.mse_loss(features, target) / (target.var(correction=0) + _LEAST_VARIANCE)

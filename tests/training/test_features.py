@@ -15,7 +15,7 @@ from autoprune.models.verify import random_structure
 from autoprune.models.weights import state_fingerprint
 from autoprune.tasks.detectors import raw_outputs
 from autoprune.training import Recipe, train
-from autoprune.training.features import FeatureDistillation, feature_maps
+from autoprune.training.features import FeatureDistillation, layer_inputs
 from autoprune.training.hooks import TrainingState
 from tests.models.toy_networks import NETWORKS, SHAPE, UNPROVED, images, toy
 
@@ -58,7 +58,7 @@ def stages(fraction: float) -> tuple[nn.Module, TracedNetwork, Kept]:
 
 def penalty(dense: nn.Module, small: nn.Module, network: TracedNetwork, kept: Kept, x: Tensor, **options) -> float:
     """Returns what one batch adds to the loss."""
-    hook = FeatureDistillation(feature_maps(network, kept), **options)
+    hook = FeatureDistillation(layer_inputs(network, kept), **options)
     hook.begin(state(small, dense))
     try:
         with torch.no_grad():
@@ -113,7 +113,7 @@ def test_a_cut_network_of_any_kind_comes_closer(name) -> None:
     assert np.isfinite(before)
     if before < 1e-9:
         return  # the maps that count are exact: only what is read at the very end is cut, or no module holds the layers
-    hook = FeatureDistillation(feature_maps(network, kept), weight=1.0)
+    hook = FeatureDistillation(layer_inputs(network, kept), weight=1.0)
     hook.begin(state(small, model))
     optimiser = torch.optim.SGD(small.parameters(), 1e-3)
     for _ in range(5):
@@ -134,7 +134,7 @@ def test_what_is_read_while_the_network_is_only_tested_does_not_count() -> None:
     dense, network, kept = stages(0.5)
     small = cut(dense, network, kept)
     expected = penalty(dense, small, network, kept, images(4))
-    hook = FeatureDistillation(feature_maps(network, kept))
+    hook = FeatureDistillation(layer_inputs(network, kept))
     hook.begin(state(small, dense))
     with torch.no_grad():
         small(images(9))
@@ -149,7 +149,7 @@ def test_what_is_read_while_the_network_is_only_tested_does_not_count() -> None:
 def test_a_second_training_chooses_its_maps_anew() -> None:
     dense, network, kept = stages(0.5)
     small = cut(dense, network, kept)
-    hook, found = FeatureDistillation(feature_maps(network, kept)), []
+    hook, found = FeatureDistillation(layer_inputs(network, kept)), []
     for _ in range(2):
         hook.begin(state(small, dense))
         dense(images(4))
@@ -164,7 +164,7 @@ def test_a_second_training_chooses_its_maps_anew() -> None:
 def test_without_a_teacher_nothing_is_watched_or_added() -> None:
     dense, network, kept = stages(0.5)
     small = cut(dense, network, kept)
-    hook = FeatureDistillation(feature_maps(network, kept))
+    hook = FeatureDistillation(layer_inputs(network, kept))
     hook.begin(state(small, None))
     small(images(2))
     assert hook.penalty() is None
@@ -182,8 +182,8 @@ def test_a_training_leaves_no_hook_behind_and_is_reproducible() -> None:
     prints = []
     for hooks in (
         [],
-        [FeatureDistillation(feature_maps(network, kept))],
-        [FeatureDistillation(feature_maps(network, kept))],
+        [FeatureDistillation(layer_inputs(network, kept))],
+        [FeatureDistillation(layer_inputs(network, kept))],
     ):
         small = copy.deepcopy(cut(dense, network, kept))
         recipe = Recipe(epochs=2, learning_rate=0.02, batch_size=32, distillation=0.9)
