@@ -8,7 +8,7 @@ together, read a ReLU's input again), so each is tried on the dense network firs
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -19,9 +19,6 @@ from autoprune.devices import rounding
 from autoprune.models.network import LayerCall, TracedNetwork
 from autoprune.models.surgery import replicate
 from autoprune.tasks.detectors import raw_outputs
-
-#: Numbers of the smallest images whose networks were seen to gain by channels that lie last: CIFAR's.
-_LARGE_IMAGE = 3 * 32 * 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,34 +76,14 @@ def fastest_form(model: nn.Module, network: TracedNetwork, images: Tensor) -> Fo
             found = tree_leaves(raw_outputs(ready, images.clone(memory_format=tried.layout)))
         except RuntimeError:  # such as the weight of a 3d convolution, which has no channels last in this sense
             continue
-        if len(found) == len(wanted) and all(map(_alike, found, wanted)):
+        if same_outputs(found, wanted):
             form = tried
     return form
 
 
-@torch.no_grad()
-def training_layout(model: nn.Module, images: Tensor) -> torch.memory_format:
-    """Returns the memory layout that a network is trained in: channels last, where it puts out the same.
-
-    A GPU's half-precision kernels want it so. On one thread of a CPU, CPU seconds of a step with the usual layout over
-    those with channels last, batch 64 (8 at 224x224), medians of 5: ResNet-20-B 1.27, ResNet-56-B 1.28, MobileNetV2 of
-    CIFAR 1.42, VGG-16 0.89; at 224x224 MobileNetV2 1.21, ResNet-18 1.14, EfficientNet-B0 1.24; 8x8 digits 1.01.
-
-    Args:
-        model: in any mode; not changed.
-        images: (B, C, H, W) a few, on its device.
-    """
-    if images[0].numel() < _LARGE_IMAGE:
-        return torch.contiguous_format
-    replica = replicate(model, {}, {}).eval()
-    wanted = tree_leaves(raw_outputs(replica, images))
-    try:
-        laid_out = images.contiguous(memory_format=torch.channels_last)
-        found = tree_leaves(raw_outputs(replica.to(memory_format=torch.channels_last), laid_out))
-    except RuntimeError:  # such as a view of features that no longer lie together
-        return torch.contiguous_format
-    same = len(found) == len(wanted) and all(map(_alike, found, wanted))
-    return torch.channels_last if same else torch.contiguous_format
+def same_outputs(found: Sequence[object], wanted: Sequence[object]) -> bool:
+    """Returns whether two networks put out the same tensors, but for rounding."""
+    return len(found) == len(wanted) and all(map(_alike, found, wanted))
 
 
 def _alike(found: object, wanted: object) -> bool:

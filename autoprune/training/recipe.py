@@ -27,7 +27,7 @@ class Recipe:
         temperature: softens both sides of the divergence, above 0.
         label_smoothing: in [0, 1).
         gradient_clip: largest L2 norm of the whole gradient; infinity for no clipping.
-        mixed_precision: half precision where the device is a GPU.
+        mixed_precision: half precision where the device is faster by it (`kernels.training_precision`).
     """
 
     epochs: float

@@ -26,19 +26,19 @@ from autoprune.data.images import Images, IntArray
 from autoprune.data.preprocessing import NO_AUGMENTATION, Augmentation
 from autoprune.devices import gpu_module, is_gpu
 from autoprune.errors import DataError, DivergenceError
-from autoprune.models.folding import training_layout
 from autoprune.models.weights import state_fingerprint
 from autoprune.tasks.base import Objective, Task
 from autoprune.tasks.registry import CLASSIFICATION
 from autoprune.training.checkpoints import CheckpointFolder, Checkpointing
 from autoprune.training.feed import Vary, make_feed
 from autoprune.training.hooks import Hook, TrainingState
+from autoprune.training.kernels import training_layout, training_precision
 from autoprune.training.recipe import Recipe
 from autoprune.training.team import Team
 
 #: Steps between looks at the loss on a GPU: every look waits for the device.
 _LOOK_EVERY = 50
-#: Images that tell how a network is laid out in memory.
+#: Images that tell what kernels a network is trained by.
 _PROBES = 2
 
 OnEpoch = Callable[[int, float], None]
@@ -114,7 +114,7 @@ def train(
         raise DataError("There is no image to train on.")
     chance = torch.Generator().manual_seed(derive_seed(seed, "augmentation", *([team.rank] if team else [])))
     leads = team is None or team.leads
-    layout = training_layout(model.to(device), images.take(chosen[:_PROBES]).to(device))
+    probes = images.take(chosen[:_PROBES]).to(device)
     run = _Run(
         model,
         teacher,
@@ -123,7 +123,8 @@ def train(
         task=task,
         count=len(chosen),
         device=torch.device(device),
-        layout=layout,
+        layout=training_layout(model.to(device), probes),
+        half=training_precision(model, probes) if recipe.mixed_precision else None,
         chance=chance,
     )
     folder: CheckpointFolder | None = None
@@ -174,6 +175,7 @@ class _Run:
         count: int,
         device: torch.device,
         layout: torch.memory_format,
+        half: torch.dtype | None,
         chance: torch.Generator,
     ) -> None:
         self.device = device
@@ -190,11 +192,9 @@ class _Run:
         self._on_gpu = is_gpu(device)
         self._layout = layout
         self._model.to(memory_format=layout)
-        self._half = self._on_gpu and recipe.mixed_precision
-        bfloat = self._half and gpu_module(device).is_bf16_supported(including_emulation=False)
-        self._half_type = torch.bfloat16 if bfloat else torch.float16
+        self._half = half
         # float16 gradients underflow without scaling; bfloat16 has float32's range.
-        self._scaler = torch.amp.GradScaler(device.type, enabled=self._half and not bfloat)
+        self._scaler = torch.amp.GradScaler(device.type, enabled=self._half is torch.float16)
         self._optimiser = torch.optim.SGD(
             _parameter_groups(model, recipe.weight_decay),
             lr=recipe.learning_rate,
@@ -314,7 +314,7 @@ class _Run:
         self._model.eval().to(memory_format=torch.contiguous_format)
 
     def _loss(self, inputs: Tensor, targets: Any) -> Tensor:
-        precision = torch.autocast(self.device.type, dtype=self._half_type, enabled=self._half)
+        precision = torch.autocast(self.device.type, dtype=self._half, enabled=self._half is not None)
         loss = self._task.loss(
             self._forward,
             inputs,
