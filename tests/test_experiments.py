@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from autoprune.config.experiment import experiment_kind, load_comparison, load_experiment
+from autoprune.config.experiment import experiment_kind, load_comparison, load_experiment, load_published
 from autoprune.core.budget import Budget
 from autoprune.core.cost import Cost
 from autoprune.methods.registry import make_method
@@ -31,6 +31,13 @@ def results(kind):
 def test_every_experiment_file_loads(path):
     if experiment_kind(path) == "search":
         assert load_experiment(path)["budgets"]
+        return
+    if experiment_kind(path) == "published":
+        published, options = load_published(path)
+        # What is held against a figure removes as much.
+        [budget] = [Budget.parse(text) for text in options["budgets"]]
+        assert all(item.accuracy < 100 and item.dense < 100 for item in published)
+        assert 100 * (1 - budget.limit) >= max(item.removed for item in published)
         return
     compared, options = load_comparison(path)
     assert options["model"]

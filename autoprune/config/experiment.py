@@ -1,4 +1,4 @@
-"""Experiment files: a search, or a comparison of methods, written down in TOML so that it can be repeated by name.
+"""Experiment files: a search, or what is made of several, written down in TOML so that it can be repeated by name.
 
 format = 1
 model = "cifar/resnet20-b"
@@ -8,11 +8,15 @@ budget = ["50%flops"]
 
 A comparison says `kind = "comparison"` and names its `methods`, the separate `budgets` that each of them is held to,
 and the `method_epochs` that methods which train may spend; everything else reads as in a search.
+
+With `kind = "published"` a network is searched and then finetuned for `finetune_epochs`, to be held against figures
+that others have `published`: a table each, of `method`, its `accuracy` and the `dense` network's in percent, the
+`removed` percentage of the FLOPs, and the `source`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +26,11 @@ from autoprune.config.toml import read_toml, require_keys
 from autoprune.errors import ConfigError
 
 _FORMAT = 1
-_KINDS = ("search", "comparison")
+_KINDS = ("search", "comparison", "published")
 #: Keys that are not options of a search: what the experiment is for, and the version of the file format.
 _ABOUT = ("format", "kind", "description")
-_COMPARED = ("methods", "budgets", "method_epochs")
+#: Keys of one kind alone.
+_OWN = {"comparison": ("methods", "budgets", "method_epochs"), "published": ("published",)}
 #: Options that name files: a relative one is looked for beside the experiment file first.
 _FILES = frozenset({"weights", "data_root", "search_space"})
 
@@ -45,6 +50,25 @@ class Comparison:
     method_epochs: float
 
 
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A figure that others have published.
+
+    Attributes:
+        method: its name.
+        accuracy: of the pruned network, in percent.
+        dense: of the network before, in percent.
+        removed: of the FLOPs, in percent, as its authors count.
+        source: where it stands.
+    """
+
+    method: str
+    accuracy: float
+    dense: float
+    removed: float
+    source: str
+
+
 def load_experiment(name: str | Path) -> dict[str, Any]:
     """Returns what the experiment file of a search sets, as keyword arguments for `SearchOptions`.
 
@@ -56,7 +80,7 @@ def load_experiment(name: str | Path) -> dict[str, Any]:
     """
     path, table = _read(name)
     if table.get("kind", _KINDS[0]) != _KINDS[0]:
-        raise ConfigError(f"{path} is a comparison, not a search. Run it with `autoprune experiment {path}`.")
+        raise ConfigError(f"{path} is more than a search ({table['kind']}). Run it with `autoprune experiment {path}`.")
     return _options(path, table)
 
 
@@ -79,11 +103,40 @@ def load_comparison(name: str | Path) -> tuple[Comparison, dict[str, Any]]:
     compared = Comparison(
         texts(table["methods"], f"{path}: methods"), texts(table["budgets"], f"{path}: budgets"), epochs
     )
-    return compared, _options(path, {key: value for key, value in table.items() if key not in _COMPARED})
+    return compared, _options(path, table, kind="comparison")
+
+
+def load_published(name: str | Path) -> tuple[tuple[Published, ...], dict[str, Any]]:
+    """Returns the figures that others have published, and what a search sets that is held against them.
+
+    Raises:
+        ConfigError: as `load_experiment`, or a figure lacks something.
+    """
+    path, table = _read(name)
+    entries = table.get("published")
+    if not isinstance(entries, list) or not entries or not all(isinstance(item, dict) for item in entries):
+        raise ConfigError(f"{path}: it needs a table [[published]] for each figure. Add one.")
+    if not table.get("finetune_epochs"):
+        raise ConfigError(f"{path}: finetune_epochs says how long the network is finetuned. Add it.")
+    return tuple(_published(item, f"{path}: [[published]]") for item in entries), _options(
+        path, table, kind="published"
+    )
+
+
+def _published(entry: dict[str, Any], where: str) -> Published:
+    kinds: dict[str, type | tuple[type, ...]] = {
+        field.name: str if field.type == "str" else (int, float) for field in fields(Published)
+    }
+    require_keys(entry, list(kinds), where=where)
+    for key, kind in kinds.items():
+        if key not in entry or not isinstance(entry[key], kind) or isinstance(entry[key], bool):
+            wanted = "a text" if kind is str else "a number of percent"
+            raise ConfigError(f"{where} needs `{key}`, {wanted}. Add it.")
+    return Published(**entry)
 
 
 def experiment_kind(name: str | Path) -> str:
-    """Returns `search` or `comparison`.
+    """Returns `search`, `comparison` or `published`.
 
     Raises:
         ConfigError: the file is missing, corrupt or of another kind.
@@ -100,12 +153,12 @@ def _read(name: str | Path) -> tuple[Path, dict[str, Any]]:
     if kind not in _KINDS:
         raise ConfigError(f"{path}: kind {kind!r} is not known. Write one of {', '.join(_KINDS)}.")
     by_key = [option.key for option in OPTIONS.values()]
-    require_keys(table, [*_ABOUT, *by_key, *(_COMPARED if kind == "comparison" else ())], where=str(path))
+    require_keys(table, [*_ABOUT, *by_key, *_OWN.get(kind, ())], where=str(path))
     return path, table
 
 
-def _options(path: Path, table: dict[str, Any]) -> dict[str, Any]:
-    by_key = {option.key: option for option in OPTIONS.values()}
+def _options(path: Path, table: dict[str, Any], *, kind: str = "search") -> dict[str, Any]:
+    by_key = {option.key: option for option in OPTIONS.values() if option.key not in _OWN.get(kind, ())}
     options = {
         by_key[key].name: by_key[key].read(value, f"{path}: {key}") for key, value in table.items() if key in by_key
     }

@@ -15,27 +15,27 @@ _COMPARED = ("own", "reconstructed", "finetuned")
 
 
 def results_table(folder: Path) -> str:
-    """Returns the results files of a folder as Markdown: one table of searches, one of each comparison.
+    """Returns results files as Markdown: searches, long finetunes beside published figures, and every comparison.
 
     Raises:
         ConfigError: the folder holds no results file, or one that cannot be read.
     """
-    searches: list[Mapping[str, Any]] = []
-    comparisons: list[Mapping[str, Any]] = []
+    found: dict[str, list[Mapping[str, Any]]] = {"search": [], "published": [], "comparison": []}
     for path in sorted(folder.glob("*.json")):
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            if content.get("kind") == "faults":
-                continue  # the table of faults is no experiment
-            (comparisons if content.get("kind") == "comparison" else searches).append(content)
+            # The table of faults is no experiment.
+            if content.get("kind", "search") in found:
+                found[content.get("kind", "search")].append(content)
         except (OSError, ValueError, AttributeError) as error:
             raise ConfigError(
                 f"Cannot read the results file {str(path)!r}: {error}. Run its experiment again."
             ) from error
-    if not searches and not comparisons:
+    if not any(found.values()):
         raise ConfigError(f"{str(folder)!r} holds no results file. Run an experiment first.")
-    tables = ([_search_table(searches)] if searches else []) + [_comparison_table(item) for item in comparisons]
-    return "\n\n".join(tables)
+    tables = [_search_table(found["search"])] if found["search"] else []
+    tables += [_published_table(found["published"])] if found["published"] else []
+    return "\n\n".join(tables + [_comparison_table(item) for item in found["comparison"]])
 
 
 def _search_table(contents: Sequence[Mapping[str, Any]]) -> str:
@@ -72,6 +72,41 @@ def _search_table(contents: Sequence[Mapping[str, Any]]) -> str:
                 searched if index == 0 else "",
             ]
             lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _published_table(contents: Sequence[Mapping[str, Any]]) -> str:
+    """Returns long finetunes beside what others have published: a line a figure."""
+    lines = [
+        "| network | by | FLOPs removed | dense | no training | finetuned | epochs |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for content in contents:
+        run, tuned = content["run"], content["finetuned"]
+        removed = 1 - run["incumbent"]["macs"] / run["dense"]["macs"]
+        best = max([100 * tuned["accuracy"], *(item["accuracy"] for item in content["published"])])
+        own = [
+            f"[{run['model']}](experiments/{content['experiment']})",
+            "autoprune",
+            f"{100 * removed:.1f} %",
+            _percent([run["dense"]["accuracy"]]),
+            _percent([tuned["accuracy_before"]]),
+            _marked(_percent([tuned["accuracy"]]), 100 * tuned["accuracy"] == best),
+            f"{tuned['epochs']:g}",
+        ]
+        others = [
+            [
+                "",
+                f"{item['method']} ({item['source']})",
+                f"{item['removed']:.1f} %",
+                f"{item['dense']:.2f}",
+                "",
+                _marked(f"{item['accuracy']:.2f}", item["accuracy"] == best),
+                "",
+            ]
+            for item in content["published"]
+        ]
+        lines += ["| " + " | ".join(cells) + " |" for cells in (own, *others)]
     return "\n".join(lines)
 
 

@@ -46,16 +46,23 @@ def dense_network(
     for path in _places(folder, saved):
         if path.is_file() and sha256_of(path) == sha:
             return build_model(saved.model, classes=saved.classes, weights=path)
-    if is_embedded(saved.model) and sha is None:
-        model = embedded_model(saved.model, on_progress=observer.progress)
-        if state_fingerprint(model) == saved.dense.get("fingerprint"):
-            return model
+    if sha is None:
+        made = _made(saved.model, saved.classes, observer)
+        if made is not None and state_fingerprint(made) == saved.dense.get("fingerprint"):
+            return made
     named = saved.dense.get("weights")
     what = f"The dense weights {named!r}" if named else "The dense weights"
     raise ConfigError(
         f"{what} that {str(folder)!r} was cut from are not found: not beside it, nor below {WEIGHTS_ROOT_VARIABLE}. "
         f"{otherwise}"
     )
+
+
+def _made(spec: str, classes: int | None, observer: Observer) -> nn.Module | None:
+    """Returns a network that comes with its weights: an embedded one, or what a factory builds; None for others."""
+    if is_embedded(spec):
+        return embedded_model(spec, on_progress=observer.progress)
+    return build_model(spec, classes=classes) if ":" in spec else None
 
 
 def _places(folder: Path, saved: SavedModel) -> Iterator[Path]:

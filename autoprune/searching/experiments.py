@@ -10,11 +10,13 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
-from autoprune.config.experiment import experiment_kind, load_comparison, load_experiment
+from autoprune.config.experiment import experiment_kind, load_comparison, load_experiment, load_published
+from autoprune.config.layout import INCUMBENT, SUMMARY
 from autoprune.config.options import check_options
 from autoprune.config.resources import is_installed, resource_path
 from autoprune.errors import ConfigError, RunError
@@ -23,8 +25,10 @@ from autoprune.report.observer import Observer
 from autoprune.searching.api import run_search
 from autoprune.searching.circumstances import circumstances, commit
 from autoprune.searching.comparison import Contest
+from autoprune.searching.finetuning import finetune
 from autoprune.searching.options import SearchOptions
 from autoprune.searching.recorded import TRACKING_VARIABLE
+from autoprune.searching.training_options import FinetuneOptions
 from autoprune.strategies.registry import strategy_names
 
 _KEPT = (
@@ -32,6 +36,9 @@ _KEPT = (
     "candidates", "failures", "seconds", "search_seconds", "utilisation", "workers", "hypervolume", "reference_point",
     "finetune_epochs", "images",
 )  # fmt: skip
+
+#: Of a long finetune; its history is told by its journal.
+_FINETUNED = ("accuracy", "accuracy_before", "holdout_accuracy", "epochs", "steps", "seconds", "images", "recipe")
 
 Display = Callable[[int], Observer]
 
@@ -57,9 +64,8 @@ def run_experiment(file: str, *, seeds: Sequence[int] | None, results: Path | No
     except OSError as error:
         raise RunError(f"Cannot make {str(folder)!r}: {error.strerror}. Name another with --results.") from error
     target = folder / f"{path.stem}.json"
-    if experiment_kind(path) == "comparison":
-        return _compare(path, target, seeds=seeds, display=display)
-    return _search(path, target, seeds=seeds, display=display)
+    kinds = {"search": _search, "comparison": _compare, "published": _outdo}
+    return kinds[experiment_kind(path)](path, target, seeds=seeds, display=display)
 
 
 def _search(path: Path, target: Path, *, seeds: Sequence[int] | None, display: Display) -> Path:
@@ -87,10 +93,7 @@ def _search(path: Path, target: Path, *, seeds: Sequence[int] | None, display: D
 def _compare(path: Path, target: Path, *, seeds: Sequence[int] | None, display: Display) -> Path:
     compared, named = load_comparison(path)
     options = SearchOptions(**check_options(named, strategies=strategy_names(), flags=False))
-    if seeds:
-        if len(seeds) > 1:
-            raise ConfigError("A comparison runs with one seed at a time. Give --seed once.")
-        options = replace(options, seed=seeds[0])
+    options = replace(options, seed=_one_seed(seeds, options.seed))
     listed = "".join(f" --seed {seed}" for seed in seeds or ())
     observer = display(options.candidates)
     try:
@@ -109,6 +112,75 @@ def _compare(path: Path, target: Path, *, seeds: Sequence[int] | None, display: 
         observer.close()
     _write(target, {**content, "complete": True})
     return target
+
+
+def _outdo(path: Path, target: Path, *, seeds: Sequence[int] | None, display: Display) -> Path:
+    """Searches, finetunes what was found for long, and writes the figures down beside published ones.
+
+    The run lies in a hidden folder beside the results until it is done: one that was stopped goes on where it was.
+    """
+    published, named = load_published(path)
+    options = SearchOptions(**check_options(named, strategies=strategy_names(), flags=False))
+    options = replace(options, seed=_one_seed(seeds, options.seed), no_mlflow=True)
+    assert options.finetune_epochs is not None
+    folder = target.parent / f".{path.stem}-{options.seed}"
+    run, trained = folder / "run", folder / "finetuned"
+    observer = display(options.candidates)
+    try:
+        summary = _searched(replace(options, out=run, finetune_epochs=0.0), run, observer)
+        report = finetune(_finetune_options(options, run / INCUMBENT, trained), observer)
+    finally:
+        observer.close()
+    listed = "".join(f" --seed {seed}" for seed in seeds or ())
+    content = {
+        **_provenance(path, listed),
+        "kind": "published",
+        "published": [asdict(item) for item in published],
+        "run": {key: summary[key] for key in _KEPT if key in summary},
+        "finetuned": {key: report[key] for key in _FINETUNED},
+    }
+    _write(target, content)
+    rmtree(folder)
+    return target
+
+
+def _searched(options: SearchOptions, run: Path, observer: Observer) -> Mapping[str, Any]:
+    """Returns the summary of a search: that of the run folder, or of one that is begun or gone on with there."""
+    if (run / SUMMARY).is_file():
+        before: Mapping[str, Any] = json.loads((run / SUMMARY).read_text(encoding="utf-8"))
+        if not before["interrupted"]:
+            return before
+    summary = run_search(options, observer=observer).summary
+    if summary.get("interrupted"):
+        raise KeyboardInterrupt
+    return summary
+
+
+def _finetune_options(options: SearchOptions, source: Path, out: Path) -> FinetuneOptions:
+    """Returns how the network that was found is finetuned: on all images but those that its candidates were scored on.
+
+    They tell how the finetune goes; nothing is chosen by them.
+    """
+    assert options.finetune_epochs is not None
+    return FinetuneOptions(
+        epochs=options.finetune_epochs,
+        source=source,
+        data=options.data,
+        task=options.task,
+        out=out,
+        weights=options.weights,
+        data_root=options.data_root,
+        holdout_images=options.holdout_images,
+        seed=options.seed,
+        device=options.device,
+        no_mlflow=True,
+    )
+
+
+def _one_seed(seeds: Sequence[int] | None, own: int) -> int:
+    if seeds and len(seeds) > 1:
+        raise ConfigError("Such an experiment runs with one seed at a time. Give --seed once.")
+    return seeds[0] if seeds else own
 
 
 def _unfinished(target: Path, about: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import pytest
 
-from autoprune.config.experiment import experiment_kind, load_comparison, load_experiment
+from autoprune.config.experiment import experiment_kind, load_comparison, load_experiment, load_published
 from autoprune.config.options import check_options
 from autoprune.config.resources import resource_names
 from autoprune.errors import ConfigError
+
+LOADED = {"comparison": load_comparison, "published": load_published}
 
 
 def written(tmp_path, text):
@@ -16,7 +18,8 @@ def written(tmp_path, text):
 
 @pytest.mark.parametrize("name", resource_names("experiments"))
 def test_every_shipped_experiment_is_valid(name, tmp_path, monkeypatch):
-    options = load_experiment(name) if experiment_kind(name) == "search" else load_comparison(name)[1]
+    kind = experiment_kind(name)
+    options = load_experiment(name) if kind == "search" else LOADED[kind](name)[1]
     if "weights" in options:
         # The weights themselves are not at hand everywhere: what is checked is that the file asks for nothing unknown.
         (tmp_path / options["weights"]).touch()

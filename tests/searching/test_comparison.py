@@ -130,7 +130,7 @@ def test_a_wrong_file_is_one_line_and_exit_code_two(folder, capsys, change, mess
 def test_a_search_refuses_the_file_of_a_comparison(folder, capsys):
     (folder / "mine.toml").write_text(FILE)
     assert command_line(["search", "--experiment", "mine.toml"]) == 2
-    assert "is a comparison, not a search" in capsys.readouterr().err
+    assert "is more than a search (comparison)" in capsys.readouterr().err
 
 
 def test_a_search_is_recorded_for_every_seed(folder, capsys):
