@@ -10,6 +10,8 @@ from autoprune.errors import RunError
 LEDGER, SUMMARY, FRONT_CSV, FRONT_HTML = "ledger.jsonl", "summary.json", "front.csv", "front.html"
 #: Of one that holds a training.
 TRAINING = "training.json"
+#: The folder of the checkpoints of what is trained in a run folder; gone when that is done.
+CHECKPOINTS = "checkpoints"
 #: The folder of the network that a search or a pruning found, inside its run folder.
 INCUMBENT = "incumbent"
 #: Of the folder of a saved network.

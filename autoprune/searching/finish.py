@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +27,7 @@ from autoprune.models.surgery import Kept
 from autoprune.models.weights import sha256_of
 from autoprune.report.observer import Observer
 from autoprune.searching.preparation import Prepared
+from autoprune.training.checkpoints import Checkpointing
 from autoprune.training.features import FeatureDistillation
 from autoprune.training.measure import Scores, measure
 from autoprune.training.recipe import Recipe, finetune_recipe
@@ -66,10 +69,21 @@ class Finished:
 class Finisher:
     """Rebuilds, finetunes and tests networks of one search, all in the same way."""
 
-    def __init__(self, prepared: Prepared, observer: Observer, *, epochs: float) -> None:
+    def __init__(
+        self, prepared: Prepared, observer: Observer, *, epochs: float, checkpoints: Path | None = None
+    ) -> None:
+        """Reads the dense network on the images of the end.
+
+        Args:
+            prepared: the search.
+            observer: hears of stages and steps.
+            epochs: of finetuning.
+            checkpoints: folder in which finetunes are gone on with that were stopped; None to begin all anew.
+        """
         self._prepared = prepared
         self._observer = observer
         self._epochs = epochs
+        self._checkpoints = checkpoints
         self._images, self._calibration = self._final_calibration()
 
     @property
@@ -124,13 +138,22 @@ class Finisher:
 
         def training(parts: int) -> None:
             model.load_state_dict(untrained)
-            self._train(model, kept, recipe.in_parts(parts))
+            place = self._place(kept, evaluation, parts)
+            self._train(model, kept, recipe.in_parts(parts), checkpoint=None if place is None else Checkpointing(place))
 
         in_smaller_batches(self._prepared.device, training)
         after = self.tested(model)
         return Finished(evaluation, model.cpu(), kept, after, before.accuracy)
 
-    def _train(self, model: nn.Module, kept: Kept, recipe: Recipe) -> None:
+    def _place(self, kept: Kept, evaluation: Evaluation, parts: int) -> Path | None:
+        """Returns where the checkpoints of this finetune alone lie: a checkpoint of another would stop it."""
+        if self._checkpoints is None:
+            return None
+        chosen = json.dumps(kept_by_name(self._prepared.network, kept)).encode()
+        told = f"{evaluation.candidate.id}-{self._epochs:g}-{parts}"
+        return self._checkpoints / f"{told}-{hashlib.sha256(chosen).hexdigest()[:12]}"
+
+    def _train(self, model: nn.Module, kept: Kept, recipe: Recipe, *, checkpoint: Checkpointing | None) -> None:
         prepared, data = self._prepared, self._prepared.problem.data
         train(
             model,
@@ -144,6 +167,7 @@ class Finisher:
             device=prepared.device,
             hooks=[FeatureDistillation.of(prepared.network, kept)],
             on_step=self._observer.progress,
+            checkpoint=checkpoint,
             task=data.task,
         )
 

@@ -11,11 +11,12 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import count
 from pathlib import Path
+from shutil import rmtree
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from autoprune.config.layout import FRONT_CSV, FRONT_HTML, INCUMBENT, LEDGER, SUMMARY, TRAINING
+from autoprune.config.layout import CHECKPOINTS, FRONT_CSV, FRONT_HTML, INCUMBENT, LEDGER, SUMMARY, TRAINING
 from autoprune.config.options import default_run_folder, holds_search
 from autoprune.core.candidate import Candidate, Evaluation, Outcome
 from autoprune.core.files import require_inside
@@ -111,7 +112,8 @@ def run(problem: Problem, options: SearchOptions, observer: Observer) -> Conclud
         require_usable(store_of(options))
     # Taken before the preparation, which may take minutes: a second driver is refused at once.
     with FolderLock(out):
-        require_inside(out / INCUMBENT, out)
+        for name in (INCUMBENT, CHECKPOINTS):
+            require_inside(out / name, out)
         if not holds_search(out / LEDGER):
             require_new(out)
         prepared = prepare(problem, options, observer, recorded_latency=_recorded_latency(out))
@@ -278,7 +280,9 @@ def _finish(
     """Tests dense, uniform and incumbent, saves the incumbent, fills the summary in, and returns the incumbent."""
     options, uniform = prepared.options, uniform_of(study)
     observer.stage("Testing the dense network")
-    finisher = Finisher(prepared, observer, epochs=summary["finetune_epochs"])
+    assert options.out is not None
+    checkpoints = options.out / CHECKPOINTS
+    finisher = Finisher(prepared, observer, epochs=summary["finetune_epochs"], checkpoints=checkpoints)
     summary["dense"].update(figures(finisher.tested(prepared.problem.model)))
     if uniform is not None and uniform.candidate.id != incumbent.candidate.id:
         summary["uniform"] = describe(finisher.finish("uniform widths", uniform), prepared)
@@ -291,10 +295,10 @@ def _finish(
     if uniform is not None:
         networks["uniform"] = uniform.candidate.structure
     summary["latency"] = latency_entry(prepared, networks, observer)
-    assert options.out is not None
     info = {key: summary["incumbent"][key] for key in ("accuracy", "holdout_accuracy", "proposed_by", "id")}
     info.update({"budget": list(options.goals), "seed": options.seed, "finetune_epochs": summary["finetune_epochs"]})
     save_finished(options.out / INCUMBENT, finished, prepared, info=info)
+    rmtree(checkpoints, ignore_errors=True)
     prepared.problem.model.cpu()
     return finished.model
 

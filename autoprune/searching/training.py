@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from autoprune.config.layout import SUMMARY, TRAINING, saved_folder
+from autoprune.config.layout import CHECKPOINTS, SUMMARY, TRAINING, saved_folder
 from autoprune.core.files import require_inside
 from autoprune.core.seeds import derive_seed
 from autoprune.data.bundle import DataBundle
@@ -54,7 +54,7 @@ from autoprune.training.trainer import train
 if TYPE_CHECKING:
     from autoprune.tracking.training_log import TrainingLog
 
-CHECKPOINTS, WEIGHTS = "checkpoints", "weights.safetensors"
+WEIGHTS = "weights.safetensors"
 #: A training holds out a tenth of its images at most: a search may take a quarter, for it trains on none.
 _HOLDOUT_SHARE = 0.1
 _DISTILLATION = 0.9

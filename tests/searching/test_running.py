@@ -8,6 +8,8 @@ import signal
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 import autoprune
 from autoprune.core.resources import RESOURCES
@@ -113,6 +115,46 @@ def test_ctrl_c_while_the_best_are_finished_keeps_what_was_found(toy):
     assert not (stopped.out / "incumbent").exists()
     resumed = resume_search(Path("run"), observer=NullObserver())
     assert resumed.summary["incumbent"]["accuracy"] is not None
+
+
+def test_finetunes_at_the_end_that_were_stopped_go_on_where_they_were(toy):
+    """At most an epoch is lost, and the networks are those of a search that was never stopped."""
+
+    class Stopping(NullObserver):
+        """Interrupts the finetune of the incumbent in its third epoch."""
+
+        def __init__(self):
+            self.which, self.steps = "", {}
+
+        def stage(self, text):
+            self.which = text if text.startswith("Finetuning") else ""
+
+        def progress(self, done, total):
+            self.steps.setdefault(self.which, []).append(done)
+            if "incumbent" in self.which and done == int(0.6 * total):
+                raise KeyboardInterrupt
+
+    class Counting(Stopping):
+        def progress(self, done, total):
+            self.steps.setdefault(self.which, []).append(done)
+
+    whole = toy("whole", finetune_epochs=4, observer=Counting())
+    assert not Path("whole", "checkpoints").exists()
+    stopping = Stopping()
+    stopped = toy("stopped", finetune_epochs=4, observer=stopping)
+    assert stopped.summary["interrupted"]
+    assert Path("stopped", "checkpoints").exists()
+    again = Counting()
+    resumed = resume_search(Path("stopped"), observer=again)
+    # Uniform widths had been finetuned to their end.
+    [(which, steps)] = again.steps.items()
+    assert "incumbent" in which
+    assert 1 < steps[0] <= stopping.steps[which][-1] + 1
+    for name in ("uniform", "incumbent"):
+        assert resumed.summary[name] == whole.summary[name]
+    same = [load_file(Path(run, "incumbent", "model.safetensors")) for run in ("whole", "stopped")]
+    assert all(torch.equal(same[0][name], same[1][name]) for name in same[0])
+    assert not Path("stopped", "checkpoints").exists()
 
 
 def test_a_finished_search_can_be_resumed_without_evaluating_anything(toy, events):
