@@ -50,7 +50,7 @@ class Budget:
         limit: the most that may remain: a share in (0, 1] of the dense cost if `relative`, else a count.
         floor: the lower end of the band in the same terms; equal to `limit` for a single budget.
         relative: whether `limit` and `floor` are shares of the dense cost.
-        unit: that the user counts in; None for a share.
+        unit: that the user counts in; None where amounts are shown in whatever suits them.
     """
 
     text: str
@@ -89,7 +89,9 @@ class Budget:
             raise BudgetError(f"The budget {text!r} must lie above 0 and, as a share, at most at 100 %. {_EXAMPLE}")
         if floor > limit:
             raise BudgetError(f"The budget {text!r} starts above its end. Write the smaller number first.")
-        return cls(text.strip(), resource.name, limit, floor, relative, None if relative else unit)
+        # A share leaves open in which scale amounts are shown, but not whether FLOPs or MACs are meant.
+        told = not relative or (unit in resource.units and unit not in resource.shown_in)
+        return cls(text.strip(), resource.name, limit, floor, relative, unit if told else None)
 
     @classmethod
     def parse_limit(cls, text: str) -> Budget:
@@ -141,7 +143,7 @@ class Limit:
         resource: name of a resource, for example `macs`.
         floor: the lower end of the band that is searched; equal to `ceiling` for a single budget.
         ceiling: the most that may remain.
-        unit: that the user counts in; None for a share.
+        unit: that the user counts in; None where amounts are shown in whatever suits them.
         raised: whether the band was written to start lower, where no structure lies.
     """
 

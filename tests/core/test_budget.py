@@ -117,7 +117,8 @@ def test_words_and_units_that_do_not_go_together_are_one_clear_line(text: str, m
         ("50%weights", 18_234_567, "18.3 MB"),
         ("peak 2MiB", 2**20 + 1, "1.01 MiB"),
         ("5ms", 1_234_567, "1.24 ms"),
-        ("50%flops", 1_234_567, "1,234,567 macs"),
+        ("50%flops", 1_234_567, "2,469,134 flops"),
+        ("50%macs", 1_234_567, "1,234,567 macs"),
         ("1.2Mflops", 1_234_567, "2.47 Mflops"),
     ],
 )

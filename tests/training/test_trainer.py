@@ -290,3 +290,5 @@ def test_a_short_finetune_is_gentle_and_a_long_one_no_wilder_than_sgd_is_elsewhe
     assert rates[1] == 0.01
     assert rates[-1] == 0.05
     assert finetune_recipe(0).steps(100) == 0
+    taught = [finetune_recipe(epochs, features=True).learning_rate for epochs in (0.25, 1, 6, 100)]
+    assert taught == [0.01, 0.02, 0.02, 0.02]
