@@ -207,7 +207,10 @@ def _print_cost(title: str, cost: Report) -> None:
 
 def _show_layers(layers: Sequence[Report]) -> None:
     if layers:
-        rows = [(layer["name"], f"{layer['macs']:,}", f"{layer['params']:,}") for layer in layers]
+        rows = [
+            (layer["name"] or "(parameters of its own)", f"{layer['macs']:,}", f"{layer['params']:,}")
+            for layer in layers
+        ]
         show_table("cost of each layer", ("layer", "MACs", "parameters"), rows)
 
 

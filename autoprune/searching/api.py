@@ -23,7 +23,7 @@ from autoprune.searching.problems import load_problem, problem_from
 from autoprune.searching.recorded import recorded_options
 from autoprune.searching.running import Concluded, placed, run
 from autoprune.strategies.registry import strategy_names
-from autoprune.study.ledger import read_ledger, run_of
+from autoprune.study.ledger import read_header
 
 _DEFAULT_BUDGET = "50%flops"
 
@@ -145,7 +145,7 @@ def resume_search(out: Path, *, observer: Observer, changes: Mapping[str, Any] |
     Raises:
         RunError: the folder holds no search, or one that these versions or files do not reproduce.
     """
-    header = run_of(read_ledger(out / LEDGER))
+    header = read_header(out / LEDGER)
     objects = header.get("objects") or []
     if objects and isinstance(objects, list) and all(isinstance(name, str) for name in objects):
         raise RunError(

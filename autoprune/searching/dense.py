@@ -17,7 +17,7 @@ from autoprune.models.saved import SavedModel
 from autoprune.models.weights import sha256_of, state_fingerprint
 from autoprune.models.zoo import build_model
 from autoprune.report.observer import Observer
-from autoprune.study.ledger import read_ledger, run_of
+from autoprune.study.ledger import read_header
 from autoprune.training.default import embedded_model, is_embedded
 
 
@@ -70,7 +70,7 @@ def _places(folder: Path, saved: SavedModel) -> Iterator[Path]:
     recorded: Any = None
     # Not every saved network lies in the folder of a search.
     with suppress(AutopruneError, OSError, KeyError, TypeError):
-        recorded = run_of(read_ledger(folder.parent / LEDGER))["options"]["weights"]
+        recorded = read_header(folder.parent / LEDGER)["options"]["weights"]
     if isinstance(recorded, str):
         yield Path(recorded)
     name = saved.dense.get("weights")

@@ -40,7 +40,7 @@ from autoprune.searching.preparation import prepare, traced
 from autoprune.searching.problems import Problem, is_unlabelled, load_problem, named_by, require_fit
 from autoprune.searching.results import SUMMARY_FORMAT
 from autoprune.strategies.heuristics import heuristic_structures
-from autoprune.study.ledger import read_ledger, run_of
+from autoprune.study.ledger import read_header
 from autoprune.training.default import DEFAULT_MODEL
 from autoprune.training.measure import measure
 
@@ -302,7 +302,7 @@ def recorded_task(saved: SavedModel, directory: Path) -> str | None:
 def recorded_root(directory: Path) -> Path | None:
     """Returns the data folder that the search used, as its ledger says, if it is still there."""
     try:
-        root = run_of(read_ledger(directory.parent / LEDGER))["options"]["data_root"]
+        root = read_header(directory.parent / LEDGER)["options"]["data_root"]
     except (RunError, KeyError, TypeError):
         return None
     return Path(root) if isinstance(root, str) and Path(root).is_dir() else None

@@ -37,7 +37,7 @@ from autoprune.searching.results import (
 from autoprune.searching.timing import torch_threads
 from autoprune.searching.workers import evaluated, require_cores
 from autoprune.strategies.registry import make_strategy
-from autoprune.study.ledger import Ledger, read_ledger, run_of
+from autoprune.study.ledger import Ledger, read_header, read_ledger
 from autoprune.study.lock import FolderLock
 from autoprune.study.replay import replay
 from autoprune.study.study import Study
@@ -143,7 +143,7 @@ def _run(prepared: Prepared, observer: Observer, *, out: Path, started: float) -
 def _recorded_latency(out: Path) -> Any:
     """Returns what a search in the folder measured, None where there is none: what is wrong with it is said later."""
     with suppress(RunError):
-        return run_of(read_ledger(out / LEDGER)).get("latency")
+        return read_header(out / LEDGER).get("latency")
     return None
 
 
@@ -183,7 +183,7 @@ def _header(prepared: Prepared, out: Path) -> dict[str, Any]:
     path = out / LEDGER
     before: Mapping[str, Any] = {}
     if holds_search(path):
-        before = run_of(read_ledger(path))
+        before = read_header(path)
         # What determines the search is compared key by key; where it lies and who works for it may change.
         header["options"] = before.get("options")
     return {**header, "uuid": str(before.get("uuid", uuid.uuid4()))}

@@ -20,7 +20,7 @@ import logging
 import os
 import shlex
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -48,20 +48,35 @@ def read_ledger(path: Path) -> tuple[Event, ...]:
     Raises:
         RunError: the file is missing, damaged before its last line, or of another format.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise RunError(f"Cannot read the ledger {path}: {error.strerror}. Name the folder of a search.") from error
-    events, _ = _parse(data, path)
-    if not events:
-        raise RunError(f"The ledger {path} is empty: nothing was computed. Start the search anew.")
-    return events
+    return _read(path, _log.warning)
+
+
+def read_header(path: Path) -> Mapping[str, Any]:
+    """Returns what the header of a ledger says of the run: whatever must match on resume.
+
+    The whole file is checked; what would be dropped of it is told by those who read the events.
+
+    Raises:
+        RunError: as `read_ledger`.
+    """
+    return run_of(_read(path, _log.debug))
 
 
 def run_of(events: Sequence[Event]) -> Mapping[str, Any]:
     """Returns what the header says of the run: whatever must match on resume."""
     run: Mapping[str, Any] = events[0]["run"]
     return run
+
+
+def _read(path: Path, tell: Callable[..., None]) -> tuple[Event, ...]:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise RunError(f"Cannot read the ledger {path}: {error.strerror}. Name the folder of a search.") from error
+    events, _ = _parse(data, path, tell)
+    if not events:
+        raise RunError(f"The ledger {path} is empty: nothing was computed. Start the search anew.")
+    return events
 
 
 class Ledger:
@@ -235,8 +250,8 @@ def _check(text: str) -> str:
     return f"{zlib.crc32(text.encode()):08x}"
 
 
-def _parse(data: bytes, path: Path) -> tuple[tuple[Event, ...], int]:
-    """Returns the events of a ledger and how many bytes their lines take."""
+def _parse(data: bytes, path: Path, tell: Callable[..., None] = _log.warning) -> tuple[tuple[Event, ...], int]:
+    """Returns the events of a ledger and how many bytes their lines take; `tell` hears of lines that are dropped."""
     events: list[Event] = []
     seen: set[bytes] = set()
     whole = 0
@@ -245,14 +260,14 @@ def _parse(data: bytes, path: Path) -> tuple[tuple[Event, ...], int]:
     for number, line in enumerate(lines, start=1):
         event = _event(line) if number < len(lines) or not rest else None
         if event is None and number == len(lines):
-            _log.warning("The last line of the ledger %s is not whole, as a crash leaves it: it is dropped.", path)
+            tell("The last line of the ledger %s is not whole, as a crash leaves it: it is dropped.", path)
             break
         if event is None:
             raise _damaged(number, path)
         _require_ours(event, number, path)
         whole += len(line) + 1
         if line in seen:
-            _log.warning("Line %d of the ledger %s repeats an earlier one: it is dropped.", number, path)
+            tell("Line %d of the ledger %s repeats an earlier one: it is dropped.", number, path)
             continue
         # A strategy may have nothing to propose any number of times.
         if event["event"] != "waited":

@@ -25,6 +25,7 @@ class Crew:
 
     Attributes:
         workers: evaluations at a time.
+        pace: how many times as long as on the landscape evaluations take.
         spread: largest relative deviation of an evaluation's time from the landscape's, evenly distributed, in [0, 1].
         tail: index of a Pareto distribution that times are drawn from instead; infinite for none. At 2 or less the
             variance is infinite: of a thousand evaluations one takes 30 times the median.
@@ -34,13 +35,15 @@ class Crew:
     """
 
     workers: int = 2
+    pace: float = 1.0
     spread: float = 0.3
     tail: float = math.inf
     failures: float = 0.0
     slow_driver: bool = False
 
     def seconds(self, expected: float, seed: int, candidate: Candidate) -> float:
-        """Returns how long an evaluation takes that is expected to take so long."""
+        """Returns how long an evaluation takes that is expected to take so long on the landscape."""
+        expected *= self.pace
         share = float(generator(seed, "time", candidate.id, candidate.fidelity.level).random())
         if math.isinf(self.tail):
             return expected * (1 + self.spread * (2 * share - 1))

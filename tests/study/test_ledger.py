@@ -18,7 +18,7 @@ from toy_search import (
 
 from autoprune.core.candidate import Evaluation, Failure
 from autoprune.errors import RunError
-from autoprune.study import Ledger, read_ledger, replay, run_of
+from autoprune.study import Ledger, read_header, read_ledger, replay, run_of
 
 RUN = {"seed": 7, "budget": ["50%flops"], "nested": {"rungs": (1, 2)}}
 
@@ -220,3 +220,19 @@ def test_a_ledger_of_another_search_does_not_replay(path):
     study.ask()
     with pytest.raises(RunError, match="has not asked anything yet"):
         replay(read_ledger(path), study)
+
+
+def test_only_who_reads_the_events_tells_of_what_is_dropped(path, caplog):
+    Ledger(path, run=RUN).close()
+    path.write_bytes(path.read_bytes() + b'{"event": "as')
+    assert read_header(path)["seed"] == 7
+    assert not caplog.records
+    assert len(read_ledger(path)) == 1
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+def test_who_reads_the_header_alone_hears_of_damage_all_the_same(path):
+    Ledger(path, run=RUN).close()
+    path.write_bytes(path.read_bytes() + b"{}\n{}\n")
+    with pytest.raises(RunError, match="Line 2 of the ledger"):
+        read_header(path)

@@ -24,6 +24,12 @@ def test_more_workers_take_less_time_for_the_same_work(landscape: Landscape) -> 
     assert 5 < alone.seconds / together.seconds <= 8.5
 
 
+def test_a_slower_pace_stretches_every_time_and_changes_nothing_else(landscape: Landscape) -> None:
+    usual, slow = (run(landscape, Crew(4, pace=pace)) for pace in (1.0, 50.0))
+    assert slow.seconds == pytest.approx(50 * usual.seconds)
+    assert [one.accuracy for one in slow.steps] == [one.accuracy for one in usual.steps]
+
+
 def test_times_with_a_heavy_tail_have_the_same_mean_and_some_very_long_ones(landscape: Landscape) -> None:
     even, heavy = (run(landscape, Crew(4, tail=tail), candidates=600) for tail in (math.inf, 1.5))
     long = [max(one.seconds for one in found.evaluations) for found in (even, heavy)]
