@@ -56,6 +56,7 @@ def check_proxy(
     structures: p.Structures = None,
     epochs: p.ProxyEpochs = None,
     min_tau: p.MinTau = None,
+    twice: p.Twice = False,
     model: p.Model = None,
     weights: p.Weights = None,
     data: p.Data = None,
@@ -76,7 +77,7 @@ def check_proxy(
 ) -> Work:
     """Measure how well each cheap score ranks structures, against a finetune, on your own network and data."""
     written = locals()
-    own = ("structures", "epochs", "min_tau")
+    own = ("structures", "epochs", "min_tau", "twice")
     asked = {name: written[name] for name in own if written[name] is not None}
     return partial(
         proxy_commands.check_proxy, given_options(written, besides=(*own, "as_json")), asked=asked, as_json=as_json

@@ -213,6 +213,14 @@ MinTau = Annotated[
         metavar="TAU", rich_help_panel=_SEARCH, help="Kendall's tau from which on a score is trusted. (default: 0.8)"
     ),
 ]
+Twice = Annotated[
+    bool,
+    typer.Option(
+        "--twice",
+        rich_help_panel=_SEARCH,
+        help="Finetune every structure with two seeds: how far these agree is what a score can be asked for.",
+    ),
+]
 
 Backend = Annotated[
     str | None,

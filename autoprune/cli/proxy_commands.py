@@ -49,13 +49,21 @@ def _show(report: Mapping[str, Any]) -> None:
         ("score after", "time", "of the finetune", "tau", "90 % interval", "better half"),
         rows,
     )
+    again = finetune["again"]
+    mean = "" if again is None else "the mean of two seeds', "
     print(
-        f"Kendall's tau with the accuracy after {finetune['epochs']:g} epochs of finetuning, {finetune['lowest']:.2%} "
-        f"to {finetune['highest']:.2%},\non {finetune['images']:,} training images held out for this alone "
+        f"Kendall's tau with the accuracy after {finetune['epochs']:g} epochs of finetuning, {mean}"
+        f"{finetune['lowest']:.2%} to {finetune['highest']:.2%},\n"
+        f"on {finetune['images']:,} training images held out for this alone "
         f"(sampling error {finetune['sampling_error']:.2%})."
     )
     if finetune["highest"] - finetune["lowest"] < 4 * finetune["sampling_error"]:
         print("The finetuned networks hardly differ beyond that error: these data cannot tell good scores from bad.")
+    if again is not None and again["tau"] is not None:
+        print(
+            f"The two seeds rank the structures with a tau of {again['tau']:+.2f} ({again['low']:+.2f} to "
+            f"{again['high']:+.2f}): a score with as much is worth a finetune."
+        )
     for failure in report["failures"]:
         print(f"Failed: structure {failure}")
     if report["recommended"] is None:

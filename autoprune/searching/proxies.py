@@ -1,7 +1,9 @@
 """How far a cheap evaluation can be trusted: its ranking of structures against that of a longer finetune.
 
 Structures on one budget are scored by every proxy and by the finetune that the proxies stand for. The finetune is
-scored on images that neither it nor any proxy has read, so that no rank correlation comes from shared noise.
+scored on images that neither it nor any proxy has read, so that no rank correlation comes from shared noise. Made
+with two seeds, it says how far it agrees with itself, and the mean is what scores are compared with: a score whose tau
+is that of one finetune with the other ranks structures as well as a finetune does.
 
 Notation:
     S   structures, P proxies
@@ -48,6 +50,8 @@ _RESAMPLINGS = 2_000
 _CONFIDENCE = 0.9
 #: Share of the finetune that the training proxy gets.
 _SHORT = 0.05
+#: Ends the name of the second finetune.
+_AGAIN = " again"
 #: Largest relative change of a width for structures near uniform widths, and at a middle distance.
 _REACHES = (0.25, 0.7)
 
@@ -60,11 +64,13 @@ class ProxyOptions:
         structures: how many, S.
         epochs: of the finetune that proxies stand for.
         min_tau: from which tau on a proxy is trusted, in [0, 1].
+        twice: whether every structure is finetuned with a second seed, too.
     """
 
     structures: int = 20
     epochs: float = 1.0
     min_tau: float = TRUSTED_TAU
+    twice: bool = False
 
     def __post_init__(self) -> None:
         if self.structures < FEWEST_STRUCTURES:
@@ -88,14 +94,15 @@ def check_proxies(options: SearchOptions, asked: ProxyOptions, observer: Observe
     assert options.out is not None
     with FolderLock(options.out):
         prepared = prepare(load_problem(options, observer), options, observer)
-        ladder = fidelities_of(prepared, asked.epochs)
+        ladder = fidelities_of(prepared, asked.epochs, twice=asked.twice)
         prepared, rungs = replace(prepared, ladder=ladder), ladder.rungs
+        cheap = len(rungs) - (2 if asked.twice else 1)
         apart = _apart(prepared)
         structures = stratified_structures(prepared, asked.structures)
         record = _Record(options.out / PROXIES, _identity(prepared, asked, rungs))
         for part, where, names in (
-            (rungs[:-1], prepared, f"{len(rungs) - 1} proxies"),
-            (rungs[-1:], apart, f"a finetune of {asked.epochs:g} epochs"),
+            (rungs[:cheap], prepared, f"{cheap} proxies"),
+            (rungs[cheap:], apart, f"a finetune of {asked.epochs:g} epochs{', twice' if asked.twice else ''}"),
         ):
             observer.stage(f"Scoring {len(structures)} structures by {names}")
             _drive(where, PairStudy(structures, part, prepared, record, observer), observer)
@@ -106,8 +113,8 @@ def check_proxies(options: SearchOptions, asked: ProxyOptions, observer: Observe
     return report
 
 
-def fidelities_of(prepared: Prepared, epochs: float) -> Ladder:
-    """Returns the proxies and, last, the finetune that they stand for.
+def fidelities_of(prepared: Prepared, epochs: float, *, twice: bool = False) -> Ladder:
+    """Returns the proxies and, last, the finetune that they stand for, twice if asked.
 
     Proxies are cuts without training, named `merge calibration/hold-out images`, and a twentieth of the finetune.
     """
@@ -121,7 +128,9 @@ def fidelities_of(prepared: Prepared, epochs: float) -> Ladder:
     short = fidelity_for(
         Merge.SEQUENTIAL, level=len(named), calibration=full[0], holdout=full[1], epochs=_SHORT * epochs
     )
-    return Ladder((*named, short, replace(short, level=len(named) + 1, name=f"finetune-{epochs:g}", epochs=epochs)))
+    whole = replace(short, level=len(named) + 1, name=f"finetune-{epochs:g}", epochs=epochs)
+    again = replace(whole, level=whole.level + 1, name=whole.name + _AGAIN)
+    return Ladder((*named, short, whole, *([again] if twice else [])))
 
 
 def _name(merge: Merge, images: tuple[int, int]) -> str:
@@ -189,7 +198,7 @@ class PairStudy:
                 structure=structure,
                 cost=prepared.space.cost(structure),
                 fidelity=rung,
-                seed=derive_seed(prepared.options.seed, number),
+                seed=derive_seed(prepared.options.seed, number, *([_AGAIN] if rung.name.endswith(_AGAIN) else [])),
                 proposed_by="check-proxy",
             )
             for rung in rungs
@@ -295,8 +304,11 @@ def _identity(prepared: Prepared, asked: ProxyOptions, rungs: Sequence[Fidelity]
 def _report(
     record: _Record, prepared: Prepared, asked: ProxyOptions, *, structures: int, images: int
 ) -> dict[str, Any]:
-    *proxies, finetune = prepared.ladder.rungs
-    truth = record.column(finetune, "accuracy", structures)
+    rungs = prepared.ladder.rungs
+    proxies, finetunes = (rungs[:-2], rungs[-2:]) if asked.twice else (rungs[:-1], rungs[-1:])
+    finetune = finetunes[0]
+    ends = np.stack([record.column(rung, "accuracy", structures) for rung in finetunes])
+    truth = ends.mean(axis=0)
     if np.isfinite(truth).sum() < FEWEST_STRUCTURES:
         raise RunError(f"Too few finetunes succeeded to compare with. The first that failed: {record.failures()[0]}.")
     whole = float(np.nanmedian(record.column(finetune, "seconds", structures)))
@@ -322,6 +334,7 @@ def _report(
             "lowest": float(np.nanmin(truth)),
             "highest": float(np.nanmax(truth)),
             "sampling_error": sampling_error(truth, images),
+            "again": _agreement(ends[0], ends[1], rng) if asked.twice else None,
         },
         "min_tau": asked.min_tau,
         "proxies": rows,

@@ -7,6 +7,7 @@ from autoprune.cli.edge import run as command_line
 from autoprune.core.seeds import generator
 from autoprune.evaluation.evaluator import CandidateEvaluator
 from autoprune.report.observer import NullObserver
+from autoprune.report.progress import kendall_tau
 from autoprune.searching.options import SearchOptions
 from autoprune.searching.preparation import prepare
 from autoprune.searching.problems import load_problem
@@ -33,6 +34,42 @@ def test_every_score_is_compared_with_the_finetune_and_costs_less(checked):
         assert row["tau"] is None or row["low"] <= row["tau"] <= row["high"]
     assert content["finetune"]["images"] == 30
     assert 0 <= content["finetune"]["lowest"] <= content["finetune"]["highest"] <= 1
+
+
+def test_a_finetune_made_twice_is_compared_with_itself_and_scores_with_its_mean(folder, capsys, monkeypatch):
+    twice, path = [*CHECK, "--twice", "--out", "check"], folder / "check" / PROXIES
+    build, seeds = CandidateEvaluator.build, {}
+
+    def noting(self, structure, fidelity, *, seed, **others):
+        seeds.setdefault(fidelity.name, []).append(seed)
+        return build(self, structure, fidelity, seed=seed, **others)
+
+    monkeypatch.setattr(CandidateEvaluator, "build", noting)
+    assert command_line(twice) == 0
+    # Other seeds, other finetunes.
+    assert len({*seeds["finetune-1"], *seeds["finetune-1 again"]}) == 2 * 5
+    assert seeds["sequential 30/30"] == seeds["finetune-1"]
+    content = json.loads(path.read_text())
+    measured = content["measured"]
+    assert len(content["proxies"]) == 4
+    assert len(measured) == 5 * (4 + 2)
+    first, second, scores = (0.5, 0.6, 0.7, 0.8, 0.9), (0.5, 0.7, 0.6, 0.9, 0.8), (0.1, 0.2, 0.3, 0.5, 0.4)
+    for number in range(5):
+        measured[f"{number} finetune-1"]["accuracy"] = first[number]
+        measured[f"{number} finetune-1 again"]["accuracy"] = second[number]
+        measured[f"{number} sequential 30/30"]["score"] = scores[number]
+    path.write_text(json.dumps(content))
+    capsys.readouterr()
+    assert command_line(twice) == 0
+    assert "The two seeds rank the structures with a tau of +0.60" in capsys.readouterr().out
+    again = json.loads(path.read_text())
+    assert again["finetune"]["again"]["tau"] == pytest.approx(0.6)
+    means = np.mean([first, second], axis=0)
+    assert (again["finetune"]["lowest"], again["finetune"]["highest"]) == pytest.approx((means.min(), means.max()))
+    [row] = [row for row in again["proxies"] if row["name"] == "sequential 30/30"]
+    assert row["tau"] == pytest.approx(kendall_tau(list(zip(scores, means, strict=True))))
+    # What was measured once and what twice are two checks.
+    assert command_line([*CHECK, "--out", "check"]) == 2
 
 
 def test_what_was_measured_is_not_measured_again(checked, folder):
