@@ -12,6 +12,7 @@ Notation:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from autoprune.models.network import AxisChannels, LayerCall, TracedNetwork
 from autoprune.models.operations import ChainTap, Handler, LayerOperands, Operation, OperationTap
 from autoprune.models.surgery import named_tensors
+from autoprune.tasks.detectors import raw_outputs
 
 #: Called with the group, the place (0 for the first of the group) and the (B, N, P) map, which is not to be kept.
 Visit = Callable[[int, int, Tensor], None]
@@ -45,18 +47,18 @@ def visit_maps(
         visit: called once per batch, group and place.
         every_place: whether a group is visited at each of its places (a residual stream: after the stem and after every
             block) instead of its first one.
-        batch: images per forward pass.
+        batch: images per forward pass, at most.
     """
     taps = _taps(model, network, visit, every_place=every_place)
     handlers: dict[int, Handler] = {}
     for tap in taps:
         handlers.update(tap.handlers())
-    for start in range(0, len(images), batch):
-        block = images[start : start + batch]
+    # Of equal size: a network may run other operations on the single image that would otherwise be left at the end.
+    for block in images.tensor_split(math.ceil(len(images) / batch)):
         for tap in taps:
             tap.batch = len(block)
         with OperationTap(handlers):
-            model(block)
+            raw_outputs(model, block)
 
 
 def _taps(model: nn.Module, network: TracedNetwork, visit: Visit, *, every_place: bool) -> list[_Tap]:

@@ -6,6 +6,7 @@ import torch
 from autoprune.methods.activations import visit_maps
 from autoprune.models.network import Role
 from autoprune.models.tracing import trace
+from autoprune.models.zoo import build_model
 from tests.models.toy_networks import NETWORKS, SHAPE, images, toy
 
 
@@ -77,3 +78,21 @@ def test_without_a_relu_the_input_of_the_first_consumer_is_the_map():
     with torch.no_grad():
         model(images(6))
     torch.testing.assert_close(found[network.index["both"], 0], seen["read"])
+
+
+def test_the_maps_of_a_detector_are_those_of_its_layers_on_the_images_as_it_sees_them():
+    """Its own forward would resize one image after the other and run its layers on them all."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = build_model("detection/ssd-vgg-small", classes=3).eval()
+    batch = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    network = trace(model, batch[:1])
+    seen: dict[int, int] = {}
+
+    def visit(group, place, maps):
+        assert maps.shape[1] == network.groups[group].width
+        seen[group] = seen.get(group, 0) + len(maps)
+
+    visit_maps(model, network, batch, visit, batch=2)
+    assert seen
+    assert set(seen.values()) == {3}
