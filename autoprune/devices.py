@@ -75,6 +75,15 @@ def visible_gpus(device: torch.device | str) -> tuple[str, ...]:
     return tuple(names[:count]) if index is None else (names[index],)
 
 
+def device_of_worker(device: torch.device | str, *, gpu: bool) -> str:
+    """Returns where a worker computes that has a GPU, or none, whatever the device of the process that started it.
+
+    Without an index: what a worker is shown begins with its own GPU.
+    """
+    here = torch.device(device).type
+    return (here if is_gpu(here) else "cuda") if gpu else "cpu"
+
+
 def rounding(device: torch.device | str) -> float:
     """Returns the deviation of float32 activations, relative to the largest, up to which they count as the same.
 

@@ -27,3 +27,9 @@ def test_gpus_are_called_as_the_variable_calls_them_that_shows_them(device, show
     if shown is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", shown)
     assert devices.visible_gpus(device) == names
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda", "cuda:1"])
+def test_a_worker_computes_on_what_it_has_whatever_its_driver_has(device):
+    assert devices.device_of_worker(device, gpu=True) == "cuda"  # the first that the worker is shown
+    assert devices.device_of_worker(device, gpu=False) == "cpu"

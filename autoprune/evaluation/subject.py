@@ -22,7 +22,7 @@ from autoprune.data.annotations import Annotations, annotations_of, from_arrays,
 from autoprune.data.bundle import missing_here
 from autoprune.data.images import ArrayImages, Images
 from autoprune.data.preprocessing import Augmentation, Preprocessing
-from autoprune.devices import gpu_module, is_gpu
+from autoprune.devices import device_of_worker, gpu_module, is_gpu
 from autoprune.errors import ConfigError, DataError
 from autoprune.models.calibration import Calibration, shared_tensor
 from autoprune.models.network import TracedNetwork
@@ -98,14 +98,8 @@ class SubjectFactory:
     task: Task = CLASSIFICATION
 
     def for_workers(self, *, gpu: bool) -> SubjectFactory:
-        """Returns a copy without arrays, for workers that compute on a GPU or on the CPU.
-
-        Without an index: a worker is shown its own GPUs only, numbered from 0. It may have one where this process,
-        whose device the factory was made for, has none.
-        """
-        here = torch.device(self.device).type
-        there = (here if is_gpu(here) else "cuda") if gpu else "cpu"
-        return replace(self, arrays={}, device=there)
+        """Returns a copy without arrays, for workers that compute on a GPU or on the CPU."""
+        return replace(self, arrays={}, device=device_of_worker(self.device, gpu=gpu))
 
     def build(self, arrays: Arrays, *, worker: str) -> Evaluator:
         """Returns an evaluator over the arrays.

@@ -15,7 +15,7 @@ from autoprune.core.files import write_whole
 from autoprune.core.seeds import derive_seed
 from autoprune.data.bundle import missing_here
 from autoprune.data.splits import Split
-from autoprune.devices import visible_gpus
+from autoprune.devices import device_of_worker, visible_gpus
 from autoprune.errors import AutopruneError, DataError, DivergenceError
 from autoprune.report.observer import NullObserver, Observer
 from autoprune.training.checkpoints import newest_checkpoint
@@ -38,7 +38,7 @@ class TeamTraining:
     Attributes:
         task: without the function that saves, which stays with the driver.
         split: of the training images.
-        device: where each process computes.
+        device: of the process that starts the team.
         checkpoint: name and bytes of the checkpoint to go on from, None to begin.
     """
 
@@ -47,10 +47,11 @@ class TeamTraining:
     device: str
     checkpoint: tuple[str, bytes] | None
 
-    def __call__(self, rank: int, size: int, tell: Tell) -> None:
+    def __call__(self, rank: int, size: int, tell: Tell, *, gpu: bool) -> None:
         """Trains as process `rank` of `size`; the leader tells stages, epochs, checkpoints and the result."""
         from autoprune.searching.training import trained
 
+        device = device_of_worker(self.device, gpu=gpu)
         missing = missing_here(self.task.data.train)
         if missing is not None:
             message = f"{missing}, or finetune with --workers 1."
@@ -66,7 +67,7 @@ class TeamTraining:
             teller = _Teller(tell, place) if team.leads else NullObserver()
             try:
                 found = trained(
-                    self.task, self.split, teller, self.device, checkpoints=place, on_row=_rows(teller), team=team
+                    self.task, self.split, teller, device, checkpoints=place, on_row=_rows(teller), team=team
                 )
             except DivergenceError as error:
                 tell(("diverged", str(error)))
@@ -118,18 +119,26 @@ def trained_by_team(
     from autoprune.backends.ray_tune.team import run_team
 
     options = task.options
-    workers, address = options.workers, options.ray_address
     newest = newest_checkpoint(checkpoints)
     work = TeamTraining(
         replace(task, save=_stays_here),
         split,
-        torch.device(device).type,  # without an index: Ray makes its own GPU the current one of each process
+        device,
         None if newest is None else (newest.name, newest.read_bytes()),
     )
     hearing = _Hearing(observer, on_row, checkpoints)
-    observer.stage(f"Starting {workers} workers")
+    observer.stage(f"Starting {options.workers} workers")
     try:
-        run_team(work, workers=workers, gpus=visible_gpus(device), address=address, hear=hearing)
+        run_team(
+            work,
+            workers=options.workers,
+            # On a cluster its own GPUs count, whatever this machine has.
+            gpu=False if options.device == "cpu" else None,
+            local_gpus=visible_gpus(device),
+            address=options.ray_address,
+            hear=hearing,
+            warn=observer.warning,
+        )
     except Exception as error:
         if hearing.failure is not None:
             raise hearing.failure from error

@@ -51,11 +51,10 @@ def test_a_factory_for_workers_is_small_and_picklable():
     assert len(subject.training) == 32
 
 
-@pytest.mark.parametrize("device", ["cpu", "cuda", "cuda:1"])
-def test_workers_compute_on_what_they_have_whatever_this_process_has(device):
-    made = replace(factory()[1], device=device)
-    assert made.for_workers(gpu=True).device == "cuda"  # the only one that the worker is shown
-    assert made.for_workers(gpu=False).device == "cpu"
+@pytest.mark.parametrize(("gpu", "device"), [(True, "cuda"), (False, "cpu")])
+def test_evaluators_of_workers_compute_on_what_those_have(gpu, device):
+    for here in ("cpu", "cuda:1"):
+        assert replace(factory()[1], device=here).for_workers(gpu=gpu).device == device
 
 
 def test_bytes_stay_bytes_and_other_images_become_floats():

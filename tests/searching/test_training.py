@@ -369,9 +369,9 @@ def test_two_workers_finetune_like_one_with_the_same_batch_and_their_driver_tell
 
 
 def test_a_node_without_the_images_is_one_line_that_names_it_and_the_file(saved, monkeypatch, capsys):
-    def one_process(work, *, workers, gpus, address, hear):
+    def one_process(work, *, workers, hear, **_):
         try:
-            work(1, workers, hear)
+            work(1, workers, hear, gpu=False)
         except DataError as error:
             raise BackendError(f"A training process failed: {error}") from error
 

@@ -76,12 +76,17 @@ def _share(nodes: Sequence[Mapping[str, Any]], *, workers: int | None, cpus: int
 
     With six on four GPUs 1/2, not 4/6: of that, a second one does not fit on the same GPU.
     """
-    if not any(node.get("Resources", {}).get("GPU", 0.0) >= 1 for node in nodes):
+    if not have_gpus(nodes):
         return 0.0
     # CPUs may be short, and those that they suffice for need not share.
     workers = workers or room(nodes, cpus=cpus, gpus=1 / WORKERS_PER_GPU) or 1
     shares = (1 / each for each in range(1, workers + 1))
     return next((share for share in shares if room(nodes, cpus=cpus, gpus=share) >= workers), 1 / workers)
+
+
+def have_gpus(nodes: Iterable[Mapping[str, Any]]) -> bool:
+    """Returns whether any node has a GPU."""
+    return any(node.get("Resources", {}).get("GPU", 0.0) >= 1 for node in nodes)
 
 
 def room(nodes: Iterable[Mapping[str, Any]], *, cpus: int, gpus: float) -> int:

@@ -24,8 +24,8 @@ Tell = Callable[[Any], None]
 class Work(Protocol):
     """What every process does; pickled, arrays and all."""
 
-    def __call__(self, rank: int, size: int, tell: Tell) -> None:
-        """Does it, as process `rank` of `size`; what it tells is heard by the caller, in order."""
+    def __call__(self, rank: int, size: int, tell: Tell, *, gpu: bool) -> None:
+        """Does it, as process `rank` of `size`, with a GPU or none; what it tells is heard by the caller, in order."""
         ...
 
 
@@ -61,19 +61,23 @@ def run_team(
     work: Work,
     *,
     workers: int,
-    gpus: Sequence[str],
+    gpu: bool | None,
+    local_gpus: Sequence[str],
     address: str | None,
     hear: Callable[[Any], None],
+    warn: Callable[[str], None],
 ) -> None:
     """Runs the work in `workers` processes, each with a CPU, and with a GPU if they are to compute on any.
 
     Args:
         work: what they do.
         workers: how many.
-        gpus: those of this machine that a Ray which is started here may use, as `CUDA_VISIBLE_DEVICES` names them; on a
-            cluster its own are used. With none the processes compute on CPUs and talk through gloo, else through NCCL.
+        gpu: whether each has a GPU, so that they talk through NCCL, else through gloo; None where any node has one.
+        local_gpus: those of this machine that a Ray which is started here may use, as `CUDA_VISIBLE_DEVICES` names
+            them.
         address: of a running cluster, None to start Ray on this machine.
         hear: called in another thread with what they tell.
+        warn: hears in one line that they will do without the GPUs that this machine has.
 
     Raises:
         BackendError: Ray cannot be reached, has no room, or a process failed; its reason is in one line.
@@ -82,14 +86,14 @@ def run_team(
         tempfile.TemporaryDirectory(prefix="autoprune-train-", ignore_cleanup_errors=True) as storage,
         settings(),
         quiet(),
-        cluster(address, workers + 1, 0, gpus=gpus),
+        cluster(address, workers + 1, 0, gpus=() if gpu is False else local_gpus),
     ):
-        _require_room(workers, gpu=bool(gpus))
-        name = f"autoprune-team-{uuid.uuid4().hex[:12]}"
-        beside = NodeAffinitySchedulingStrategy(nodes.here(), soft=False)
-        reference = ray.put(work)
-        box = ray.remote(Mailbox).options(name=name, num_cpus=0, scheduling_strategy=beside).remote([reference])
-        trainer = _trainer(name, workers=workers, gpu=bool(gpus), storage=storage)
+        there = nodes.have_gpus(nodes.living().values()) if gpu is None else gpu
+        if local_gpus and gpu is None and not there:
+            warn("Ray has no GPU, though this machine has one: the network is trained on CPUs.")
+        _require_room(workers, gpu=there)
+        name, box = _mailbox(work)
+        trainer = _trainer(name, workers=workers, gpu=there, storage=storage)
         try:
             with _Ear(box, hear):
                 trainer.fit()
@@ -108,6 +112,15 @@ def _require_room(workers: int, *, gpu: bool) -> None:
         )
 
 
+def _mailbox(work: Work) -> tuple[str, Any]:
+    """Returns the name of a mailbox with the work in it, and the mailbox."""
+    name = f"autoprune-team-{uuid.uuid4().hex[:12]}"
+    beside = NodeAffinitySchedulingStrategy(nodes.here(), soft=False)
+    reference = ray.put(work)
+    box = ray.remote(Mailbox).options(name=name, num_cpus=0, scheduling_strategy=beside).remote([reference])
+    return name, box
+
+
 def _trainer(mailbox: str, *, workers: int, gpu: bool, storage: str) -> Any:
     """Returns the trainer of processes that find their work in a mailbox."""
     from ray.train import RunConfig, ScalingConfig
@@ -115,7 +128,7 @@ def _trainer(mailbox: str, *, workers: int, gpu: bool, storage: str) -> Any:
 
     return TorchTrainer(
         _member,
-        train_loop_config={"mailbox": mailbox, "namespace": ray.get_runtime_context().namespace},
+        train_loop_config={"mailbox": mailbox, "namespace": ray.get_runtime_context().namespace, "gpu": gpu},
         torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=workers, use_gpu=gpu, resources_per_worker={"CPU": 1, **({"GPU": 1} if gpu else {})}
@@ -134,7 +147,8 @@ def _member(config: dict[str, Any]) -> None:
     (reference,) = ray.get(box.work.remote())
     context = train.get_context()
     work: Work = ray.get(reference)
-    work(context.get_world_rank(), context.get_world_size(), lambda item: ray.get(box.tell.remote(item)))
+    rank, size = context.get_world_rank(), context.get_world_size()
+    work(rank, size, lambda item: ray.get(box.tell.remote(item)), gpu=config["gpu"])
 
 
 class _Ear:
