@@ -23,7 +23,6 @@ from typing import Any
 
 from autoprune.core.candidate import Candidate
 from autoprune.report.figures import legend, legend_height
-from autoprune.report.formats import duration
 from autoprune.report.svg import Axes, Drawing
 from autoprune.strategies import make_strategy
 from autoprune.study import Ledger, Study
@@ -34,7 +33,7 @@ from experiments.benchmarks.common import RESULTS, write
 TABLE, BUDGET = "digits-resnet", "50%flops"
 STRATEGIES = ("auto", "random")
 WORKERS = (1, 4, 16, 64, 256, 1024)
-SEEDS = (0, 1, 2)
+SEEDS = (0, 1, 2, 3, 4)
 TAIL, FAILURES = 1.5, 0.05
 #: Mean seconds of an evaluation.
 SECONDS = 30.0
@@ -115,8 +114,8 @@ def _panel(drawing: Drawing, figures: Mapping[str, Any], *, key: str, title: str
         x_name="workers",
         y_name="",
         x_text=lambda value, _: f"{4 ** round(value):,}",
-        y_text=lambda value, _: duration(10**value) if timed else f"{value:.1f}" if highest < 10 else f"{value:.0f}",
-        x_ticks=5,
+        y_text=lambda value, _: _lasting(10**value) if timed else f"{value:.1f}" if highest < 10 else f"{value:.0f}",
+        x_ticks=6,
         y_ticks=round(highest - lowest) if timed else 5,
         whole=True,
     )
@@ -126,6 +125,13 @@ def _panel(drawing: Drawing, figures: Mapping[str, Any], *, key: str, title: str
         drawing.add("path", class_=f"curve s{colour}", d=path)
         for x, y in row:
             drawing.add("circle", class_=f"f{colour}", cx=axes.x(x), cy=axes.y(y), r=3.5)
+
+
+def _lasting(seconds: float) -> str:
+    for size, unit in ((3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.2g} {unit}"
+    return f"{seconds:.2g} s"
 
 
 def _shown(key: str, value: float) -> float:
