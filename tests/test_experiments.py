@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -77,9 +78,18 @@ def test_what_the_readme_says_of_cheap_scores_is_what_was_measured():
     assert f"{100 * found['finetune']['lowest']:.1f} to\n{100 * found['finetune']['highest']:.1f} %" in readme
 
 
+def test_published_figures_beside_ours_are_those_of_the_experiment_file():
+    for content in results("published"):
+        published, _ = load_published(ROOT / "experiments" / content["experiment"])
+        assert content["published"] == [asdict(item) for item in published]
+        assert content["run"]["finetune_epochs"] == 0
+        removed = 100 * (1 - content["run"]["incumbent"]["macs"] / content["run"]["dense"]["macs"])
+        assert removed >= max(item.removed for item in published)
+
+
 def test_every_results_file_belongs_to_an_experiment_file():
     names = {path.name for path in EXPERIMENTS}
-    for content in [*results("search"), *results("comparison")]:
+    for content in [*results("search"), *results("comparison"), *results("published")]:
         assert content["experiment"] in names
 
 
