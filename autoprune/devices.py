@@ -18,8 +18,9 @@ from torch import nn
 from autoprune.errors import ConfigError, one_line
 
 Found = TypeVar("Found")
-#: What torch calls the instructions that multiply matrices of bfloat16.
-_BFLOAT16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "arm_bf16")
+#: What torch calls the instructions that multiply matrices of bfloat16. Those of Arm are not among them: there
+#: convolutions were not timed.
+_BFLOAT16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16")
 
 
 def usable_device(asked: str | None) -> str:
@@ -51,13 +52,13 @@ def gpu_module(device: torch.device | str) -> Any:
 def half_precision(device: torch.device | str) -> torch.dtype | None:
     """Returns the 16-bit type that a device multiplies matrices in faster than in float32; None if there is none.
 
-    A CPU has one if it multiplies bfloat16 by instructions of its own (AVX-512 BF16, AMX, Arm's BF16): without them
-    torch widens every factor first, which is slower than float32.
+    A CPU has one if it multiplies bfloat16 by instructions of its own (AVX-512 BF16, AMX) and torch has oneDNN, which
+    uses them: elsewhere every factor is widened first, which is slower than float32.
     """
     if is_gpu(device):
         native = gpu_module(device).is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if native else torch.float16
-    able = torch.cpu.get_capabilities()
+    able = torch.cpu.get_capabilities() if torch.backends.mkldnn.is_available() else {}  # type: ignore[no-untyped-call]
     return torch.bfloat16 if any(able.get(name, False) for name in _BFLOAT16_INSTRUCTIONS) else None
 
 

@@ -62,7 +62,7 @@ def _show(report: Mapping[str, Any]) -> None:
     if again is not None and again["tau"] is not None:
         print(
             f"The two seeds rank the structures with a tau of {again['tau']:+.2f} ({again['low']:+.2f} to "
-            f"{again['high']:+.2f}): a score with as much is worth a finetune."
+            f"{again['high']:+.2f}): so far does one finetune agree with another."
         )
     for failure in report["failures"]:
         print(f"Failed: structure {failure}")

@@ -6,6 +6,7 @@ written down row by row: one that was stopped goes on where it was, and rows mea
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tempfile
@@ -16,7 +17,7 @@ from shutil import rmtree
 from typing import Any
 
 from autoprune.config.experiment import experiment_kind, load_comparison, load_experiment, load_published
-from autoprune.config.layout import INCUMBENT, SUMMARY
+from autoprune.config.layout import INCUMBENT, STRUCTURE, SUMMARY
 from autoprune.config.options import check_options
 from autoprune.config.resources import is_installed, resource_path
 from autoprune.errors import ConfigError, RunError
@@ -38,7 +39,17 @@ _KEPT = (
 )  # fmt: skip
 
 #: Of a long finetune; its history is told by its journal.
-_FINETUNED = ("accuracy", "accuracy_before", "holdout_accuracy", "epochs", "steps", "seconds", "images", "recipe")
+_FINETUNED = (
+    "accuracy",
+    "accuracy_before",
+    "holdout_accuracy",
+    "epochs",
+    "steps",
+    "seconds",
+    "images",
+    "precision",
+    "recipe",
+)
 
 Display = Callable[[int], Observer]
 
@@ -123,12 +134,15 @@ def _outdo(path: Path, target: Path, *, seeds: Sequence[int] | None, display: Di
     options = SearchOptions(**check_options(named, strategies=strategy_names(), flags=False))
     options = replace(options, seed=_one_seed(seeds, options.seed), no_mlflow=True)
     assert options.finetune_epochs is not None
-    folder = target.parent / f".{path.stem}-{options.seed}"
+    # Of these options alone: what was begun with others is not gone on with.
+    told = hashlib.sha256(json.dumps(asdict(options), default=str).encode()).hexdigest()[:12]
+    folder = target.parent / f".{path.stem}-{told}"
     run, trained = folder / "run", folder / "finetuned"
     observer = display(options.candidates)
     try:
         summary = _searched(replace(options, out=run, finetune_epochs=0.0), run, observer)
-        report = finetune(_finetune_options(options, run / INCUMBENT, trained), observer)
+        tuning = _finetune_options(options, run / INCUMBENT, trained, holdout=summary["images"]["holdout"])
+        report = finetune(tuning, observer)
     finally:
         observer.close()
     listed = "".join(f" --seed {seed}" for seed in seeds or ())
@@ -148,7 +162,7 @@ def _searched(options: SearchOptions, run: Path, observer: Observer) -> Mapping[
     """Returns the summary of a search: that of the run folder, or of one that is begun or gone on with there."""
     if (run / SUMMARY).is_file():
         before: Mapping[str, Any] = json.loads((run / SUMMARY).read_text(encoding="utf-8"))
-        if not before["interrupted"]:
+        if not before["interrupted"] and (run / INCUMBENT / STRUCTURE).is_file():
             return before
     summary = run_search(options, observer=observer).summary
     if summary.get("interrupted"):
@@ -156,7 +170,7 @@ def _searched(options: SearchOptions, run: Path, observer: Observer) -> Mapping[
     return summary
 
 
-def _finetune_options(options: SearchOptions, source: Path, out: Path) -> FinetuneOptions:
+def _finetune_options(options: SearchOptions, source: Path, out: Path, *, holdout: int) -> FinetuneOptions:
     """Returns how the network that was found is finetuned: on all images but those that its candidates were scored on.
 
     They tell how the finetune goes; nothing is chosen by them.
@@ -170,7 +184,7 @@ def _finetune_options(options: SearchOptions, source: Path, out: Path) -> Finetu
         out=out,
         weights=options.weights,
         data_root=options.data_root,
-        holdout_images=options.holdout_images,
+        holdout_images=holdout,
         seed=options.seed,
         device=options.device,
         no_mlflow=True,

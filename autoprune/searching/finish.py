@@ -15,6 +15,7 @@ from torch import nn
 
 from autoprune.core.candidate import Evaluation, Merge
 from autoprune.core.cost import Cost
+from autoprune.core.files import require_inside
 from autoprune.core.seeds import derive_seed
 from autoprune.core.space import SearchSpace
 from autoprune.devices import in_smaller_batches, where_it_fits
@@ -139,7 +140,8 @@ class Finisher:
         def training(parts: int) -> None:
             model.load_state_dict(untrained)
             place = self._place(kept, evaluation, parts)
-            self._train(model, kept, recipe.in_parts(parts), checkpoint=None if place is None else Checkpointing(place))
+            checkpoint = None if place is None else Checkpointing(place, dispensable=True)
+            self._train(model, kept, recipe.in_parts(parts), checkpoint=checkpoint)
 
         in_smaller_batches(self._prepared.device, training)
         after = self.tested(model)
@@ -151,7 +153,9 @@ class Finisher:
             return None
         chosen = json.dumps(kept_by_name(self._prepared.network, kept)).encode()
         told = f"{evaluation.candidate.id}-{self._epochs:g}-{parts}"
-        return self._checkpoints / f"{told}-{hashlib.sha256(chosen).hexdigest()[:12]}"
+        place = self._checkpoints / f"{told}-{hashlib.sha256(chosen).hexdigest()[:12]}"
+        require_inside(place, self._checkpoints)
+        return place
 
     def _train(self, model: nn.Module, kept: Kept, recipe: Recipe, *, checkpoint: Checkpointing | None) -> None:
         prepared, data = self._prepared, self._prepared.problem.data

@@ -2,8 +2,8 @@
 
 Structures on one budget are scored by every proxy and by the finetune that the proxies stand for. The finetune is
 scored on images that neither it nor any proxy has read, so that no rank correlation comes from shared noise. Made
-with two seeds, it says how far it agrees with itself, and the mean is what scores are compared with: a score whose tau
-is that of one finetune with the other ranks structures as well as a finetune does.
+with two seeds, it says how far it agrees with itself, and the mean, which is less noisy than either, is what scores are
+compared with.
 
 Notation:
     S   structures, P proxies

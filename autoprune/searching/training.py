@@ -267,6 +267,7 @@ def trained(
         "holdout_accuracy": journal.rows[-1]["holdout_accuracy"],
         "best": {"epoch": best["epoch"], "holdout_accuracy": best["holdout_accuracy"]},
         "steps": report.steps,
+        "precision": report.precision,
         "seconds": journal.seconds,
         "history": journal.rows,
     }

@@ -69,7 +69,7 @@ class Detection(ComparedByMetric):
         """
         # A team trains the network within a wrapper that adds the gradients up.
         detector: nn.Module = getattr(model, "module", model)
-        with precision, _watched(detector) as seen, _as_trained(detector):
+        with precision, _watched(detector) as seen, _as_trained(detector), _exact_anchors(detector):
             losses: Mapping[str, Tensor] = model(list(inputs), targets)
             own = torch.stack([loss.float() for loss in losses.values()]).sum()
             if teacher is None or objective.distillation == 0:
@@ -134,6 +134,21 @@ def _as_trained(detector: nn.Module) -> Iterator[None]:
         yield
     finally:
         detector.training = was_training
+
+
+@contextmanager
+def _exact_anchors(detector: nn.Module) -> Iterator[None]:
+    """Lets a detector make its anchors in float32: it makes them in the type of its maps, some for good."""
+
+    def widened(_: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+        images, maps = arguments
+        return images, [item.new_empty(item.shape, dtype=torch.float32) for item in maps]
+
+    handle = detector.get_submodule("anchor_generator").register_forward_pre_hook(widened)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 @contextmanager

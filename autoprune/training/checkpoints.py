@@ -32,10 +32,12 @@ class Checkpointing:
     Attributes:
         directory: of this training alone; one with its checkpoints is gone on from.
         every_steps: also after every so many steps, for epochs that take long; None for epochs alone.
+        dispensable: whether a training begins anew where its checkpoints are damaged or of another one.
     """
 
     directory: Path
     every_steps: int | None = None
+    dispensable: bool = False
 
     def __post_init__(self) -> None:
         if self.every_steps is not None and self.every_steps < 1:
@@ -72,12 +74,25 @@ class CheckpointFolder:
         except (OSError, RuntimeError) as error:
             _log.warning("No checkpoint can be written to %s (%s); the training goes on.", path, one_line(error))
 
-    def newest(self) -> dict[str, Any] | None:
+    def newest(self, *, anyhow: bool = False) -> dict[str, Any] | None:
         """Returns the newest state that is whole, or None where there is no checkpoint.
+
+        Args:
+            anyhow: whether checkpoints that are of no use are thrown away with a warning instead of being an error.
 
         Raises:
             RunError: the checkpoint is of another training, or there are checkpoints and none can be read.
         """
+        try:
+            return self._newest()
+        except RunError as error:
+            if not anyhow:
+                raise
+            _log.warning("%s The training begins anew.", error)
+            remove_checkpoints(self._directory)
+            return None
+
+    def _newest(self) -> dict[str, Any] | None:
         found = _found(self._directory)
         for number, (_, path) in enumerate(found):
             try:

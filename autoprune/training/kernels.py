@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from autoprune.devices import half_precision, is_gpu
+from autoprune.devices import gpu_module, half_precision, is_gpu, is_out_of_memory
 from autoprune.models.folding import same_outputs
 from autoprune.models.surgery import replicate
 from autoprune.tasks.detectors import raw_outputs
+
+Loss = Callable[[nn.Module, AbstractContextManager[Any]], Tensor]
 
 #: Numbers of the smallest images whose networks were seen to gain on a CPU, by either: CIFAR's.
 _LARGE_IMAGE = 3 * 32 * 32
@@ -39,7 +45,7 @@ def training_layout(model: nn.Module, images: Tensor) -> torch.memory_format:
     return torch.channels_last if same_outputs(found, wanted) else torch.contiguous_format
 
 
-def training_precision(model: nn.Module, images: Tensor) -> torch.dtype | None:
+def training_precision(loss: Loss, model: nn.Module, images: Tensor) -> torch.dtype | None:
     """Returns the 16-bit type that forwards and gradients are computed in; None for float32.
 
     Weights, their updates, statistics of batch norms and losses stay float32 (Micikevicius et al. 2018, "Mixed
@@ -50,24 +56,41 @@ def training_precision(model: nn.Module, images: Tensor) -> torch.dtype | None:
     conversions cost what the kernels save: ResNet 0.99, ViT 0.70.
 
     Args:
+        loss: of a network in training mode on a few images, in the precision that it is given.
         model: in any mode; not changed.
-        images: (B, C, H, W) a few, on its device.
+        images: (B, C, H, W) those images, on its device.
     """
     if not is_gpu(images.device) and images[0].numel() < _LARGE_IMAGE:
         return None
     half = half_precision(images.device)
-    return half if half is not None and _has_gradients(model, images, half) else None
+    return half if half is not None and _has_gradients(loss, model, images.device, half) else None
 
 
-def _has_gradients(model: nn.Module, images: Tensor, half: torch.dtype) -> bool:
-    """Returns whether all that a network does has kernels for a 16-bit type."""
-    replica = replicate(model, {}, {}).eval()
+def _has_gradients(loss: Loss, model: nn.Module, device: torch.device, half: torch.dtype) -> bool:
+    """Returns whether all that a network does while it is trained can be done in a 16-bit type."""
+    replica = replicate(model, {}, {}).train()
     trained = [value for value in replica.parameters() if value.requires_grad]
     try:
-        with torch.autocast(images.device.type, dtype=half):
-            outputs = tree_leaves(raw_outputs(replica, images))
-        parts = [item.float().sum() for item in outputs if isinstance(item, Tensor) and item.requires_grad]
-        torch.autograd.grad(parts, trained, allow_unused=True)
-    except RuntimeError:  # such as a kernel that there is for float32 alone
+        with _undrawn(device):
+            found = loss(replica, torch.autocast(device.type, dtype=half))
+            torch.autograd.grad(found, trained, allow_unused=True)
+    # Whatever a forward says to numbers of another type: a kernel that there is for float32 alone raises RuntimeError,
+    # NumPy TypeError, an assertion of its own AssertionError.
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
         return False
     return True
+
+
+@contextmanager
+def _undrawn(device: torch.device) -> Iterator[None]:
+    """Puts back what torch's global generators were at, such as dropout draws from."""
+    state = torch.get_rng_state()
+    beside = gpu_module(device).get_rng_state(device) if is_gpu(device) else None
+    try:
+        yield
+    finally:
+        torch.set_rng_state(state)
+        if beside is not None:
+            gpu_module(device).set_rng_state(beside, device)

@@ -32,7 +32,7 @@ from autoprune.tasks.registry import CLASSIFICATION
 from autoprune.training.checkpoints import CheckpointFolder, Checkpointing
 from autoprune.training.feed import Vary, make_feed
 from autoprune.training.hooks import Hook, TrainingState
-from autoprune.training.kernels import training_layout, training_precision
+from autoprune.training.kernels import Loss, training_layout, training_precision
 from autoprune.training.recipe import Recipe
 from autoprune.training.team import Team
 
@@ -55,6 +55,7 @@ class TrainingReport:
         images: images seen, with repetition.
         loss: mean over the last epoch (or less) of the training loss; 0 without steps.
         seconds: wall time of this call.
+        precision: of forwards and gradients: `float32`, `bfloat16` or `float16`.
     """
 
     steps: int
@@ -62,6 +63,7 @@ class TrainingReport:
     images: int
     loss: float
     seconds: float
+    precision: str = "float32"
 
 
 def train(
@@ -114,7 +116,7 @@ def train(
         raise DataError("There is no image to train on.")
     chance = torch.Generator().manual_seed(derive_seed(seed, "augmentation", *([team.rank] if team else [])))
     leads = team is None or team.leads
-    probes = images.take(chosen[:_PROBES]).to(device)
+    feed = make_feed(images, chosen, torch.device(device))
     run = _Run(
         model,
         teacher,
@@ -123,8 +125,7 @@ def train(
         task=task,
         count=len(chosen),
         device=torch.device(device),
-        layout=training_layout(model.to(device), probes),
-        half=training_precision(model, probes) if recipe.mixed_precision else None,
+        probes=next(iter(feed.batches([np.arange(min(_PROBES, len(chosen)))]))),
         chance=chance,
     )
     folder: CheckpointFolder | None = None
@@ -133,14 +134,13 @@ def train(
         folder = CheckpointFolder(checkpoint.directory, {**identity, "augmentation": repr(augmentation)})
     started = time.perf_counter()
     try:
-        found = None if folder is None else folder.newest()
+        found = None if folder is None or checkpoint is None else folder.newest(anyhow=checkpoint.dispensable)
         run.resume(found if team is None else team.of_the_leader(found))
         if team is not None and not team.leads and run.done > 0:
             run.reseed(derive_seed(seed, "resumed", team.rank, run.done))
         run.begin(team)
         whole = islice(_orders(len(chosen), recipe, seed=seed), run.done, None)
         orders = whole if team is None else map(team.share, whole)
-        feed = make_feed(images, chosen, run.device)
         for inputs, targets in feed.batches(orders, _variation(augmentation, chance)):
             run.step(inputs, targets)
             if on_step is not None and leads:
@@ -158,7 +158,7 @@ def train(
     seen = run.done * min(recipe.batch_size, len(chosen))
     loss = run.mean_loss()
     run.require_finite_weights()
-    return TrainingReport(run.done, seen / len(chosen), seen, loss, time.perf_counter() - started)
+    return TrainingReport(run.done, seen / len(chosen), seen, loss, time.perf_counter() - started, run.precision)
 
 
 class _Run:
@@ -174,8 +174,7 @@ class _Run:
         task: Task,
         count: int,
         device: torch.device,
-        layout: torch.memory_format,
-        half: torch.dtype | None,
+        probes: tuple[Tensor, Any],
         chance: torch.Generator,
     ) -> None:
         self.device = device
@@ -190,9 +189,9 @@ class _Run:
         self._recipe = recipe
         self._count = count
         self._on_gpu = is_gpu(device)
-        self._layout = layout
-        self._model.to(memory_format=layout)
-        self._half = half
+        self._layout = training_layout(self._model, probes[0])
+        self._model.to(memory_format=self._layout)
+        self._half = training_precision(self._probed(*probes), model, probes[0]) if recipe.mixed_precision else None
         # float16 gradients underflow without scaling; bfloat16 has float32's range.
         self._scaler = torch.amp.GradScaler(device.type, enabled=self._half is torch.float16)
         self._optimiser = torch.optim.SGD(
@@ -203,6 +202,18 @@ class _Run:
         )
         self._hooks = tuple(hooks)
         self._losses: deque[Tensor] = deque(maxlen=max(1, round(self._per_epoch)))
+
+    def _probed(self, inputs: Tensor, targets: Any) -> Loss:
+        """Returns the loss of a network on a few images, as that of a step but without hooks."""
+        laid_out = inputs.contiguous(memory_format=self._layout)
+        return lambda model, precision: self._task.loss(
+            model, laid_out, targets, teacher=self._teacher, objective=self._objective, precision=precision
+        )
+
+    @property
+    def precision(self) -> str:
+        """What forwards and gradients are computed in: `float32`, `bfloat16` or `float16`."""
+        return str(self._half or torch.float32).removeprefix("torch.")
 
     def begin(self, team: Team | None) -> None:
         """Puts the model into training mode, joins it with those of a team, lets the hooks attach what they need."""
@@ -243,6 +254,7 @@ class _Run:
             "torch": torch.get_rng_state(),
             "gpu": gpu_module(self.device).get_rng_state(self.device) if self._on_gpu else None,
             "losses": list(self._losses),
+            "precision": self.precision,
             "done": self.done,
         }
 
@@ -256,6 +268,9 @@ class _Run:
             if kept.get("momentum_buffer") is not None:
                 # In the parameter's own memory layout again: steps on two layouts take the slow path of a GPU.
                 kept["momentum_buffer"] = torch.empty_like(parameter).copy_(kept["momentum_buffer"])
+        # What was begun in float32 on a CPU, before there was another choice or on another one, goes on in it.
+        if not self._on_gpu and state.get("precision", "float32") == "float32":
+            self._half = None
         # Another device may need no scaling, or have had none.
         if state["scaler"] and self._scaler.is_enabled():
             self._scaler.load_state_dict(state["scaler"])

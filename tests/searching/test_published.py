@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 
 import pytest
@@ -44,7 +43,8 @@ def test_what_was_found_is_finetuned_and_written_down_beside_what_others_say(fil
     assert run["incumbent"]["macs"] <= 0.5 * run["dense"]["macs"]
     assert run["finetune_epochs"] == 0
     assert tuned["accuracy_before"] == run["incumbent"]["accuracy"]
-    assert (tuned["epochs"], tuned["steps"]) == (2, math.ceil(2 * tuned["images"]["training"] / 128))
+    # All of so few images fit into one batch.
+    assert (tuned["epochs"], tuned["steps"]) == (2, 2)
     assert content["published"] == [
         {"method": "Others", "accuracy": 0.5, "dense": 93.53, "removed": 53.0, "source": "their table"}
     ]
@@ -87,6 +87,24 @@ def test_one_that_was_stopped_while_it_finetuned_goes_on_there(file, monkeypatch
     assert searched == [1, 1]
     assert first["finetuned"]["accuracy"] == again["finetuned"]["accuracy"]
     assert first["run"]["incumbent"]["widths"] == again["run"]["incumbent"]["widths"]
+
+
+def test_what_was_begun_by_another_file_is_not_gone_on_with(file, folder, monkeypatch):
+    def stopped(options, observer):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(experiments, "finetune", stopped)
+        assert command_line(["experiment", "mine.toml"]) == 130
+    (folder / "mine.toml").write_text(
+        FILE.replace("50%flops", "80%flops").replace("finetune_epochs = 2", "finetune_epochs = 3")
+    )
+    assert command_line(["experiment", "mine.toml"]) == 0
+    content = json.loads(file.read_text())
+    assert content["run"]["budget"] == ["80%flops"]
+    assert content["finetuned"]["epochs"] == 3
+    # Nothing that a candidate was scored on is trained on.
+    assert content["finetuned"]["images"]["holdout"] == content["run"]["images"]["holdout"]
 
 
 @pytest.mark.parametrize(

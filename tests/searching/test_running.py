@@ -4,6 +4,7 @@ import csv
 import errno
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from autoprune.errors import ConfigError, RunError
 from autoprune.report.observer import NullObserver
 from autoprune.searching.api import resume_search
 from autoprune.searching.reporting import write_report
+from autoprune.training.checkpoints import _digest
 
 #: What `summary.json` must hold at least.
 KEYS = (
@@ -117,34 +119,31 @@ def test_ctrl_c_while_the_best_are_finished_keeps_what_was_found(toy):
     assert resumed.summary["incumbent"]["accuracy"] is not None
 
 
+class Stepping(NullObserver):
+    """Notes the steps of finetunes; interrupts that of the incumbent in its third epoch of four if told to."""
+
+    def __init__(self, *, stops=False):
+        self.stops, self.which, self.steps = stops, "", {}
+
+    def stage(self, text):
+        self.which = text if text.startswith("Finetuning") else ""
+
+    def progress(self, done, total):
+        self.steps.setdefault(self.which, []).append(done)
+        if self.stops and "incumbent" in self.which and done == int(0.6 * total):
+            raise KeyboardInterrupt
+
+
 def test_finetunes_at_the_end_that_were_stopped_go_on_where_they_were(toy):
     """At most an epoch is lost, and the networks are those of a search that was never stopped."""
 
-    class Stopping(NullObserver):
-        """Interrupts the finetune of the incumbent in its third epoch."""
-
-        def __init__(self):
-            self.which, self.steps = "", {}
-
-        def stage(self, text):
-            self.which = text if text.startswith("Finetuning") else ""
-
-        def progress(self, done, total):
-            self.steps.setdefault(self.which, []).append(done)
-            if "incumbent" in self.which and done == int(0.6 * total):
-                raise KeyboardInterrupt
-
-    class Counting(Stopping):
-        def progress(self, done, total):
-            self.steps.setdefault(self.which, []).append(done)
-
-    whole = toy("whole", finetune_epochs=4, observer=Counting())
+    whole = toy("whole", finetune_epochs=4, observer=Stepping())
     assert not Path("whole", "checkpoints").exists()
-    stopping = Stopping()
+    stopping = Stepping(stops=True)
     stopped = toy("stopped", finetune_epochs=4, observer=stopping)
     assert stopped.summary["interrupted"]
     assert Path("stopped", "checkpoints").exists()
-    again = Counting()
+    again = Stepping()
     resumed = resume_search(Path("stopped"), observer=again)
     # Uniform widths had been finetuned to their end.
     [(which, steps)] = again.steps.items()
@@ -155,6 +154,39 @@ def test_finetunes_at_the_end_that_were_stopped_go_on_where_they_were(toy):
     same = [load_file(Path(run, "incumbent", "model.safetensors")) for run in ("whole", "stopped")]
     assert all(torch.equal(same[0][name], same[1][name]) for name in same[0])
     assert not Path("stopped", "checkpoints").exists()
+
+
+@pytest.mark.parametrize("damage", ["cut off", "foreign"])
+def test_a_checkpoint_of_no_use_does_not_bar_the_end_of_a_search(toy, damage, caplog):
+    whole = toy("whole", finetune_epochs=4)
+    stopped = toy("stopped", finetune_epochs=4, observer=Stepping(stops=True))
+    assert stopped.summary["interrupted"]
+    paths = sorted(Path("stopped", "checkpoints").glob("*/step-*.pt"))
+    assert paths
+    for path in paths:
+        if damage == "cut off":
+            path.write_bytes(path.read_bytes()[:100])
+        else:
+            content = torch.load(path, weights_only=True)
+            content["identity"]["learning_rate"] = 7.0
+            content["digest"] = _digest({key: value for key, value in content.items() if key != "digest"})
+            torch.save(content, path)
+    resumed = resume_search(Path("stopped"), observer=NullObserver())
+    assert resumed.summary["incumbent"] == whole.summary["incumbent"]
+    assert resumed.summary["uniform"] == whole.summary["uniform"]
+    assert "begins anew" in caplog.text
+
+
+def test_checkpoints_are_not_written_where_a_link_points(toy, folder):
+    stopped = toy("stopped", finetune_epochs=4, observer=Stepping(stops=True))
+    assert stopped.summary["interrupted"]
+    (folder / "precious").mkdir()
+    [place] = Path("stopped", "checkpoints").iterdir()
+    shutil.rmtree(place)
+    place.symlink_to(folder / "precious")
+    with pytest.raises(RunError, match="is a link to a place outside"):
+        resume_search(Path("stopped"), observer=NullObserver())
+    assert not list((folder / "precious").iterdir())
 
 
 def test_a_finished_search_can_be_resumed_without_evaluating_anything(toy, events):

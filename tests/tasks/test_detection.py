@@ -15,6 +15,7 @@ from autoprune.data.preprocessing import unit_range
 from autoprune.errors import ConfigError, DataError, ModelError, PluginError
 from autoprune.evaluation.subject import image_arrays
 from autoprune.models.saved import load
+from autoprune.models.zoo import build_model
 from autoprune.report.observer import NullObserver
 from autoprune.searching.api import run_search
 from autoprune.searching.finetuning import finetune
@@ -280,3 +281,27 @@ def test_a_detector_is_trained_searched_pruned_finetuned_and_evaluated(folder: P
     with torch.no_grad():
         detections = small([torch.rand(3, 64, 64)])
     assert set(detections[0]) == {"boxes", "scores", "labels"}
+
+
+def test_anchors_stay_exact_where_maps_are_in_half_precision():
+    """RetinaNet's would be rounded by up to four pixels, and once for all."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = build_model("torchvision/retinanet_resnet50_fpn", classes=3)
+    made = []
+    model.anchor_generator.register_forward_hook(lambda module, arguments, anchors: made.append(anchors))
+    batch = torch.rand(1, 3, 64, 64)
+    targets = [{"boxes": torch.tensor([[8.0, 8.0, 40.0, 40.0]]), "labels": torch.tensor([1])}]
+    for half in (False, True):
+        loss = DETECTION.loss(
+            model.train(),
+            batch,
+            targets,
+            teacher=None,
+            objective=Objective(),
+            precision=torch.autocast("cpu", dtype=torch.bfloat16, enabled=half),
+        )
+        assert torch.isfinite(loss)
+    exact, half = (torch.cat(anchors) for anchors in made)
+    assert half.dtype is torch.float32
+    assert torch.equal(exact, half)
