@@ -62,7 +62,7 @@ def _show(report: Mapping[str, Any]) -> None:
     if again is not None and again["tau"] is not None:
         print(
             f"The two seeds rank the structures with a tau of {again['tau']:+.2f} ({again['low']:+.2f} to "
-            f"{again['high']:+.2f}): so far does one finetune agree with another."
+            f"{again['high']:+.2f}): so far does one finetune agree with another, on the same images."
         )
     for failure in report["failures"]:
         print(f"Failed: structure {failure}")
