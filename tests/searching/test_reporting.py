@@ -77,6 +77,10 @@ def test_latency_of_a_dense_network_that_is_not_found_leaves_its_column_out(sear
     from autoprune.searching.timing import Effort
 
     monkeypatch.setattr("autoprune.searching.latency.EFFORT", Effort(1, 2, 2))
+    # What the factory builds now is not what was searched.
+    path = searched / "incumbent" / "structure.json"
+    saved = json.loads(path.read_text())
+    path.write_text(json.dumps({**saved, "dense": {**saved["dense"], "fingerprint": "another"}}))
     numbers = reported(searched, latency=True)
     assert [row["batch"] for row in numbers["latency"]["rows"] if row["device"] == "cpu"] == [1, 32]
     assert {row["dense"] for row in numbers["latency"]["rows"]} == {None}
@@ -84,6 +88,15 @@ def test_latency_of_a_dense_network_that_is_not_found_leaves_its_column_out(sear
     assert numbers["latency"]["threads"] >= 1
     assert any("dense network was not found" in note for note in numbers["notes"])
     assert "<th>dense</th>" not in (searched / "report.html").read_text().split("Measured latency")[1]
+
+
+def test_latency_of_a_dense_network_that_a_factory_builds_again_stands_beside(searched, monkeypatch):
+    from autoprune.searching.timing import Effort
+
+    monkeypatch.setattr("autoprune.searching.latency.EFFORT", Effort(1, 2, 2))
+    numbers = reported(searched, latency=True)
+    assert all(row["dense"] > 0 and row["pruned"] > 0 for row in numbers["latency"]["rows"])
+    assert not any("dense network was not found" in note for note in numbers["notes"])
 
 
 def test_dense_and_pruned_take_turns():
