@@ -12,6 +12,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 
@@ -26,7 +27,9 @@ def main() -> None:
     options._DEVICE = re.compile(rf"cpu|{gpu.NAME}")
     with gpu.pretended_gpu():
         found = {gpu.NAME: _all(commands, gpu.NAME)}
-    found["cpu"] = _all(commands, "cpu")
+    # Half precision is not pretended, so that the CPU must not have it either.
+    with patch.object(torch.cpu, "get_capabilities", dict):
+        found["cpu"] = _all(commands, "cpu")
     Path(sys.argv[1]).write_text(json.dumps(found))
 
 
