@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -270,16 +270,7 @@ def training_recipe(epochs: float, *, learning_rate: float, batch_size: int, dis
         ConfigError: a value is out of range.
     """
     base = finetune_recipe(epochs, batch_size=batch_size)
-    return Recipe(
-        epochs=epochs,
-        learning_rate=learning_rate or base.learning_rate,
-        batch_size=batch_size,
-        weight_decay=base.weight_decay,
-        warmup_epochs=base.warmup_epochs,
-        distillation=distillation,
-        temperature=base.temperature,
-        gradient_clip=base.gradient_clip,
-    )
+    return replace(base, learning_rate=learning_rate or base.learning_rate, distillation=distillation)
 
 
 def train_with(subject: Subject, model: nn.Module, hook: Hook, recipe: Recipe, *, distil: bool) -> dict[str, float]:
