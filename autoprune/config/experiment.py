@@ -103,7 +103,7 @@ def load_comparison(name: str | Path) -> tuple[Comparison, dict[str, Any]]:
     compared = Comparison(
         texts(table["methods"], f"{path}: methods"), texts(table["budgets"], f"{path}: budgets"), epochs
     )
-    return compared, _options(path, table, kind="comparison")
+    return compared, _options(path, table)
 
 
 def load_published(name: str | Path) -> tuple[tuple[Published, ...], dict[str, Any]]:
@@ -118,9 +118,7 @@ def load_published(name: str | Path) -> tuple[tuple[Published, ...], dict[str, A
         raise ConfigError(f"{path}: it needs a table [[published]] for each figure. Add one.")
     if not table.get("finetune_epochs"):
         raise ConfigError(f"{path}: finetune_epochs says how long the network is finetuned. Add it.")
-    return tuple(_published(item, f"{path}: [[published]]") for item in entries), _options(
-        path, table, kind="published"
-    )
+    return tuple(_published(item, f"{path}: [[published]]") for item in entries), _options(path, table)
 
 
 def _published(entry: dict[str, Any], where: str) -> Published:
@@ -157,8 +155,8 @@ def _read(name: str | Path) -> tuple[Path, dict[str, Any]]:
     return path, table
 
 
-def _options(path: Path, table: dict[str, Any], *, kind: str = "search") -> dict[str, Any]:
-    by_key = {option.key: option for option in OPTIONS.values() if option.key not in _OWN.get(kind, ())}
+def _options(path: Path, table: dict[str, Any]) -> dict[str, Any]:
+    by_key = {option.key: option for option in OPTIONS.values()}
     options = {
         by_key[key].name: by_key[key].read(value, f"{path}: {key}") for key, value in table.items() if key in by_key
     }

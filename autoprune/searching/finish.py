@@ -148,7 +148,7 @@ class Finisher:
         return Finished(evaluation, model.cpu(), kept, after, before.accuracy)
 
     def _place(self, kept: Kept, evaluation: Evaluation, parts: int) -> Path | None:
-        """Returns where the checkpoints of this finetune alone lie: a checkpoint of another would stop it."""
+        """Returns where the checkpoints of this finetune alone lie: those of another are of no use to it."""
         if self._checkpoints is None:
             return None
         chosen = json.dumps(kept_by_name(self._prepared.network, kept)).encode()
