@@ -95,7 +95,7 @@ class Locked(torch.nn.Linear):
     [
         (lambda model, train, test: (model, (train, [])), "test set of 'custom' is empty"),
         (lambda model, train, test: (model, train), r"give a pair \(training set, test set\)"),
-        (lambda model, train, test: (model, 7), "The data are a int. Give a name or a pair"),
+        (lambda model, train, test: (model, 7), "The data are a int. Give a name, "),
         (lambda model, train, test: (Locked(2, 2), (train, test)), "Locked cannot be copied: TypeError: cannot pickle"),
         (
             lambda model, train, test: (model, [(torch.zeros(9, 1, 8), torch.zeros(9).long())] * 2),
@@ -114,6 +114,27 @@ def test_objects_that_do_not_fit_are_one_line(change, message):
     with pytest.raises(autoprune.AutopruneError, match=message) as raised:
         autoprune.search(model, data, **QUICK)
     assert "\n" not in str(raised.value)
+
+
+def test_a_validation_set_scores_and_is_not_learnt_from(tmp_path, monkeypatch):
+    from toy_problem import loaders, network
+
+    train, test = loaders()
+    validation = loaders()[1]
+    learnt = []
+    monkeypatch.setattr(
+        "autoprune.searching.finish.train",
+        lambda model, images, indices, *args, **options: learnt.append((images, sorted(indices))),
+    )
+    result = autoprune.search(network(), (train, validation, test), **{**QUICK, "finetune_epochs": 0.1}, out="run")
+    images = result.summary["images"]
+    assert (images["holdout"], images["training"]) == (len(validation.dataset), len(train.dataset))
+    assert any("images of the validation set" in note for note in result.summary["notes"])
+    assert not any("may have seen" in note for note in result.summary["notes"])
+    assert learnt
+    assert all(len(found) == len(train.dataset) and indices == list(range(len(found))) for found, indices in learnt)
+    with pytest.raises(autoprune.AutopruneError, match=r"are 4 sets\. Give"):
+        autoprune.search(network(), (train, validation, test, test), **QUICK, out="four")
 
 
 def test_a_named_network_loads_in_a_fresh_process_and_a_live_one_says_what_it_needs(tmp_path):

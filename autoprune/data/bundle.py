@@ -1,9 +1,9 @@
-"""A training and a test set that belong together."""
+"""Training, validation and test sets that belong together."""
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from autoprune.data.dataset_images import DatasetImages
 from autoprune.data.images import FolderImages, Images
 from autoprune.data.masks import Masks
 from autoprune.data.preprocessing import NO_AUGMENTATION, Augmentation, Preprocessing
+from autoprune.data.splits import Split, split_apart, split_train
 from autoprune.errors import DataError
 from autoprune.tasks.base import Task
 from autoprune.tasks.registry import CLASSIFICATION, TASKS_OF
@@ -27,13 +28,15 @@ class DataBundle:
 
     Attributes:
         name: as the user wrote it.
-        train: images for calibration, hold-out and finetuning.
+        train: images for calibration and finetuning, and for the hold-out where there is no validation set.
         test: images for the last word.
         classes: their names, in label order.
         input_shape: (channels, height, width) after preprocessing.
         preprocessing: what `train` and `test` apply to raw pixels; None if a data set does its own.
         augmentation: variation while finetuning.
         task: what networks do with them.
+        validation: images that score candidates and that nothing is trained on; None where training images are held
+            out for it.
     """
 
     name: str
@@ -44,6 +47,33 @@ class DataBundle:
     preprocessing: Preprocessing | None
     augmentation: Augmentation = NO_AUGMENTATION
     task: Task = CLASSIFICATION
+    validation: Images | None = None
+
+    @property
+    def scoring(self) -> Images:
+        """Images that score candidates: the validation set, or the training images of which some are held out."""
+        return self.train if self.validation is None else self.validation
+
+    @property
+    def parts(self) -> tuple[Images, ...]:
+        """Training and test images, and those of the validation set if there is one."""
+        return (self.train, self.test) if self.validation is None else (self.train, self.test, self.validation)
+
+    def split(self, *, holdout: int, calibration: int, seed: int) -> Split:
+        """Returns which images score, calibrate and train.
+
+        Args:
+            holdout: number of images, of `scoring`.
+            calibration: number of images, of `train`.
+            seed: of the draw.
+
+        Raises:
+            DataError: there are too few images.
+        """
+        sizes = {"holdout": holdout, "calibration": calibration}
+        if self.validation is None:
+            return split_train(self.train.labels, **sizes, seed=seed)
+        return split_apart(self.train.labels, self.validation.labels, **sizes, seed=seed)
 
     def doing(self, task: Task) -> DataBundle:
         """Returns the same images for another task.
@@ -64,12 +94,13 @@ def bundle_from(
     train: Any,
     test: Any,
     *,
+    validation: Any = None,
     name: str = "custom",
     classes: Sequence[str] | None = None,
     preprocessing: Preprocessing | None = None,
     augmentation: Augmentation = NO_AUGMENTATION,
 ) -> DataBundle:
-    """Returns a bundle of two torch data sets, two DataLoaders, two (images, labels) pairs, or two `Images`.
+    """Returns a bundle of torch data sets, DataLoaders, (images, labels) pairs, or `Images`.
 
     Of a DataLoader the data set and `collate_fn` are used; autoprune batches and shuffles itself.
 
@@ -77,6 +108,7 @@ def bundle_from(
         train: gives (float tensor (C, H, W), target) items, see `DatasetImages`; a pair holds (N, C, H, W) floats and
             (N,) or (N, H, W) class indices.
         test: likewise.
+        validation: likewise; None to hold training images out.
         name: shown in reports.
         classes: their names; by default the numbers 0, 1, ...
         preprocessing: what the data sets applied to raw pixels, if known; only recorded.
@@ -85,33 +117,63 @@ def bundle_from(
     Raises:
         DataError: a set is empty, cannot be indexed, or gives something else.
     """
-    train_images, test_images = as_images(train, part="training set"), as_images(test, part="test set")
-    for part, images in (("training", train_images), ("test", test_images)):
+    sources = {"training": train, "test": test, **({} if validation is None else {"validation": validation})}
+    parts = {part: as_images(source, part=f"{part} set") for part, source in sources.items()}
+    for part, images in parts.items():
         if len(images) == 0:
             raise DataError(f"The {part} set of {name!r} is empty.")
-    shape = tuple(int(side) for side in train_images.take([0]).shape[1:])
-    assert len(shape) == 3
-    tested = tuple(int(side) for side in test_images.take([0]).shape[1:])
-    if tested != shape:
-        raise DataError(
-            f"The training images of {name!r} are {_by(shape)} and its test images {_by(tested)} (channels x height x "
-            "width). Bring both to one shape."
-        )
-    parts = (train_images, test_images)
+    shape = _common_shape(name, parts)
     kind = _common_kind(name, parts)
-    highest = max(_highest(name, images, shape[1:]) for images in parts)
+    highest = max(_highest(name, images, shape[1:]) for images in parts.values())
     names = tuple(str(label) for label in range(highest + 1)) if classes is None else tuple(classes)
     if highest >= len(names):
         raise DataError(f"{name!r} has the label {highest} but only {len(names)} classes. Labels count from 0.")
-    return DataBundle(name, train_images, test_images, names, shape, preprocessing, augmentation, TASKS_OF[kind])
+    return DataBundle(
+        name,
+        parts["training"],
+        parts["test"],
+        names,
+        shape,
+        preprocessing,
+        augmentation,
+        TASKS_OF[kind],
+        parts.get("validation"),
+    )
 
 
-def _common_kind(name: str, parts: Sequence[Images]) -> str:
-    kinds = [kind_of(images) for images in parts]
-    if len(set(kinds)) > 1:
-        train, test = (SAID[kind].partition(",")[0] for kind in kinds)
-        raise DataError(f"The training images of {name!r} carry {train} and its test images {test}. Bring both to one.")
-    return kinds[0]
+def bundle_of(sets: Sequence[Any], *, name: str = "custom") -> DataBundle:
+    """Returns a bundle of (train, test) or (train, validation, test), see `bundle_from`.
+
+    Raises:
+        DataError: there are more or fewer sets, or one of them is none.
+    """
+    if len(sets) not in (2, 3):
+        raise DataError(f"The data are {len(sets)} sets. Give (training, test) or (training, validation, test).")
+    train, *validation, test = sets
+    return bundle_from(train, test, validation=validation[0] if validation else None, name=name)
+
+
+def _common_shape(name: str, parts: Mapping[str, Images]) -> tuple[int, int, int]:
+    first, *others = ((part, tuple(int(side) for side in images.take([0]).shape[1:])) for part, images in parts.items())
+    for part, shape in others:
+        if shape != first[1]:
+            raise DataError(
+                f"The {first[0]} images of {name!r} are {_by(first[1])} and its {part} images {_by(shape)} (channels x "
+                "height x width). Bring both to one shape."
+            )
+    channels, height, width = first[1]
+    return channels, height, width
+
+
+def _common_kind(name: str, parts: Mapping[str, Images]) -> str:
+    first, *others = ((part, kind_of(images)) for part, images in parts.items())
+    for part, kind in others:
+        if kind != first[1]:
+            has, other = (SAID[found].partition(",")[0] for found in (first[1], kind))
+            raise DataError(
+                f"The {first[0]} images of {name!r} carry {has} and its {part} images {other}. Bring both to one."
+            )
+    return first[1]
 
 
 def _highest(name: str, images: Images, sides: Sequence[int]) -> int:

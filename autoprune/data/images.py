@@ -104,6 +104,18 @@ def image_files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
 
 
+def part_folders(folder: Path) -> dict[str, Path] | None:
+    """Returns where the images of a divided folder lie: {`train`: ..., `test`: ...} and perhaps `validation`.
+
+    `val` is the validation set beside `test`, and the test set where there is no other; None if it is not divided.
+    """
+    train, *others = (folder / name for name in ("train", "val", "test"))
+    found = [place for place in others if place.is_dir()]
+    if not train.is_dir() or not found:
+        return None
+    return {"train": train, "test": found[-1], **({"validation": found[0]} if len(found) == 2 else {})}
+
+
 def opened(path: Path, *, channels: int) -> Image.Image:
     """Returns the image in a file, in greys for one channel and in colours for three.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,8 @@ from autoprune.core.seeds import generator
 from autoprune.data import preprocessing as known
 from autoprune.data import scenes, unlabelled, voc, voc_masks
 from autoprune.data.annotated_files import AnnotatedFiles
-from autoprune.data.bundle import DataBundle, bundle_from
-from autoprune.data.images import ArrayImages, FolderImages, IntArray, PixelArray, image_files
+from autoprune.data.bundle import DataBundle, bundle_from, bundle_of
+from autoprune.data.images import ArrayImages, FolderImages, IntArray, PixelArray, image_files, part_folders
 from autoprune.data.masks import Masks
 from autoprune.data.preprocessing import NO_AUGMENTATION, Augmentation, Preprocessing, unit_range
 from autoprune.data.splits import stratified_order
@@ -32,8 +32,8 @@ _ANNOTATED_SIZE = (300, 300)
 #: scikit-learn's digits have no test set: one image in five, always the same ones.
 _DIGITS_TEST_SHARE = 0.2
 _SCENES = "digits-scenes"
-#: How many, of training and of test digits.
-_SCENE_COUNTS = (1_500, 400)
+#: How many, of the digits of each part.
+_SCENE_COUNTS = {"train": 1_500, "test": 400}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,8 @@ def load_data(
     """Returns a data set by name; nothing is ever downloaded.
 
     Args:
-        spec: a name of `data_names()`, or `package.module:factory` whose result is a `DataBundle` or (train, test).
+        spec: a name of `data_names()`, or `package.module:factory` whose result is a `DataBundle`, (train, test) or
+            (train, validation, test).
         root: folder that holds the files of `mnist`, `fashion-mnist`, `cifar10`, `cifar100`, and the DIR of `voc:DIR`
             and `voc-segmentation:DIR` where that is not in the working directory.
         preprocessing: what the network expects; None for the data set's own. A user's factory does its own.
@@ -116,33 +117,32 @@ def _load(
 
 
 def _digits(preprocessing: Preprocessing) -> DataBundle:
-    train, test = _digits_parts()
     classes = tuple(str(digit) for digit in range(10))
     # A pixel is an eighth of these images. A reconstructed network at 30 % of the FLOPs, finetuned for one epoch on all
     # but the hold-out, has there 96.6 % without shifts and 96.0 % with shifts by a pixel (means of three seeds); after
     # five epochs 96.8 and 95.5 %.
-    return _in_memory("digits", train, test, classes, preprocessing, augmentation=NO_AUGMENTATION)
+    return _in_memory("digits", _digits_parts(), classes, preprocessing, augmentation=NO_AUGMENTATION)
 
 
 def _scenes(preprocessing: Preprocessing) -> DataBundle:
     """Training scenes hold training digits alone: nothing in a test scene has been seen."""
-    parts = []
-    for name, (pixels, labels), count in zip(("train", "test"), _digits_parts(), _SCENE_COUNTS, strict=True):
-        made = scenes.compose(pixels, labels, count=count, rng=generator(0, _SCENES, name))
+    parts = {}
+    for part, (pixels, labels) in _digits_parts().items():
+        made = scenes.compose(pixels, labels, count=_SCENE_COUNTS[part], rng=generator(0, _SCENES, part))
         masks = Masks(made.masks)
-        parts.append(ArrayImages(made.pixels, masks.rarest_classes(), preprocessing, masks))
+        parts[part] = ArrayImages(made.pixels, masks.rarest_classes(), preprocessing, masks)
     classes = ("background", *(str(digit) for digit in range(10)))
-    return bundle_from(*parts, name=_SCENES, classes=classes, preprocessing=preprocessing)
+    return bundle_from(parts["train"], parts["test"], name=_SCENES, classes=classes, preprocessing=preprocessing)
 
 
-def _digits_parts() -> list[tuple[PixelArray, IntArray]]:
-    """Returns the (N, 1, 8, 8) pixels and labels that are trained on, and those that are tested on."""
+def _digits_parts() -> dict[str, tuple[PixelArray, IntArray]]:
+    """Returns the (N, 1, 8, 8) pixels and the labels of the `train` and the `test` images."""
     table = _digits_table()
     pixels = np.rint(table[:, :-1].reshape(-1, 1, 8, 8) * (255 / 16)).astype(np.uint8)
     labels = table[:, -1].astype(np.int64)
     order = stratified_order(labels, generator(0, "digits"))
     test, train = np.split(order, [round(_DIGITS_TEST_SHARE * len(order))])
-    return [(pixels[part], labels[part]) for part in (train, test)]
+    return {part: (pixels[chosen], labels[chosen]) for part, chosen in (("train", train), ("test", test))}
 
 
 def _digits_table() -> npt.NDArray[np.float64]:
@@ -179,8 +179,7 @@ def _from_torchvision(spec: str, root: Path | None, *, preprocessing: Preprocess
         ) from error
     return _in_memory(
         spec,
-        _pixels_and_labels(train),
-        _pixels_and_labels(test),
+        {"train": _pixels_and_labels(train), "test": _pixels_and_labels(test)},
         tuple(str(name) for name in train.classes),
         preprocessing or source.preprocessing,
         augmentation=source.augmentation,
@@ -196,16 +195,14 @@ def _pixels_and_labels(dataset: Any) -> tuple[PixelArray, IntArray]:
 
 def _in_memory(
     name: str,
-    train: tuple[PixelArray, IntArray],
-    test: tuple[PixelArray, IntArray],
+    parts: Mapping[str, tuple[PixelArray, IntArray]],
     classes: tuple[str, ...],
     preprocessing: Preprocessing,
     *,
     augmentation: Augmentation,
 ) -> DataBundle:
     return bundle_from(
-        ArrayImages(*train, preprocessing),
-        ArrayImages(*test, preprocessing),
+        **{part: ArrayImages(*found, preprocessing) for part, found in parts.items()},
         name=name,
         classes=classes,
         preprocessing=preprocessing,
@@ -215,16 +212,15 @@ def _in_memory(
 
 def _from_folder(spec: str, preprocessing: Preprocessing) -> DataBundle:
     folder = Path(spec.removeprefix(_FOLDER)).expanduser()
-    tests = [folder / name for name in ("val", "test") if (folder / name).is_dir()]
-    if not (folder / "train").is_dir() or not tests:
+    parts = part_folders(folder)
+    if parts is None:
         raise DataError(
-            f"{str(folder)!r} is not an image folder: expected {folder / 'train'} and {folder / 'val'} (or test), "
-            "with one folder of images per class in each."
+            f"{str(folder)!r} is not an image folder: expected {folder / 'train'} and {folder / 'val'} or "
+            f"{folder / 'test'}, or all three, with one folder of images per class in each."
         )
-    classes = tuple(sorted(entry.name for entry in (folder / "train").iterdir() if entry.is_dir()))
+    classes = tuple(sorted(entry.name for entry in parts["train"].iterdir() if entry.is_dir()))
     return bundle_from(
-        _folder_images(folder / "train", classes, preprocessing),
-        _folder_images(tests[0], classes, preprocessing),
+        **{part: _folder_images(place, classes, preprocessing) for part, place in parts.items()},
         name=spec,
         classes=classes,
         preprocessing=preprocessing,
@@ -253,7 +249,7 @@ def _from_images(spec: str, root: Path | None, preprocessing: Preprocessing) -> 
     if not folder.is_dir():
         raise DataError(f"The folder of images {str(folder)!r} does not exist. Correct {spec!r}.")
     return bundle_from(
-        *unlabelled.read_folder(folder, preprocessing),
+        **unlabelled.read_folder(folder, preprocessing),
         name=spec,
         classes=(),
         preprocessing=preprocessing,
@@ -312,6 +308,9 @@ def _from_factory(spec: str) -> DataBundle:
     result = call_factory(spec)
     if isinstance(result, DataBundle):
         return result
-    if isinstance(result, list | tuple) and len(result) == 2:
-        return bundle_from(result[0], result[1], name=spec)
-    raise PluginError(f"{spec!r} returned a {type(result).__name__}, not a (train, test) pair or a DataBundle.")
+    if isinstance(result, list | tuple) and len(result) in (2, 3):
+        return bundle_of(result, name=spec)
+    raise PluginError(
+        f"{spec!r} returned a {type(result).__name__}, not a (train, test) pair, a (train, validation, test) triple or "
+        "a DataBundle."
+    )

@@ -13,19 +13,27 @@ from autoprune.errors import DataError
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Indices into the training images.
+    """Which images score, calibrate and train.
 
     Prefixes of `calibration` and `holdout` are stratified, too, so that a cheap fidelity may use the first few.
 
     Attributes:
-        calibration: images that statistics are fitted on; a subset of `training`.
-        holdout: images that score candidates; disjoint from the others.
-        training: images that finetuning uses.
+        calibration: training images that statistics are fitted on; a subset of `training`.
+        holdout: images that score candidates: training images that are in neither of the others, or images of a
+            validation set.
+        training: training images that finetuning uses.
+        apart: whether `holdout` are indices into a validation set.
     """
 
     calibration: IntArray
     holdout: IntArray
     training: IntArray
+    apart: bool = False
+
+    @property
+    def unreserved(self) -> IntArray:
+        """(n,) Training images that may be learnt from once nothing is chosen any more: those held out, too."""
+        return self.training if self.apart else np.concatenate([self.training, self.holdout])
 
 
 def split_train(labels: IntArray, *, holdout: int, calibration: int, seed: int) -> Split:
@@ -34,10 +42,7 @@ def split_train(labels: IntArray, *, holdout: int, calibration: int, seed: int) 
     Raises:
         DataError: there are too few images.
     """
-    if holdout < 1 or calibration < 1:
-        raise DataError(
-            f"A split needs at least one image each, not {holdout} to hold out, {calibration} to calibrate."
-        )
+    _require_some(holdout, calibration)
     if holdout + calibration > len(labels):
         raise DataError(
             f"{len(labels)} training images cannot give {holdout} hold-out and {calibration} calibration images. "
@@ -46,6 +51,38 @@ def split_train(labels: IntArray, *, holdout: int, calibration: int, seed: int) 
     order = stratified_order(labels, generator(seed, "split"))
     training = order[holdout:]
     return Split(calibration=training[:calibration], holdout=order[:holdout], training=training)
+
+
+def split_apart(labels: IntArray, validation: IntArray, *, holdout: int, calibration: int, seed: int) -> Split:
+    """Returns a stratified split where a validation set scores; it depends on labels, sizes and the seed alone.
+
+    Args:
+        labels: (N,) of the training images.
+        validation: (M,) labels of the validation set.
+        holdout: how many of the validation set score.
+        calibration: number of training images.
+        seed: of the draw.
+
+    Raises:
+        DataError: there are too few images.
+    """
+    _require_some(holdout, calibration)
+    for asked, images, part, option in (
+        (holdout, validation, "validation", "--holdout-images"),
+        (calibration, labels, "training", "--calibration-images"),
+    ):
+        if asked > len(images):
+            raise DataError(f"There are {len(images)} {part} images, not {asked}. Ask for fewer with {option}.")
+    training = stratified_order(labels, generator(seed, "split"))
+    scoring = stratified_order(validation, generator(seed, "split", "validation"))[:holdout]
+    return Split(calibration=training[:calibration], holdout=scoring, training=training, apart=True)
+
+
+def _require_some(holdout: int, calibration: int) -> None:
+    if holdout < 1 or calibration < 1:
+        raise DataError(
+            f"A split needs at least one image each, not {holdout} to hold out, {calibration} to calibrate."
+        )
 
 
 def stratified_order(labels: IntArray, rng: np.random.Generator) -> IntArray:

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
 from autoprune.core.seeds import generator
 from autoprune.data.annotations import UNKNOWN
-from autoprune.data.images import FolderImages, IntArray, image_files, require_finite
+from autoprune.data.images import FolderImages, IntArray, image_files, part_folders, require_finite
 from autoprune.data.preprocessing import Preprocessing
 from autoprune.errors import DataError
 
@@ -75,21 +75,22 @@ def labelled(images: Unlabelled, labels: IntArray) -> Unlabelled:
     return replace(images, labels=labels)
 
 
-def read_folder(folder: Path, preprocessing: Preprocessing) -> tuple[FolderImages, FolderImages]:
-    """Returns training and test images of a folder, of all folders in it: those of `train` and `val` or `test` apart.
+def read_folder(folder: Path, preprocessing: Preprocessing) -> dict[str, FolderImages]:
+    """Returns the images of a folder and of all folders in it, {`train`: ..., `test`: ...} and perhaps `validation`.
+
+    The folder may say itself which are which, see `part_folders`.
 
     Raises:
         DataError: there are too few.
     """
-    training, tests = folder / "train", [folder / name for name in ("val", "test") if (folder / name).is_dir()]
-    if training.is_dir() and tests:
-        files = [image_files(training), image_files(tests[0])]
-        for part, found in zip((training, tests[0]), files, strict=True):
-            _require_enough(len(found), str(part))
+    places = part_folders(folder)
+    if places is None:
+        files = dict(zip(("train", "test"), _parted(image_files(folder), str(folder)), strict=True))
     else:
-        files = _parted(image_files(folder), str(folder))
-    train, test = (FolderImages(tuple(part), _unknown(len(part)), preprocessing) for part in files)
-    return train, test
+        files = {part: image_files(place) for part, place in places.items()}
+        for part, place in places.items():
+            _require_enough(len(files[part]), str(place))
+    return {part: FolderImages(tuple(found), _unknown(len(found)), preprocessing) for part, found in files.items()}
 
 
 def bare_images(source: Any) -> tuple[BareImages, BareImages]:

@@ -74,7 +74,7 @@ class SubjectFactory:
         skeleton: the dense network with tensors that take no room.
         network: its trace.
         rankings: per group.
-        preprocessing: of the pixels in `arrays`, None where they are floats.
+        preprocessing: of the pixels in `arrays`, as far as they are bytes.
         lazy_training: training images that are no arrays, None if they are or none are needed.
         lazy_indices: which of them to use.
         augmentation: variation of training images.

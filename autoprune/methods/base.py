@@ -40,10 +40,10 @@ class Subject:
         rankings: per group, the order of elimination, or of norms where these were asked for.
         profile: returns the statistics that heuristics read; gathered at its first call.
         images: (B, C, H, W) calibration images on `device`.
-        data: the images; of `data.train` only `training` and `holdout` are to be read, of `data.test` nothing.
+        data: the images; only `training` of `data.train` and `holdout` of `data.scoring` are to be read.
         calibration_indices: (B,) positions of `images` in `data.train`.
         training: (n,) positions in `data.train`, the hold-out excluded.
-        holdout: (m,) positions in `data.train` that may score structures.
+        holdout: (m,) positions in `data.scoring` that may score structures.
         epochs: of training that a method which trains may spend.
         device: where to compute.
         seed: of everything random.

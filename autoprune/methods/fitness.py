@@ -117,7 +117,7 @@ class TrainedFitness:
 
 def _accuracy(subject: Subject, model: nn.Module, images: int) -> float:
     data = subject.data
-    return measure(model, data.train, subject.holdout[:images], device=subject.device, task=data.task).accuracy
+    return measure(model, data.scoring, subject.holdout[:images], device=subject.device, task=data.task).accuracy
 
 
 def searched(flight: Flight, evaluations: int) -> dict[str, float | int | str]:

@@ -178,7 +178,7 @@ class _Replicator:
         for key, value in old.__dict__.items():
             if type(value) in _ATOMIC or key in _OWN:
                 continue
-            if value or type(value) is not OrderedDict:
+            if type(value) is not OrderedDict or value:
                 self._pending.append((attributes, key, value))
             else:
                 attributes[key] = OrderedDict()  # hooks, as a rule none

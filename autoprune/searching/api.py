@@ -95,8 +95,9 @@ def search(
 
     Args:
         model: the dense network, or a name such as `cifar/resnet20-b`.
-        data: a name, a pair (training set, test set) of torch data sets or loaders, or a `DataBundle`; for a classifier
-            also images without labels alone, as an (N, C, H, W) float tensor, a data set or a loader of them.
+        data: a name, (training set, test set) or (training, validation, test) of torch data sets or loaders, or a
+            `DataBundle`; a validation set scores candidates, else training images are held out; for a classifier also
+            images without labels alone, as an (N, C, H, W) float tensor, a data set or a loader of them.
         budget: what may remain, or several budgets that must all hold; half the FLOPs if None and no `front` is given.
         observer: hears how it goes; if None a figure in a notebook, and nobody elsewhere.
         **options: fields of `SearchOptions`.

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -41,6 +40,8 @@ FINAL_IMAGES = 4_096
 _FINAL_ROWS = 2 * ROWS
 _FINAL_BYTES = 512 * 1024**2
 _CIFAR_FLOATS = 3 * 32 * 32
+#: Accuracy on training images that a finetune may cost: regularisation takes a little, this much only too few steps.
+_LARGEST_LOSS = 0.05
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +53,7 @@ class Finished:
         model: the network, finetuned if asked.
         kept: its channels.
         scores: on the test set.
-        accuracy_before_finetune: on the test set, None without finetuning.
+        accuracy_before_finetune: on the test set, None without finetuning or where it was undone.
     """
 
     evaluation: Evaluation
@@ -128,6 +129,7 @@ class Finisher:
     def finetuned(self, name: str, model: nn.Module, kept: Kept, evaluation: Evaluation) -> Finished:
         """Tests a cut network; finetunes it in place with distillation and tests it again where that was asked.
 
+        A finetune that does harm on the images it has seen, as one of a few steps may, is undone with a warning.
         Where the memory does not suffice it is trained in batches of half the size.
         """
         before = self.tested(model)
@@ -143,9 +145,24 @@ class Finisher:
             checkpoint = None if place is None else Checkpointing(place, dispensable=True)
             self._train(model, kept, recipe.in_parts(parts), checkpoint=checkpoint)
 
+        known = self._known(model)
         in_smaller_batches(self._prepared.device, training)
+        lost = known - self._known(model)
+        if lost > _LARGEST_LOSS:
+            model.load_state_dict(untrained)
+            self._observer.warning(
+                f"Finetuning took {100 * lost:.1f} points from {name} on images it was trained on and is undone: "
+                f"{recipe.steps(len(self._prepared.split.unreserved))} steps are too few. Give more --finetune-epochs."
+            )
+            return Finished(evaluation, model.cpu(), kept, before, None)
         after = self.tested(model)
         return Finished(evaluation, model.cpu(), kept, after, before.accuracy)
+
+    def _known(self, model: nn.Module) -> float:
+        """Returns the accuracy on the calibration images: of training, not of test, for the finetune hangs on it."""
+        data, split = self._prepared.problem.data, self._prepared.split
+        device = torch.device(self._prepared.device)
+        return measure(model, data.train, split.calibration, device=device, task=data.task).accuracy
 
     def _place(self, kept: Kept, evaluation: Evaluation, parts: int) -> Path | None:
         """Returns where the checkpoints of this finetune alone lie: those of another are of no use to it."""
@@ -162,8 +179,8 @@ class Finisher:
         train(
             model,
             data.train,
-            # All training images, the hold-out too: it has done its work, nothing is chosen from here on.
-            np.concatenate([prepared.split.training, prepared.split.holdout]),
+            # What was held out of them has done its work, too: nothing is chosen from here on.
+            prepared.split.unreserved,
             recipe,
             seed=derive_seed(prepared.options.seed, "finetune"),
             teacher=prepared.problem.model,
@@ -179,8 +196,7 @@ class Finisher:
         prepared, split = self._prepared, self._prepared.split
         floats = int(torch.Size(prepared.problem.data.input_shape).numel())
         wanted = max(len(split.calibration), min(FINAL_IMAGES, FINAL_IMAGES * _CIFAR_FLOATS // floats))
-        # The hold-out, too, where images are few: it has done its work, and is read without its labels.
-        indices = np.concatenate([split.training, split.holdout])[:wanted]
+        indices = split.unreserved[:wanted]
         self._observer.stage(f"Reading the dense network on {len(indices)} images")
         images, model = prepared.problem.data.train.take(indices), prepared.problem.model
         seed, rows = derive_seed(prepared.options.seed, "final calibration"), final_rows(prepared.network)

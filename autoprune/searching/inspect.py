@@ -17,6 +17,8 @@ from autoprune.core.cost import Cost
 from autoprune.core.files import require_format
 from autoprune.core.seeds import derive_seed
 from autoprune.core.structure import PrunableGroup, Structure, structure_from
+from autoprune.data.bundle import DataBundle
+from autoprune.data.images import IntArray
 from autoprune.data.preprocessing import Preprocessing
 from autoprune.data.sources import load_data
 from autoprune.devices import usable_device
@@ -277,8 +279,8 @@ def evaluate_saved(
         dense = dense_network(directory, saved, None, NullObserver(), otherwise=otherwise)
         bundle = named_by(dense, bundle, name="the dense network", observer=NullObserver(), device=device)
     require_fit(Problem(f"The network in {str(directory)!r}", saved.model, saved.classes, model, bundle))
-    images = bundle.test if split == "test" else bundle.train
-    indices = _holdout(directory, bundle.train.labels) if split == "holdout" else None
+    images = {"test": bundle.test, "train": bundle.train, "holdout": bundle.scoring}[split]
+    indices = _holdout(directory, bundle) if split == "holdout" else None
     cost = count(model, (1, *saved.input_shape))
     scores = measure(model, images, indices, device=usable_device(device), task=bundle.task)
     return {
@@ -308,9 +310,7 @@ def recorded_root(directory: Path) -> Path | None:
     return Path(root) if isinstance(root, str) and Path(root).is_dir() else None
 
 
-def _holdout(directory: Path, labels: Any) -> Any:
-    from autoprune.data.splits import split_train
-
+def _holdout(directory: Path, data: DataBundle) -> IntArray:
     summary = directory.parent / SUMMARY
     try:
         content = json.loads(summary.read_text(encoding="utf-8"))
@@ -322,7 +322,7 @@ def _holdout(directory: Path, labels: Any) -> Any:
         raise DataError(
             f"The hold-out of {str(directory)!r} is not known: {summary} cannot be read. Use --split test."
         ) from error
-    return split_train(np.asarray(labels), **sizes, seed=derive_seed(seed, "split")).holdout
+    return data.split(**sizes, seed=derive_seed(seed, "split")).holdout
 
 
 def _traced(

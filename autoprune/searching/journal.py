@@ -41,7 +41,7 @@ class Journal(Hook):
         """Measures the hold-out and tells of it; called before the checkpoint of the epoch is written."""
         task = self._task
         data = task.data
-        accuracy = measure(task.model, data.train, self._holdout, device=self._device, task=data.task).accuracy
+        accuracy = measure(task.model, data.scoring, self._holdout, device=self._device, task=data.task).accuracy
         step = max(0, replace(task.recipe, epochs=epoch).steps(self._count) - 1)
         rate = task.recipe.rate(step, images=self._count)
         row = {"epoch": epoch, "train_loss": loss, "holdout_accuracy": accuracy, "learning_rate": rate}

@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -21,7 +20,7 @@ from autoprune.core.profile import ModelProfile
 from autoprune.core.seeds import derive_seed
 from autoprune.core.space import SearchSpace
 from autoprune.data.bundle import DataBundle
-from autoprune.data.splits import Split, split_train
+from autoprune.data.splits import Split
 from autoprune.devices import usable_device, where_it_fits
 from autoprune.errors import StructureError
 from autoprune.evaluation.evaluator import fidelity_for
@@ -65,7 +64,7 @@ class Prepared:
         problem: network and images.
         network: the trace, restricted to the scope.
         space: legal structures.
-        split: of the training images.
+        split: of the images of `problem.data`.
         calibration: statistics of the dense network.
         rankings: per group.
         ladder: fidelities.
@@ -104,7 +103,7 @@ class Prepared:
     def factory(self, device: str | None = None) -> SubjectFactory:
         """Returns the factory of evaluators that compute on a device, by default the one of the search."""
         data, split, model = self.problem.data, self.split, self.problem.model
-        holdout = image_arrays(data.train, split.holdout, "holdout")
+        holdout = image_arrays(data.scoring, split.holdout, "holdout")
         trains = any(rung.epochs > 0 for rung in self.ladder.rungs)
         in_memory = holds_bytes(data.train)
         arrays: dict[str, Any] = {
@@ -121,7 +120,7 @@ class Prepared:
             skeleton=skeleton(model),
             network=self.network,
             rankings=self.rankings,
-            preprocessing=data.preprocessing if in_memory else None,
+            preprocessing=data.preprocessing,
             lazy_training=data.train if trains and not in_memory else None,
             lazy_indices=split.training if trains and not in_memory else None,
             augmentation=data.augmentation,
@@ -135,7 +134,7 @@ class Prepared:
         return where_it_fits(
             model,
             self.device,
-            lambda place: logits_of(model, data.train, self.split.holdout, place, task=data.task).cpu(),
+            lambda place: logits_of(model, data.scoring, self.split.holdout, place, task=data.task).cpu(),
         )
 
     def header(self) -> dict[str, Any]:
@@ -263,11 +262,14 @@ def _require_groups(network: TracedNetwork, problem: Problem, options: SearchOpt
 
 def _split(data: DataBundle, options: SearchOptions) -> Split:
     available = len(data.train)
-    share = max(1, int(available * _LARGEST_SHARE), min(_SMALL_HOLDOUT, available // 2))
-    holdout = options.holdout_images or min(HOLDOUT_IMAGES, share)
-    calibration = options.calibration_images or min(data.task.calibration_images, max(1, available - holdout))
-    labels = np.asarray(data.train.labels)
-    return split_train(labels, holdout=holdout, calibration=calibration, seed=derive_seed(options.seed, "split"))
+    if data.validation is None:
+        share = max(1, int(available * _LARGEST_SHARE), min(_SMALL_HOLDOUT, available // 2))
+        holdout = options.holdout_images or min(HOLDOUT_IMAGES, share)
+        available = max(1, available - holdout)
+    else:
+        holdout = options.holdout_images or min(HOLDOUT_IMAGES, len(data.validation))
+    calibration = options.calibration_images or min(data.task.calibration_images, available)
+    return data.split(holdout=holdout, calibration=calibration, seed=derive_seed(options.seed, "split"))
 
 
 def useful_threads(shape: Sequence[int]) -> int:

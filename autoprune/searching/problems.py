@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from autoprune.data.annotations import NOTHING, kind_of
-from autoprune.data.bundle import DataBundle, bundle_from
+from autoprune.data.bundle import DataBundle, bundle_from, bundle_of
 from autoprune.data.sources import load_data
 from autoprune.data.unlabelled import Unlabelled, are_bare, bare_images, labelled
 from autoprune.devices import lent, usable_device
@@ -166,19 +166,16 @@ def named_by(
     if not is_unlabelled(data):
         return data
     require_fit(Problem(name, None, None, model, data))
-    observer.stage(f"Asking {name} for the classes of {len(data.train) + len(data.test):,} images")
+    observer.stage(f"Asking {name} for the classes of {sum(map(len, data.parts)):,} images")
     place = torch.device(usable_device(device))
     with lent(model, place):
-        found = [
-            logits_of(model, images, np.arange(len(images)), place, task=data.task).cpu()
-            for images in (data.train, data.test)
-        ]
-    train, test = (
+        found = [logits_of(model, images, np.arange(len(images)), place, task=data.task).cpu() for images in data.parts]
+    train, test, *validation = (
         labelled(cast(Unlabelled, images), logits.argmax(1).numpy())
-        for images, logits in zip((data.train, data.test), found, strict=True)
+        for images, logits in zip(data.parts, found, strict=True)
     )
     classes = tuple(str(label) for label in range(found[0].shape[1]))
-    return replace(data, train=train, test=test, classes=classes)
+    return replace(data, train=train, test=test, validation=next(iter(validation), None), classes=classes)
 
 
 def _classes(spec: str, data: DataBundle) -> int | None:
@@ -200,11 +197,13 @@ def _own_copy(model: nn.Module) -> nn.Module:
 def _bundle(data: Any) -> DataBundle:
     if isinstance(data, DataBundle):
         return data
-    if isinstance(data, tuple | list) and len(data) == 2:
-        return bundle_from(*data)
+    if isinstance(data, tuple | list):
+        return bundle_of(data)
     if are_bare(data):
         return bundle_from(*bare_images(data), classes=())
-    raise DataError(f"The data are a {type(data).__name__}. Give a name or a pair (training set, test set).")
+    raise DataError(
+        f"The data are a {type(data).__name__}. Give a name, (training, test) or (training, validation, test)."
+    )
 
 
 def require_fit(problem: Problem) -> None:

@@ -168,13 +168,17 @@ def stratified_structures(prepared: Prepared, count: int) -> list[Structure]:
 
 def _apart(prepared: Prepared) -> Prepared:
     """Returns the same search with a hold-out of other images, which are taken away from the training images."""
-    split = prepared.split
+    split, problem = prepared.split, prepared.problem
     spare = split.training[~np.isin(split.training, split.calibration)]
     count = min(len(split.holdout), len(spare) // 2)
     if count < 1:
         raise ConfigError("There are too few images to score the finetune apart. Give fewer with --holdout-images.")
     rest = split.training[~np.isin(split.training, spare[:count])]
-    return replace(prepared, split=replace(split, holdout=spare[:count], training=rest))
+    return replace(
+        prepared,
+        problem=replace(problem, data=replace(problem.data, validation=None)),
+        split=replace(split, holdout=spare[:count], training=rest, apart=False),
+    )
 
 
 class PairStudy:

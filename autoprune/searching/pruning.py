@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -223,8 +222,8 @@ def evaluation_of(prepared: Prepared, decision: Decision, model: nn.Module, name
     split, structure = prepared.split, kept.structure
     scores = measure(
         model,
-        prepared.problem.data.train,
-        np.asarray(split.holdout),
+        prepared.problem.data.scoring,
+        split.holdout,
         device=torch.device(prepared.device),
         task=prepared.problem.data.task,
     )

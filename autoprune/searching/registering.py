@@ -162,7 +162,7 @@ def _images(prepared: Prepared, count: int) -> np.ndarray[Any, np.dtype[np.float
     held_out = prepared.split.holdout
     # A hold-out of a single image is repeated: only the shape matters.
     indices = [held_out[index % len(held_out)] for index in range(count)]
-    return np.ascontiguousarray(prepared.problem.data.train.take(indices).numpy(), dtype=np.float32)
+    return np.ascontiguousarray(prepared.problem.data.scoring.take(indices).numpy(), dtype=np.float32)
 
 
 def _metadata(prepared: Prepared, entry: Mapping[str, Any]) -> dict[str, Any]:

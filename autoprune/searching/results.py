@@ -129,12 +129,14 @@ def _notes(prepared: Prepared, study: Study) -> list[str]:
     notes = []
     if len(study.front):
         rung = study.front.evaluations[-1].candidate.fidelity.name
-        images = f"{len(prepared.split.holdout):,} images of the training set"
-        notes.append(f"Hold-out accuracies are of the {rung} fidelity, on {images}.")
+        count, part = len(prepared.split.holdout), "validation" if prepared.split.apart else "training"
+        notes.append(f"Hold-out accuracies are of the {rung} fidelity, on {count:,} images of the {part} set.")
     if options.weights is not None or problem.spec is None or ":" in problem.spec:
-        notes.append("The dense network was trained elsewhere and may have seen the hold-out images.")
+        if not prepared.split.apart:
+            notes.append("The dense network was trained elsewhere and may have seen the hold-out images.")
     elif problem.trained_here:
-        notes.append("The dense network was trained on the whole training set and has seen the hold-out images.")
+        seen = "not seen" if prepared.split.apart else "seen"
+        notes.append(f"The dense network was trained on the whole training set and has {seen} the hold-out images.")
     else:
         notes.append("The dense network has the random weights it was built with.")
     if prepared.space.unreachable:

@@ -37,7 +37,7 @@ class TeamTraining:
 
     Attributes:
         task: without the function that saves, which stays with the driver.
-        split: of the training images.
+        split: of the images.
         device: of the process that starts the team.
         checkpoint: name and bytes of the checkpoint to go on from, None to begin.
     """
@@ -52,7 +52,7 @@ class TeamTraining:
         from autoprune.searching.training import trained
 
         device = device_of_worker(self.device, gpu=gpu)
-        missing = missing_here(self.task.data.train)
+        missing = next(filter(None, map(missing_here, self.task.data.parts)), None)
         if missing is not None:
             message = f"{missing}, or finetune with --workers 1."
             tell(("absent", message))

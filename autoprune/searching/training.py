@@ -23,7 +23,7 @@ from autoprune.core.files import require_inside
 from autoprune.core.seeds import derive_seed
 from autoprune.data.bundle import DataBundle
 from autoprune.data.sources import load_data
-from autoprune.data.splits import Split, split_train
+from autoprune.data.splits import Split
 from autoprune.devices import usable_device
 from autoprune.errors import ConfigError, DataError, DivergenceError, RunError
 from autoprune.models.saved import load
@@ -345,10 +345,10 @@ def _regularisers(options: TrainOptions) -> tuple[Hook, ...]:
 
 def _split(data: DataBundle, options: RunOptions) -> Split:
     """Returns hold-out and training images; a search of the same seed holds the first of these out, too."""
-    labels = data.train.labels
-    most = max(1, int(_HOLDOUT_SHARE * len(labels)))
+    apart = data.validation is not None
+    most = len(data.scoring) if apart else max(1, int(_HOLDOUT_SHARE * len(data.scoring)))
     holdout = options.holdout_images or min(HOLDOUT_IMAGES, most)
-    return split_train(labels, holdout=holdout, calibration=1, seed=derive_seed(options.seed, "split"))
+    return data.split(holdout=holdout, calibration=1, seed=derive_seed(options.seed, "split"))
 
 
 def _last_good(task: Task) -> str:

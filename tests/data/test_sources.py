@@ -99,6 +99,19 @@ def test_an_image_folder_is_read_lazily_with_one_class_per_folder(folder: Path) 
     assert data.test.take([0, 3]).mean(dim=(1, 2, 3)).round().tolist() == [0, 100]
 
 
+def test_val_scores_where_an_image_folder_has_test_too(folder: Path) -> None:
+    assert load_data(f"imagefolder:{folder}").validation is None
+    for number, name in enumerate(["ant", "bee"]):
+        (folder / "test" / name).mkdir(parents=True)
+        for index in range(3):
+            Image.new("RGB", (20, 16), (number,) * 3).save(folder / "test" / name / f"{index}.png")
+    data = load_data(f"imagefolder:{folder}")
+    assert isinstance(data.validation, FolderImages)
+    assert [len(images) for images in data.parts] == [8, 6, 4]
+    assert {path.parts[-3] for path in data.validation.paths} == {"val"}
+    assert data.scoring is data.validation
+
+
 def test_an_image_that_another_machine_lacks_is_named_with_the_machine(folder: Path) -> None:
     images = load_data(f"imagefolder:{folder}").train
     assert missing_here(images) is None
@@ -132,6 +145,10 @@ def make_pair() -> tuple[TensorDataset, TensorDataset]:
     return tensors(), tensors(3)
 
 
+def make_triple() -> tuple[TensorDataset, TensorDataset, TensorDataset]:
+    return tensors(), tensors(4), tensors(3)
+
+
 def make_bundle() -> DataBundle:
     return bundle_from(tensors(), tensors(), name="mine", classes=["a", "b", "c"])
 
@@ -144,6 +161,8 @@ def test_a_factory_gives_a_pair_or_a_bundle(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.syspath_prepend(Path(__file__).parent)
     pair = load_data("test_sources:make_pair")
     assert (len(pair.train), len(pair.test), pair.name) == (6, 3, "test_sources:make_pair")
+    triple = load_data("test_sources:make_triple")
+    assert [len(images) for images in triple.parts] == [6, 3, 4]
     assert load_data("test_sources:make_bundle").classes == ("a", "b", "c")
     with pytest.raises(PluginError, match="returned a int, not a"):
         load_data("test_sources:make_number")
@@ -223,6 +242,14 @@ class TestImagesWithoutLabels:
         found = load_data(f"images:{tmp_path}", size=(8, 8))
         assert {path.parts[-3] for path in found.train.paths} == {"train"}
         assert {path.parts[-3] for path in found.test.paths} == {"val"}
+
+    def test_val_scores_where_there_is_test_too(self, tmp_path: Path) -> None:
+        self.drawn(tmp_path, [f"{part}/{index}.png" for part in ("train", "val", "test") for index in range(10)])
+        found = load_data(f"images:{tmp_path}", size=(8, 8))
+        assert isinstance(found.validation, FolderImages)
+        assert {path.parts[-2] for path in found.validation.paths} == {"val"}
+        assert isinstance(found.test, FolderImages)
+        assert {path.parts[-2] for path in found.test.paths} == {"test"}
 
     def test_a_folder_with_too_few_is_refused(self, tmp_path: Path) -> None:
         self.drawn(tmp_path, [f"{index}.png" for index in range(9)])

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from autoprune.data import split_train, stratified_order
+from autoprune.data.splits import split_apart
 from autoprune.errors import DataError
 
 LABELS = np.repeat([0, 1, 2], [600, 300, 100])
@@ -36,3 +37,25 @@ def test_a_seed_gives_the_same_split_and_another_seed_another() -> None:
 def test_impossible_sizes_are_refused(holdout: int, calibration: int) -> None:
     with pytest.raises(DataError, match="image"):
         split_train(LABELS, holdout=holdout, calibration=calibration, seed=0)
+
+
+def test_a_validation_set_scores_and_all_training_images_train() -> None:
+    validation = np.repeat([0, 1, 2], [30, 20, 10])
+    split = split_apart(LABELS, validation, holdout=12, calibration=50, seed=0)
+    assert np.bincount(validation[split.holdout]).tolist() == [6, 4, 2]
+    assert sorted(split.training) == sorted(split.unreserved) == list(range(len(LABELS)))
+    assert set(split.calibration) <= set(split.training)
+
+
+def test_what_was_held_out_of_the_training_images_may_be_learnt_from_in_the_end() -> None:
+    split = split_train(LABELS, holdout=200, calibration=50, seed=0)
+    assert sorted(split.unreserved) == list(range(len(LABELS)))
+
+
+@pytest.mark.parametrize(
+    ("holdout", "calibration", "message"),
+    [(3, 5, "2 validation images, not 3.*--holdout-images"), (1, 1001, "1000 training images.*--calibration-images")],
+)
+def test_a_validation_set_that_is_too_small_names_the_option(holdout: int, calibration: int, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        split_apart(LABELS, np.asarray([0, 1]), holdout=holdout, calibration=calibration, seed=0)

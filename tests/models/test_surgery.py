@@ -100,6 +100,14 @@ def test_hooks_and_lists_point_into_the_replica():
     small(images(1))
 
 
+@pytest.mark.parametrize("value", [torch.ones(10), np.ones((3, 2))])
+def test_attributes_that_have_no_truth_value_are_replicated(value):
+    model = toy("plain")
+    model.constants = value
+    network = verified(model, trace(model, torch.zeros(1, *SHAPE)))
+    assert np.array_equal(cut(model, network, keep_all(network)).constants, value)
+
+
 def test_hooks_of_the_replica_stay_its_own():
     model, small = halved("plain")
     small.layers.register_forward_hook(lambda *_: pytest.fail("a hook of the cut network ran"))

@@ -65,6 +65,22 @@ def test_a_finetune_that_does_not_fit_starts_again_with_half_the_batch(toy, monk
     assert found.summary["incumbent"]["accuracy"] > 0
 
 
+def test_a_finetune_that_does_harm_is_undone(toy, monkeypatch):
+    wanted = toy("untrained", finetune_epochs=0)
+
+    def ruin(model, *args, **options):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.zero_()
+
+    monkeypatch.setattr(finish, "train", ruin)
+    monkeypatch.setattr(finish, "_LARGEST_LOSS", -1.0)  # the toy networks have learnt nothing they could lose
+    found = toy("ruined", finetune_epochs=0.2)
+    for name in ("uniform", "incumbent"):
+        assert found.summary[name]["accuracy"] == wanted.summary[name]["accuracy"]
+        assert found.summary[name]["accuracy_before_finetune"] is None
+
+
 def test_the_networks_at_the_end_of_a_search_are_taught_by_features(toy, monkeypatch):
     hooked = []
 

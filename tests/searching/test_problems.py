@@ -140,7 +140,7 @@ class TestProblem:
             problem_from(model, data, SearchOptions(), NullObserver())
 
     def test_data_that_are_none_are_refused(self):
-        with pytest.raises(DataError, match="Give a name or a pair"):
+        with pytest.raises(DataError, match=r"Give a name, \(training, test\) or"):
             problem_from(network(), 7, SearchOptions(), NullObserver())
 
 
