@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import math
 import re
 import time
 from collections.abc import Iterator, Mapping
@@ -94,7 +95,8 @@ class Scribe:
         self._standings = Standings(search.resource)
         self._rungs: dict[int, list[Evaluation]] = {}
         self._children: dict[int, str] = {}
-        self._ended: set[int] = set()
+        # {candidate: the level that its child run shows}: one that is promoted late ends once more, higher up.
+        self._ended: dict[int, float] = {}
         self._failures: set[int] = set()
         self._tagged: set[int] = set()
         self._steps: list[Any] = []
@@ -136,12 +138,12 @@ class Scribe:
             if outcome not in rungs:
                 rungs.append(outcome)
             self._standings.tell(outcome)
-        if told.finished and number not in self._ended:
+        level = outcome.candidate.fidelity.level
+        if (told.finished or number in self._ended) and level > self._ended.get(number, -1):
             if isinstance(outcome, Failure):
                 self._failures.add(number)
             self._write_child(told)
-            self._ended.add(number)
-            self._rungs.pop(number, None)
+            self._ended[number] = level
         self._steps += self._progress(told.at)
         if time.monotonic() - self._progress_at >= _PROGRESS_SECONDS:
             self._write_progress()
@@ -191,8 +193,9 @@ class Scribe:
             self._tagged.add(number)
         if child.info.status == "FAILED":
             self._failures.add(number)
-        if child.info.status in {"FAILED", "FINISHED"}:
-            self._ended.add(number)
+            self._ended[number] = math.inf  # it has no level where the lowest rung failed, and is never promoted
+        elif child.info.status == "FINISHED":
+            self._ended[number] = child.data.metrics.get("level", -1)
 
     def _make_parent(self) -> str:
         search = self._search
@@ -214,16 +217,21 @@ class Scribe:
         run_id = self._children.get(candidate.id) or self._make_child(told, seconds)
         costs = {**_cost_metrics(candidate.cost, self._search.dense), "seconds": seconds}
         metrics = self._metrics(costs, at=told.at, step=candidate.fidelity.level)
+        shown = self._ended.get(candidate.id, -1)
         for rung in rungs:
-            metrics += self._metrics(_rung_metrics(rung), at=told.at, step=rung.candidate.fidelity.level)
+            if rung.candidate.fidelity.level > shown:
+                metrics += self._metrics(_rung_metrics(rung), at=told.at, step=rung.candidate.fidelity.level)
+        tags = {"fidelity": candidate.fidelity.name}
+        if isinstance(outcome, Failure):
+            tags["autoprune.failure"] = mask_secrets(outcome.reason)
         # In one call: every call is a transaction, and a round trip to a server.
-        self._client.log_batch(run_id, metrics=metrics, params=self._params(self._child_params(candidate)))
+        params = self._params(self._child_params(candidate))
+        self._client.log_batch(run_id, metrics=metrics, params=params, tags=self._tags(tags))
         status = "FAILED" if isinstance(outcome, Failure) else "FINISHED"
         self._client.set_terminated(run_id, status, end_time=told.at)
 
     def _make_child(self, told: Told, seconds: float) -> str:
-        outcome = told.outcome
-        candidate = outcome.candidate
+        candidate = told.outcome.candidate
         tags = {
             "mlflow.parentRunId": self._parent,
             "mlflow.user": user_name(),
@@ -231,11 +239,8 @@ class Scribe:
             "autoprune.role": "candidate",
             "autoprune.candidate": str(candidate.id),
             "strategy": candidate.proposed_by,
-            "fidelity": candidate.fidelity.name,
             **_front_tags(on_front=False),
         }
-        if isinstance(outcome, Failure):
-            tags["autoprune.failure"] = mask_secrets(outcome.reason)
         run = self._client.create_run(
             self._experiment_id,
             run_name=f"{candidate.id:03d} {candidate.proposed_by}",
@@ -275,9 +280,8 @@ class Scribe:
         """Makes the children's `front` tags and colours say what `front` says, touching only those that change."""
         for number in sorted(self._tagged ^ front):
             if number in self._children:
-                tags = _front_tags(on_front=number in front)
-                entities = [self._mlflow.entities.RunTag(key, value) for key, value in tags.items()]
-                self._client.log_batch(self._children[number], tags=entities)
+                tags = self._tags(_front_tags(on_front=number in front))
+                self._client.log_batch(self._children[number], tags=tags)
                 self._tagged ^= {number}
 
     def _log(self, run_id: str, metrics: Mapping[str, float], *, at: int, step: int) -> None:
@@ -291,6 +295,9 @@ class Scribe:
 
     def _params(self, params: Mapping[str, str]) -> list[Any]:
         return [self._mlflow.entities.Param(k, v) for k, v in params.items()]
+
+    def _tags(self, tags: Mapping[str, str]) -> list[Any]:
+        return [self._mlflow.entities.RunTag(k, v) for k, v in tags.items()]
 
     def _note(self, location: RunLocation) -> str:
         cost = RESOURCES[self._search.resource].share_of

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from autoprune.core.candidate import Failure
 from autoprune.tracking.mlflow_tracker import MlflowTracker
 from autoprune.tracking.uris import default_store
 from tests.tracking.tracked_candidates import DENSE, GROUPS, candidate, evaluation, failure
@@ -92,6 +93,42 @@ def test_a_resumed_search_continues_its_parent_and_repeats_no_child(store: str) 
     assert [run.data.tags["autoprune.candidate"] for run in children if run.data.tags["front"] == "true"] == ["3"]
     assert parent.data.params == {"seed": "0", "late": "x"}
     assert parent.data.metrics["candidates"] == 4
+
+
+@pytest.mark.parametrize("resumed", ["at once", "before it climbs", "after it climbed"])
+def test_a_candidate_that_is_promoted_late_shows_its_highest_rung(store: str, resumed: str) -> None:
+    low = [evaluation(0, 0.5), evaluation(1, 0.4), evaluation(2, 0.3)]
+    high = [evaluation(0, 0.7, level=1, seconds=2.0), Failure(candidate(1, level=1), reason="out of memory")]
+    parts = {"at once": [low + high], "before it climbs": [low, low + high], "after it climbed": [low + high] * 2}
+    for outcomes in parts[resumed]:
+        subject = tracker(store)
+        for outcome in outcomes:
+            subject.told(outcome, finished=True)
+        assert subject.close() is None
+
+    children = {int(run.data.tags["autoprune.candidate"]): run for run in runs(store, "candidate")}
+    assert sorted(children) == [0, 1, 2]
+    shown = {number: (run.data.tags["fidelity"], run.info.status) for number, run in children.items()}
+    assert shown == {0: ("sequential", "FINISHED"), 1: ("sequential", "FAILED"), 2: ("least-squares", "FINISHED")}
+    climbed, failed = children[0].data, children[1].data
+    assert (climbed.metrics["accuracy"], climbed.metrics["level"], climbed.metrics["seconds"]) == (0.7, 1, 3.0)
+    assert [number for number, run in children.items() if run.data.tags["front"] == "true"] == [0]
+    assert (failed.metrics["accuracy"], failed.tags["autoprune.failure"]) == (0.4, "out of memory")
+    (parent,) = runs(store, "search")
+    assert (parent.data.metrics["candidates"], parent.data.metrics["failures"]) == (3, 1)
+
+
+def test_a_late_promotion_that_ctrl_c_cuts_short_shows_the_rung_that_ended(store: str) -> None:
+    from mlflow import MlflowClient
+
+    subject = tracker(store)
+    subject.told(evaluation(0, 0.5), finished=True)
+    subject.told(evaluation(0, 0.7, level=1), finished=False)
+    assert subject.close(interrupted=True) is None
+    (child,) = runs(store, "candidate")
+    assert child.data.metrics["accuracy"] == 0.7
+    history = MlflowClient(store).get_metric_history(child.info.run_id, "accuracy")
+    assert [(one.step, one.value) for one in history] == [(0, 0.5), (1, 0.7)]
 
 
 def test_the_experiment_carries_the_charts_of_the_search(store: str) -> None:
