@@ -6,7 +6,7 @@ import os
 import time
 import uuid
 from collections.abc import Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import count
@@ -126,7 +126,8 @@ def _run(prepared: Prepared, observer: Observer, *, out: Path, started: float) -
         heard: list[Tracker] = [observer, *([] if mlflow is None else [mlflow])]
         observer.begins(metric=prepared.problem.data.task.reported, resource=prepared.space.front_resource)
         study = _study(prepared, [ledger, *heard])
-        replayed = replay(ledger.events, study, heard_by=[_Past(observer), *heard[1:]])
+        with nullcontext() if mlflow is None else mlflow.hearing_past():
+            replayed = replay(ledger.events, study, heard_by=[_Past(observer), *heard[1:]])
         if replayed.outcomes:
             observer.stage(f"Resuming after {replayed.outcomes} evaluations")
         elif prepared.space.unreachable:

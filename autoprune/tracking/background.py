@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 
 Job = Callable[[], None]
@@ -32,7 +33,7 @@ class BackgroundWriter:
         Args:
             prepare: runs first, and again (ever more rarely) until it succeeds or the writer is finished.
             name: of the thread.
-            capacity: jobs that may wait; further ones are dropped.
+            capacity: submissions that may wait; further ones are dropped.
             pauses: seconds to wait before each further try of a failed job; a store may be away for a minute. Once
                 a job has used them up, those after it get two, until one succeeds.
             longest_pause: seconds between tries of `prepare`, at most.
@@ -40,7 +41,9 @@ class BackgroundWriter:
         self._prepare = prepare
         self._pauses = tuple(pauses)
         self._longest_pause = longest_pause
-        self._jobs: queue.Queue[Job | None] = queue.Queue(capacity)
+        self._capacity = capacity
+        self._waiting: queue.Queue[tuple[Job, ...] | None] = queue.Queue()
+        self._current: deque[Job] = deque()
         self._stopping = threading.Event()
         self._abandoned = threading.Event()
         self._dropped = 0
@@ -70,15 +73,12 @@ class BackgroundWriter:
         """Returns whether `prepare` has succeeded, after waiting for it at most this long."""
         return self._ready.wait(seconds)
 
-    def submit(self, job: Job) -> None:
-        """Queues a job; drops it at once if too many wait or the writer is finished."""
-        if self._stopping.is_set():
-            self._dropped += 1
-            return
-        try:
-            self._jobs.put_nowait(job)
-        except queue.Full:
-            self._dropped += 1
+    def submit(self, *jobs: Job) -> None:
+        """Queues jobs, which take up one place however many; drops them at once if it is full or finished."""
+        if self._stopping.is_set() or self._waiting.qsize() >= self._capacity:
+            self._dropped += len(jobs)
+        else:
+            self._waiting.put(jobs)
 
     def finish(self, *, seconds: float, last: Job | None = None) -> bool:
         """Returns whether everything was written within the time; the thread is given up otherwise.
@@ -88,42 +88,33 @@ class BackgroundWriter:
             last: a final job, queued whatever the number of waiting ones.
         """
         if last is not None and not self._stopping.is_set():
-            self._put_last(last)
+            self._waiting.put((last,))
         self._stopping.set()
-        self._put_last(None)
+        self._waiting.put(None)
         # A store that has only ever refused is not worth a long wait at the end of a search.
         patience = min(seconds, 5.0) if self._error is not None and not self.ready else seconds
         self._thread.join(patience)
         if self._thread.is_alive():
             self._abandoned.set()
             # The job at hand is lost too, if there is one.
-            self._dropped += self._waiting() + int(self.ready)
+            self._dropped += self._left() + int(self.ready)
         return not self._thread.is_alive() and self.lost == 0
 
-    def _put_last(self, job: Job | None) -> None:
-        while True:
-            try:
-                return self._jobs.put_nowait(job)
-            except queue.Full:
-                try:
-                    self._jobs.get_nowait()
-                    self._dropped += 1
-                except queue.Empty:
-                    continue
-
-    def _waiting(self) -> int:
-        with self._jobs.mutex:
-            return sum(job is not None for job in self._jobs.queue)
+    def _left(self) -> int:
+        with self._waiting.mutex:
+            return len(self._current) + sum(len(jobs) for jobs in self._waiting.queue if jobs is not None)
 
     def _run(self) -> None:
         if not self._get_ready():
-            self._failed += self._waiting()
+            self._failed += self._left()
             return
         while not self._abandoned.is_set():
-            job = self._jobs.get()
-            if job is None:
+            jobs = self._waiting.get()
+            if jobs is None:
                 return
-            self._write(job)
+            self._current.extend(jobs)
+            while self._current and not self._abandoned.is_set():
+                self._write(self._current.popleft())
 
     def _get_ready(self) -> bool:
         pause = 1.0

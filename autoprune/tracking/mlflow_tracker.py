@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,7 +19,7 @@ from autoprune.core.candidate import Candidate, Outcome
 from autoprune.core.cost import Cost
 from autoprune.core.structure import PrunableGroup
 from autoprune.errors import BackendError
-from autoprune.tracking.background import BackgroundWriter
+from autoprune.tracking.background import BackgroundWriter, Job
 from autoprune.tracking.scribe import Ending, Scribe, Search, Told, legal_key
 from autoprune.tracking.ui import RunLocation
 from autoprune.tracking.uris import is_server, mask_secrets, mask_uri
@@ -81,6 +82,7 @@ class MlflowTracker:
         silence_loggers()  # again: importing MLflow configures its logger
         self._scribe = Scribe(mlflow, self._search)
         self._writer = BackgroundWriter(self._scribe.open, name="autoprune-mlflow")
+        self._past: list[Job] | None = None
         self._closed = False
 
     def asked(self, candidate: Candidate) -> None:
@@ -89,7 +91,26 @@ class MlflowTracker:
     def told(self, outcome: Outcome, *, finished: bool) -> None:
         """Queues an outcome to be written; returns at once."""
         told = Told(outcome, finished)
-        self._writer.submit(lambda: self._scribe.write(told))
+
+        def write() -> None:
+            self._scribe.write(told)
+
+        if self._past is None:
+            self._writer.submit(write)
+        else:
+            self._past.append(write)
+
+    @contextmanager
+    def hearing_past(self) -> Iterator[None]:
+        """Queues what is told meanwhile in one place: a replay of thousands is over before the store has opened."""
+        past: list[Job] = []
+        self._past = past
+        try:
+            yield
+        finally:
+            self._past = None
+            if past:
+                self._writer.submit(*past)
 
     def location(self, *, seconds: float = 0.0) -> RunLocation | None:
         """Returns where the search is found, once the store has answered; waits for that at most `seconds`."""

@@ -109,6 +109,22 @@ def test_a_search_stopped_by_ctrl_c_and_resumed_equals_an_undisturbed_one(toy, e
     assert without_times(resumed.summary) == without_times(whole.summary)
 
 
+def test_mlflow_is_told_the_past_in_one_piece(toy, folder, monkeypatch):
+    from autoprune.tracking.background import BackgroundWriter
+
+    toy("stopped", observer=Interrupting(after=4), no_mlflow=False, tracking_uri=f"sqlite:///{folder}/m.db")
+    pieces, submit = [], BackgroundWriter.submit
+
+    def counted(self, *jobs):
+        pieces.append(len(jobs))
+        submit(self, *jobs)
+
+    monkeypatch.setattr(BackgroundWriter, "submit", counted)
+    resume_search(Path("stopped"), observer=NullObserver())
+    assert pieces[0] == 4
+    assert set(pieces[1:]) == {1}
+
+
 def test_ctrl_c_while_the_best_are_finished_keeps_what_was_found(toy):
     stopped = toy(observer=Interrupting(stage="Reconstructing the incumbent"))
     assert stopped.summary["interrupted"]

@@ -66,6 +66,34 @@ def test_a_full_queue_drops_jobs_instead_of_waiting() -> None:
     subject.finish(seconds=10)
 
 
+def test_jobs_handed_over_together_take_one_place_and_fail_one_by_one() -> None:
+    gate = threading.Event()
+    seen: list[int] = []
+
+    def write(number: int) -> None:
+        if number == 7:
+            raise OSError("no space")
+        seen.append(number)
+
+    subject = writer(lambda: gate.wait(10), capacity=2)
+    subject.submit(*(lambda number=number: write(number) for number in range(3001)))
+    subject.submit(lambda: write(3001))
+    gate.set()
+    assert not subject.finish(seconds=10, last=lambda: write(-1))
+    assert seen == [*range(7), *range(8, 3002), -1]
+    assert subject.lost == 1
+
+
+def test_what_is_left_of_jobs_handed_over_together_is_counted() -> None:
+    gate, begun = threading.Event(), threading.Event()
+    subject = writer()
+    subject.submit(lambda: None, lambda: begun.set() or gate.wait(30), *[lambda: None] * 3)
+    assert begun.wait(10)
+    assert not subject.finish(seconds=0.05)
+    assert subject.lost == 4
+    gate.set()
+
+
 def test_a_store_that_never_opens_loses_every_job_and_keeps_its_reason() -> None:
     def refuse() -> None:
         raise ConnectionError("refused")

@@ -11,6 +11,7 @@ import pytest
 
 from autoprune.core.candidate import Failure
 from autoprune.tracking.mlflow_tracker import MlflowTracker
+from autoprune.tracking.scribe import Scribe
 from autoprune.tracking.uris import default_store
 from tests.tracking.tracked_candidates import DENSE, GROUPS, candidate, evaluation, failure
 
@@ -129,6 +130,22 @@ def test_a_late_promotion_that_ctrl_c_cuts_short_shows_the_rung_that_ended(store
     assert child.data.metrics["accuracy"] == 0.7
     history = MlflowClient(store).get_metric_history(child.info.run_id, "accuracy")
     assert [(one.step, one.value) for one in history] == [(0, 0.5), (1, 0.7)]
+
+
+def test_a_past_longer_than_the_queue_is_heard_whole(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = threading.Event()
+    heard: list[int] = []
+    monkeypatch.setattr(Scribe, "open", lambda self: gate.wait(30))
+    monkeypatch.setattr(Scribe, "write", lambda self, told: heard.append(told.outcome.candidate.id))
+    monkeypatch.setattr(Scribe, "end", lambda self, ending: None)
+    subject = tracker(store)
+    with subject.hearing_past():
+        for number in range(3001):
+            subject.told(evaluation(number), finished=True)
+    subject.told(evaluation(3001), finished=True)
+    gate.set()
+    assert subject.close() is None
+    assert heard == list(range(3002))
 
 
 def test_the_experiment_carries_the_charts_of_the_search(store: str) -> None:
