@@ -6,7 +6,8 @@ import contextlib
 import importlib.metadata
 import os
 import re
-import tempfile
+import secrets
+import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -42,11 +43,10 @@ def write_together(files: Mapping[Path, Writer]) -> None:
     staged: dict[Path, Path] = {}
     try:
         for path, write in files.items():
-            descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_SUFFIX)
-            os.close(descriptor)
-            staged[path] = Path(name)
+            staged[path] = _made_beside(path)
+            usual = stat.S_IMODE(staged[path].stat().st_mode)
             write(staged[path])
-            _sync(staged[path])
+            _sync(staged[path], mode=usual)
         *first, last = staged
         if first:
             last.unlink(missing_ok=True)
@@ -164,18 +164,27 @@ def require_format(content: Mapping[str, Any], *, reads: int, where: str, remedy
     )
 
 
-def _sync(path: Path) -> None:
-    """Brings a file onto the disk; any descriptor will do, and some libraries write by name alone."""
+def _sync(path: Path, *, mode: int) -> None:
+    """Brings a file onto the disk; any descriptor will do, and some libraries write by name alone.
+
+    safetensors puts a file of its own in the place, which only the owner may read: the permissions are given again.
+    """
     descriptor = os.open(path, os.O_RDWR)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-    os.chmod(path, 0o666 & ~_umask())
+    os.chmod(path, mode)
 
 
-def _umask() -> int:
-    # The mask can only be read by setting it.
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
+def _made_beside(path: Path) -> Path:
+    """Returns a new empty file of the same folder that the system gave the usual permissions.
+
+    `tempfile` makes it for the owner alone, and the mask that says what is usual can only be read by setting it, which
+    every other thread would feel.
+    """
+    while True:
+        place = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_SUFFIX}")
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(place, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+            return place

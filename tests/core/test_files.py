@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import os
+import secrets
+import stat
 
 import pytest
 
-from autoprune.core.files import write_together
+from autoprune.core.files import remove_leftovers, write_together, write_whole
 
 
 def test_where_a_rename_fails_the_file_that_vouches_for_the_others_is_gone(tmp_path, monkeypatch):
@@ -19,3 +21,44 @@ def test_where_a_rename_fails_the_file_that_vouches_for_the_others_is_gone(tmp_p
         write_together({weights: lambda p: p.write_text("2"), structure: lambda p: p.write_text("2")})
     assert [item.name for item in tmp_path.iterdir()] == ["w"]
     assert weights.read_text() == "1"
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o027, 0o002])
+def test_permissions_follow_the_mask_which_is_not_touched(tmp_path, monkeypatch, mask):
+    def replaced(place):
+        place.unlink()
+        place.touch(mode=0o600)
+
+    before = os.umask(mask)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "umask", lambda _: pytest.fail("every thread of the process would feel it"))
+            write_whole(tmp_path / "w", lambda place: place.write_text("1"))
+            write_whole(tmp_path / "own", replaced)
+    finally:
+        os.umask(before)
+    assert [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("w", "own")] == [0o666 & ~mask] * 2
+
+
+def test_what_lies_under_the_first_name_tried_is_neither_followed_nor_replaced(tmp_path, monkeypatch):
+    outside = tmp_path / "outside"
+    outside.write_text("theirs")
+    (tmp_path / ".w.00000000.tmp").symlink_to(outside)
+    names = iter(["00000000", "11111111"])
+    monkeypatch.setattr(secrets, "token_hex", lambda _: next(names))
+    write_whole(tmp_path / "w", lambda place: place.write_text("ours"))
+    assert (outside.read_text(), (tmp_path / "w").read_text()) == ("theirs", "ours")
+    assert (tmp_path / ".w.00000000.tmp").is_symlink()
+
+
+def test_what_a_killed_writer_leaves_is_known_as_such(tmp_path):
+    def killed(place):
+        place.rename(tmp_path / f"{place.name}.kept")
+        raise SystemExit
+
+    with pytest.raises(SystemExit):
+        write_whole(tmp_path / "w", killed)
+    (left,) = tmp_path.iterdir()
+    left.rename(left.with_name(left.name.removesuffix(".kept")))
+    remove_leftovers(tmp_path)
+    assert list(tmp_path.iterdir()) == []
