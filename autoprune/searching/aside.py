@@ -18,7 +18,7 @@ from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from autoprune.errors import BackendError
+from autoprune.errors import BackendError, one_line
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -182,6 +182,8 @@ def _answer(work: str, job: bytes) -> tuple[str, Any]:
         return "done", _WORK[work](*arguments)
     except BackendError as error:
         return "refused", str(error)
+    except Exception as error:  # nobody reads what this process prints
+        return "refused", f"The process that was to {work} the network broke off: {one_line(error)}. Pick it again."
 
 
 def _warm_up(store: str) -> None:

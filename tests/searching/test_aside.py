@@ -101,6 +101,14 @@ def test_a_process_answers_for_every_end_of_its_work(monkeypatch, written):
     monkeypatch.setattr("autoprune.tracking.registry.log_network", refuse)
     assert aside._answer("log", job) == ("refused", "the disk is on fire.")
 
+    def break_off(*_args, **_options):
+        raise MemoryError("no room for the weights")
+
+    monkeypatch.setattr("autoprune.tracking.registry.log_network", break_off)
+    kind, reason = aside._answer("log", job)
+    assert kind == "refused"
+    assert "broke off: MemoryError: no room for the weights. Pick it again." in reason
+
 
 def test_an_exported_network_takes_any_batch_and_one_that_cannot_be_traced_says_so():
     class Choosy(nn.Module):
