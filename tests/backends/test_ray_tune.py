@@ -5,9 +5,19 @@ import signal
 import time
 
 import pytest
-from toy_search import Events, GenerationStrategy, SeeingFactory, ToyFactory, build_ladder, build_space, build_study
+from toy_search import (
+    Events,
+    GenerationStrategy,
+    RelapsingFactory,
+    SeeingFactory,
+    ToyFactory,
+    build_ladder,
+    build_space,
+    build_study,
+)
 
 from autoprune.backends import RayBackend, SerialBackend
+from autoprune.backends.ray_tune import seams
 from autoprune.errors import BackendError
 from autoprune.study import Ledger, read_ledger, replay
 
@@ -97,6 +107,35 @@ class TestOnOneCluster:
         assert len(list(tmp_path.glob("6-*"))) == 4
         assert capfd.readouterr().out == ""
         tally("worker killed", "tried again; after 4 deaths one failed candidate", times=5)
+
+    def test_a_worker_that_cannot_be_built_again_at_once_costs_no_candidate(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(seams, "_REST", 0.05)
+        study = build_study(candidates=8)
+        options = {"dies": ((3, 1),), "folder": str(tmp_path)}
+        RayBackend(1).run(study, RelapsingFactory(options, relapses=2), should_stop=never)
+        assert study.done
+        assert study.failures == []
+        assert len(list(tmp_path.glob("worker-0-*"))) == 4
+
+    def test_a_worker_that_can_never_be_built_again_leaves_its_candidates_to_the_others(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(seams, "_REST", 0.05)
+        heard, study = [], build_study(candidates=16)
+        options = {"seconds": 0.2, "dies": ((3, 1),), "folder": str(tmp_path)}
+        RayBackend(2, warn=heard.append).run(study, RelapsingFactory(options, relapses=99), should_stop=never)
+        assert study.done
+        assert study.failures == []
+        assert len(heard) == 1
+        assert "cannot build its evaluator and is left out of the search: RuntimeError: out of memory." in heard[0]
+
+    def test_a_search_none_of_whose_workers_can_be_built_again_ends_with_one_line(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(seams, "_REST", 0.05)
+        study = build_study(candidates=8)
+        options = {"dies": ((3, 1),), "folder": str(tmp_path)}
+        with pytest.raises(BackendError, match=r"No worker is left.*RuntimeError: out of memory") as caught:
+            RayBackend(1).run(study, RelapsingFactory(options, relapses=99), should_stop=never)
+        assert "\n" not in str(caught.value)
+        assert study.failures == []
+        assert [candidate.id for candidate in study.pending] == [3]
 
     def test_exceptions_and_endless_evaluations_are_failures(self, tally):
         study = build_study(candidates=10)

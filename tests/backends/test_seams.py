@@ -7,6 +7,7 @@ from toy_search import Events, ToyFactory, build_ladder, build_study
 
 from autoprune.backends.evaluating import evaluate
 from autoprune.backends.ray_tune import seams
+from autoprune.backends.ray_tune.actors import Broken
 from autoprune.backends.ray_tune.seams import Driver
 from autoprune.core.seams import frozen_arrays
 
@@ -29,6 +30,9 @@ class FakePool:
     def back(self):
         return []
 
+    def retire(self, index, *, reason):
+        self.retired = [*getattr(self, "retired", []), index]
+
     def kill(self):
         pass
 
@@ -46,8 +50,8 @@ def _all_quiet(monkeypatch):
     monkeypatch.setattr(seams, "_SETTLED", 0.0)
 
 
-def driver_of(study, workers):
-    return Driver(study, FakePool(workers), timeout=None, should_stop=lambda: False)
+def driver_of(study, workers, warn=str):
+    return Driver(study, FakePool(workers), timeout=None, should_stop=lambda: False, warn=warn)
 
 
 def quiet(driver, loops=5):
@@ -105,6 +109,29 @@ def test_a_candidate_whose_worker_died_comes_before_those_asked_ahead():
     quiet(driver)
     driver.ended("a", lost=True)
     assert driver.suggest("c")["candidate"] == first["candidate"]
+
+
+def test_a_candidate_of_a_broken_worker_goes_to_another_however_often_and_is_never_told(monkeypatch):
+    monkeypatch.setattr(seams, "_REST", 0.0)
+    study, heard = one_rung([]), []
+    driver = driver_of(study, 3, heard.append)
+    asked, busy, trials = driver.suggest("a"), driver.suggest("b"), iter(range(99))
+    broken, trial, holders = Broken("RuntimeError: out of memory"), "a", [asked["worker"]]
+    while len(heard) < 2:
+        assert not driver.result(trial, broken)
+        driver.ended(trial, lost=False)
+        quiet(driver, loops=1)
+        trial = f"again-{next(trials)}"
+        again = driver.suggest(trial)
+        if again is not None:
+            assert again["candidate"] == asked["candidate"]
+            holders.append(again["worker"])
+    assert len(holders) == 2 * seams._TRIES
+    assert holders[0] != holders[1]
+    assert again is None
+    end(driver, "b", busy)
+    assert driver.suggest("last")["candidate"] == asked["candidate"]
+    assert study.failures == []
 
 
 @pytest.mark.parametrize("workers", [1, 2, 5])

@@ -150,6 +150,21 @@ class ToyFactory:
 
 
 @dataclass
+class RelapsingFactory(ToyFactory):
+    """Builds for every worker once; when that has died, it fails so many times: its memory is still taken."""
+
+    relapses: int = 0
+
+    def build(self, arrays, *, worker):
+        folder = Path(self.options["folder"])
+        before = len(list(folder.glob(f"{worker}-*")))
+        (folder / f"{worker}-{before}").touch()
+        if 1 <= before <= self.relapses:
+            raise RuntimeError("out of memory")
+        return super().build(arrays, worker=worker)
+
+
+@dataclass
 class SeeingEvaluator:
     """An evaluator that says as a metric which GPU its process is shown, -1 for none."""
 

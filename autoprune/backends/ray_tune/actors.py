@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
@@ -29,33 +29,55 @@ def root_cause(error: BaseException) -> str:
     return one_line(error)
 
 
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """The answer of a worker that could not build its evaluator: says nothing about the candidate.
+
+    Attributes:
+        reason: what went wrong, in one line.
+    """
+
+    reason: str
+
+
 class Worker:
     """The body of an evaluator actor."""
 
     def __init__(self, board: str, namespace: str, name: str, versions: Mapping[str, str]) -> None:
-        self._name = name
+        self._board, self._namespace, self._name, self._versions = board, namespace, name, versions
         self._evaluator: Evaluator | None = None
-        self._broken = nodes.difference(versions, nodes.versions(), where=nodes.address())
-        if self._broken is not None:
-            return
-        try:
-            # Fetched rather than passed: Ray does not promise to restart an actor with large arguments.
-            shared = ray.get_actor(board, namespace=namespace).shared.remote(name, nodes.here())
-            factory, arrays = ray.get(list(ray.get(shared)))
-            self._evaluator = factory.build(arrays, worker=name)
-        except Exception as error:  # Kept as a value: an actor that dies while it is built says so in tracebacks only.
-            self._broken = root_cause(error)
+        self._said = False
+        self._broken = self._build()
 
     def ready(self) -> str | None:
-        """Returns None, or why there is no evaluator."""
+        """Returns None, or why there is no evaluator; once that was said, every call tries to build it again.
+
+        What is in the way may go: a process that was killed holds its memory of a GPU for a while.
+        """
+        if self._broken is not None and self._said:
+            self._broken = self._build()
+        self._said = True
         return self._broken
 
-    def evaluate(self, candidate: Candidate) -> Timed:
+    def evaluate(self, candidate: Candidate) -> Timed | Broken:
         """Returns the timed outcome of one rung."""
         if self._evaluator is None:
-            now = time.time()
-            return Timed(Failure(candidate, f"{self._name} cannot start: {self._broken}", worker=self._name), now, now)
+            return Broken(self._broken or "")
         return evaluate(self._evaluator, candidate, worker=self._name)
+
+    def _build(self) -> str | None:
+        """Builds the evaluator; returns None, or why it cannot be built."""
+        other = nodes.difference(self._versions, nodes.versions(), where=nodes.address())
+        if other is not None:
+            return other
+        try:
+            # Fetched rather than passed: Ray does not promise to restart an actor with large arguments.
+            board = ray.get_actor(self._board, namespace=self._namespace)
+            factory, arrays = ray.get(list(ray.get(board.shared.remote(self._name, nodes.here()))))
+            self._evaluator = factory.build(arrays, worker=self._name)
+        except Exception as error:  # Kept as a value: an actor that dies while it is built says so in tracebacks only.
+            return root_cause(error)
+        return None
 
 
 class Board:
@@ -136,15 +158,17 @@ class CandidateTrial(tune.Trainable):  # type: ignore[misc]
             self._actors[name] = ray.get_actor(name, namespace=self._config["namespace"])
         return self._actors[name]
 
-    def _evaluate(self, candidate: Candidate, *, timeout: float | None) -> Timed | None:
+    def _evaluate(self, candidate: Candidate, *, timeout: float | None) -> Timed | Broken | None:
         """Returns the timed outcome, None where the worker died: the driver decides who tries again."""
         started = time.time()
         try:
             # The time limit is for the evaluation, not for a worker that is still starting, or starting again.
-            ray.get(self._ready)
+            problem: str | None = ray.get(self._ready)
+            if problem is not None:
+                return Broken(problem)
             evaluation = self._evaluator.evaluate.options(max_task_retries=0).remote(candidate)
-            timed: Timed = ray.get(evaluation, timeout=timeout)
-            return timed
+            answer: Timed | Broken = ray.get(evaluation, timeout=timeout)
+            return answer
         except GetTimeoutError:
             # Nothing else stops a computation that hangs. Ray restarts the evaluator.
             ray.kill(self._evaluator, no_restart=False)

@@ -56,7 +56,8 @@ class RayBackend:
             local_cpus: cores of this machine, as many as workers on CPUs are started here if their number is open.
             local_gpus: those of this machine that a Ray which is started here may use, as `CUDA_VISIBLE_DEVICES` names
                 them. Ray is told, not asked: it counts what the driver shows, not what torch can use.
-            warn: hears in one line that workers will do without the GPUs that this machine has.
+            warn: hears in one line that workers will do without the GPUs that this machine has, or that a worker is
+                left out.
             evaluation_timeout: seconds after which one rung of one candidate counts as failed.
             start_timeout: seconds that the workers may take to start.
 
@@ -90,7 +91,8 @@ class RayBackend:
         Evaluations under way are then ended and not told; their candidates stay pending.
 
         Raises:
-            BackendError: Ray cannot be reached, lacks the resources, or its workers do not start.
+            BackendError: Ray cannot be reached, lacks the resources, or its workers do not start or cannot be built
+                again.
         """
         store = sum(array.nbytes for array in factory.arrays.values())
         with (
@@ -114,6 +116,7 @@ class RayBackend:
                 pool,
                 timeout=self._evaluation_timeout,
                 should_stop=lambda: interrupts.requested or should_stop(),
+                warn=self._warn,
             )
             try:
                 self._drive(driver, crew.workers)

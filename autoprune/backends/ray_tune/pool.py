@@ -52,6 +52,7 @@ class Pool:
         self._looked = time.monotonic()
         #: {evaluator whose node went: its successor's answer, once that has found a place}.
         self._away: dict[int, Any] = {}
+        self._retired: set[int] = set()
 
     def names(self, index: int) -> dict[str, str]:
         """Returns what a trial needs to find an evaluator and the board."""
@@ -71,7 +72,8 @@ class Pool:
         if not self._starting:
             return
         ready, _ = ray.wait(list(self._starting.values()), num_returns=len(self._starting), timeout=0)
-        self._require_sound(ready)
+        for problem in _problems(ready):
+            raise BackendError(f"A worker cannot build its evaluator: {problem}.")
         self._starting = {index: answer for index, answer in self._starting.items() if answer not in ready}
         if self._starting and time.monotonic() > self._deadline:
             raise BackendError(
@@ -105,23 +107,45 @@ class Pool:
             self._starting.pop(index, None)
             with suppress(Exception):
                 ray.kill(self._evaluators[index], no_restart=True)
+            self._retired.discard(index)
             self._lives[index] += 1
             self._evaluators[index] = self._start(index)
             self._away[index] = self._evaluators[index].ready.remote()
-        if len(self._away) == self.size:
+        if gone and self._none_works:
             self._deadline = time.monotonic() + self._start_timeout
         return gone
 
     def back(self) -> list[int]:
-        """Returns the evaluators whose successors have started since the last call."""
+        """Returns the evaluators whose successors have started since the last call, sound or not.
+
+        Raises:
+            BackendError: a successor died while it was started.
+        """
         if not self._away:
             return []
         ready, _ = ray.wait(list(self._away.values()), num_returns=len(self._away), timeout=0)
-        self._require_sound(ready)
+        _problems(ready)
         found = [index for index, reference in self._away.items() if reference in ready]
         for index in found:
             del self._away[index]
         return found
+
+    def retire(self, index: int, *, reason: str) -> None:
+        """Ends an evaluator that cannot be built, until its node goes and it gets a successor.
+
+        Raises:
+            BackendError: it was the last.
+        """
+        self._retired.add(index)
+        with suppress(Exception):
+            ray.kill(self._evaluators[index], no_restart=True)
+        if len(self._retired) == self.size:
+            raise BackendError(
+                f"No worker is left: none can build its evaluator again, the last one for this reason: {reason}. Mend "
+                "that and resume the search."
+            )
+        if self._none_works:
+            self._deadline = time.monotonic() + self._start_timeout
 
     def kill(self) -> None:
         """Ends all actors, whatever they are doing."""
@@ -148,25 +172,33 @@ class Pool:
         actor = ray.remote(Worker).options(**options)
         return actor.remote(f"{self._tag}-board", self._namespace, f"worker-{index}", self._versions)
 
-    def _require_sound(self, ready: list[Any]) -> None:
-        try:
-            for problem in ray.get(ready):
-                if problem is not None:
-                    raise BackendError(f"A worker cannot build its evaluator: {problem}.")
-        except RayError as error:
-            cause = root_cause(error)
-            if "ModuleNotFoundError" in cause or "ModuleNotFoundError" in str(error):
-                raise BackendError(
-                    "A worker cannot import autoprune or a module of the model. Install them on every node, or submit "
-                    "the search with `ray job submit --working-dir .`"
-                ) from error
-            raise BackendError(
-                f"A worker died while it was started ({type(error).__name__}). Memory may be short: lower --workers."
-            ) from error
+    @property
+    def _none_works(self) -> bool:
+        return len(self._away) + len(self._retired) == self.size
 
     def _require_some(self) -> None:
-        if len(self._away) == self.size and time.monotonic() > self._deadline:
+        if self._none_works and time.monotonic() > self._deadline:
             raise BackendError(
                 "The nodes of all workers have gone, and there was no room elsewhere within "
                 f"{self._start_timeout:g} s. Start nodes and resume the search."
             )
+
+
+def _problems(ready: list[Any]) -> list[str]:
+    """Returns, a line each, why evaluators cannot be built, of those that have answered and cannot.
+
+    Raises:
+        BackendError: one died while it was started.
+    """
+    try:
+        return [problem for problem in ray.get(ready) if problem is not None]
+    except RayError as error:
+        cause = root_cause(error)
+        if "ModuleNotFoundError" in cause or "ModuleNotFoundError" in str(error):
+            raise BackendError(
+                "A worker cannot import autoprune or a module of the model. Install them on every node, or submit "
+                "the search with `ray job submit --working-dir .`"
+            ) from error
+        raise BackendError(
+            f"A worker died while it was started ({type(error).__name__}). Memory may be short: lower --workers."
+        ) from error

@@ -15,7 +15,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from autoprune.backends.evaluating import Span, Timed
-from autoprune.backends.ray_tune.actors import RETRIES
+from autoprune.backends.ray_tune.actors import RETRIES, Broken
 from autoprune.backends.ray_tune.pool import Pool
 from autoprune.core.candidate import Candidate, Failure
 from autoprune.core.seams import PassiveStudy
@@ -24,6 +24,10 @@ from autoprune.core.seams import PassiveStudy
 _AHEAD = 2
 #: Seconds without news after which all workers have begun: who asks sooner lets one of them wait.
 _SETTLED = 0.1
+#: Broken answers in a row after which a worker is retired, and seconds before it is tried again, doubled each time: 15
+#: in all, for what a process that was killed has left behind to go.
+_TRIES = 5
+_REST = 1.0
 
 
 class Driver:
@@ -40,6 +44,7 @@ class Driver:
         *,
         timeout: float | None,
         should_stop: Callable[[], bool],
+        warn: Callable[[str], None],
     ) -> None:
         self.timings: list[Span] = []
         self.error: BaseException | None = None
@@ -48,6 +53,7 @@ class Driver:
         self._pool = pool
         self._timeout = timeout
         self._should_stop = should_stop
+        self._warn = warn
         self._free = list(reversed(range(pool.size)))
         #: {trial: (its candidate, None once that is finished; its evaluator)}.
         self._running: dict[str, tuple[Candidate | None, int]] = {}
@@ -60,6 +66,11 @@ class Driver:
         self._orphans: set[str] = set()
         #: Evaluators that have not started again yet.
         self._absent: set[int] = set()
+        #: {trial: why its evaluator could not be built}.
+        self._broken: dict[str, str] = {}
+        #: {evaluator: how often in a row it could not be built}, and {evaluator: when it is tried again}.
+        self._tries: Counter[int] = Counter()
+        self._resting: dict[int, float] = {}
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
         # Tune pickles its seams every few seconds. A search resumes from its ledger, so nothing of it is wanted there,
@@ -74,6 +85,8 @@ class Driver:
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """Returns the config of the next trial, None to wait, or FINISHED."""
         finished: str = Searcher.FINISHED
+        if not (self._free or self._running):
+            self.stop_all()  # Tune, which has no trial left, blocks until it gets one and does not ask the stopper
         if self.stopped or not self._free:
             return finished if self.stopped else None
         with self._guard():
@@ -86,11 +99,14 @@ class Driver:
             return {**self._pool.names(index), "candidate": candidate, "timeout": self._timeout}
         return finished
 
-    def result(self, trial_id: str, timed: Timed | None) -> bool:
+    def result(self, trial_id: str, timed: Timed | Broken | None) -> bool:
         """Tells the study what a rung said; returns whether the trial goes on. None says that its worker died."""
         if self.stopped:
             return False
         self._news_at = time.monotonic()
+        if isinstance(timed, Broken):
+            self._broken[trial_id] = timed.reason
+            return False
         if timed is None:
             self._died.add(trial_id)
             return False
@@ -98,6 +114,7 @@ class Driver:
             candidate, index = self._running[trial_id]
             if candidate is None:
                 return False
+            del self._tries[index]
             self.timings.append(Span(timed.outcome.worker, timed.started, timed.ended))
             rung = self._study.tell(timed.outcome)
             if rung is not None:
@@ -110,19 +127,39 @@ class Driver:
     def ended(self, trial_id: str, *, lost: bool) -> None:
         """Frees the evaluator of a trial; a candidate whose trial or worker was lost is tried again."""
         candidate, index = self._running.pop(trial_id, (None, -1))
-        lost = lost or trial_id in self._died
+        lost, broken = lost or trial_id in self._died, self._broken.pop(trial_id, None)
         if index >= 0 and trial_id not in self._orphans:
-            self._free.append(index)
+            if broken is None:
+                self._free.append(index)
+            else:
+                self._rest(index, broken)
         self._died.discard(trial_id)
         self._orphans.discard(trial_id)
-        if candidate is None or not lost or self.stopped:
+        if candidate is None or self.stopped:
             return
+        if broken is not None:
+            self._again.append(candidate)
+        elif lost:
+            self._lose(candidate)
+
+    def _lose(self, candidate: Candidate) -> None:
+        """Puts a candidate whose worker died first in line; one that has cost too many workers fails."""
         self._lost[candidate.id] += 1
         if self._lost[candidate.id] <= RETRIES:
             self._again.append(candidate)
             return
         with self._guard():
             self._study.tell(Failure(candidate, f"its worker died {RETRIES + 1} times"))
+
+    def _rest(self, index: int, reason: str) -> None:
+        """Leaves a worker that could not be built out for a while; after too many tries in a row, for good."""
+        self._tries[index] += 1
+        if self._tries[index] < _TRIES:
+            self._resting[index] = time.monotonic() + _REST * 2 ** (self._tries[index] - 1)
+            return
+        with self._guard():
+            self._pool.retire(index, reason=reason)
+            self._warn(f"worker-{index} cannot build its evaluator and is left out of the search: {reason}.")
 
     def stop_all(self) -> bool:
         """Returns whether the search is to end now; ends the evaluations under way if so."""
@@ -157,9 +194,14 @@ class Driver:
             self._absent.add(index)
             self._orphans.update(trial for trial, (_, holder) in self._running.items() if holder == index)
         self._free = [index for index in self._free if index not in self._absent]
+        self._resting = {index: until for index, until in self._resting.items() if index not in self._absent}
         for index in self._pool.back():
             self._absent.discard(index)
+            del self._tries[index]
             self._free.append(index)
+        for index in [index for index, until in self._resting.items() if time.monotonic() >= until]:
+            del self._resting[index]
+            self._free.insert(0, index)  # asked after those that work
 
     @contextmanager
     def _guard(self) -> Iterator[None]:
