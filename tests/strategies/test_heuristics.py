@@ -1,15 +1,22 @@
 import itertools
+import re
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from autoprune.core.candidate import Candidate, Failure
 from autoprune.core.profile import ModelProfile
+from autoprune.core.seams import Strategy
 from autoprune.core.space import SearchSpace
 from autoprune.core.structure import Structure
 from autoprune.errors import ConfigError, PluginError
 from autoprune.strategies import heuristic_structures, make_strategy, strategy_names
 from autoprune.strategies.heuristics import HEURISTICS, pca, reconstruction, sparsity
+from autoprune.study import Study
 from autoprune.testing import Landscape, resnet_landscape
 
 
@@ -135,3 +142,96 @@ def test_a_class_of_ones_own_is_a_strategy(landscape: Landscape) -> None:
         make_strategy("math:pi", space=landscape.space, profile=None, seed=0, candidates=5)
     with pytest.raises(PluginError, match="without `ask` and `tell`"):
         make_strategy("builtins:dict", space=landscape.space, profile=None, seed=0, candidates=5)
+
+
+Make = Callable[[str], Strategy]
+PLUGINS = """
+class Asking:
+    def __init__(self, space, profile, seed, candidates):
+        self.space, self.told = space, []
+    def ask(self, candidate_id):
+        return self.space.dense
+    def tell(self, outcome):
+        self.told.append(outcome)
+
+class Named(Asking):
+    name = "mine"
+
+class Oddly(Asking):
+    name = 7
+
+class Listing(Asking):
+    def ask(self, candidate_id):
+        return self.space.sample(1, None if candidate_id else __import__("numpy").random.default_rng(0))
+
+class Widths(Asking):
+    def ask(self, candidate_id):
+        return self.space.dense.widths
+
+class Breaking(Asking):
+    def ask(self, candidate_id):
+        raise KeyError("no such key\\nand more")
+    def tell(self, outcome):
+        raise SystemExit(3)
+
+class Refusing(Asking):
+    def ask(self, candidate_id):
+        from autoprune.errors import ConfigError
+        raise ConfigError("The option is wrong.")
+
+class Unbuilt(Asking):
+    def __init__(self, **_):
+        raise ValueError("no luck")
+"""
+
+
+@pytest.fixture
+def plugin(landscape: Landscape, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
+    (tmp_path / "strategies_of_mine.py").write_text(PLUGINS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield lambda name: make_strategy(
+        f"strategies_of_mine:{name}", space=landscape.space, profile=None, seed=0, candidates=5
+    )
+    sys.modules.pop("strategies_of_mine", None)
+
+
+def test_a_strategy_of_ones_own_is_asked_and_told_and_named_as_it_says_or_as_it_was_asked_for(
+    landscape: Landscape, plugin: Make
+) -> None:
+    assert [plugin(name).name for name in ("Named", "Asking", "Oddly")] == [
+        "mine",
+        "strategies_of_mine:Asking",
+        "strategies_of_mine:Oddly",
+    ]
+    study = Study(landscape.space, plugin("Asking"), landscape.ladder, candidates=1, seed=0)
+    candidate = study.ask()
+    assert candidate is not None
+    assert candidate.proposed_by == "strategies_of_mine:Asking"
+    assert candidate.structure == landscape.space.dense
+    study.tell(Failure(candidate, "diverged"))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("Listing", "`ask` of the strategy 'strategies_of_mine:Listing' returned a list. Let it return None or one"),
+        ("Widths", "`ask` of the strategy 'strategies_of_mine:Widths' returned a tuple."),
+        ("Breaking", "`ask` of the strategy 'strategies_of_mine:Breaking' failed: KeyError: "),
+        ("Unbuilt", "The strategy 'strategies_of_mine:Unbuilt' cannot be built: ValueError: no luck"),
+    ],
+)
+def test_what_a_strategy_of_ones_own_does_wrong_is_one_line(plugin: Make, name: str, message: str) -> None:
+    with pytest.raises(PluginError, match=f"^{re.escape(message)}") as caught:
+        plugin(name).ask(0)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_strategy_of_ones_own_that_breaks_when_told_is_one_line_and_its_own_errors_stay(
+    landscape: Landscape, plugin: Make
+) -> None:
+    space = landscape.space
+    candidate = Candidate(0, space.dense, space.cost(space.dense), landscape.ladder.rungs[0], 0, "test")
+    with pytest.raises(PluginError, match="`tell` of the strategy 'strategies_of_mine:Breaking' failed: SystemExit: 3"):
+        plugin("Breaking").tell(Failure(candidate, "diverged"))
+    with pytest.raises(ConfigError, match=r"^The option is wrong\.$"):
+        plugin("Refusing").ask(0)
