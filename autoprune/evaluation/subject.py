@@ -80,7 +80,6 @@ class SubjectFactory:
         augmentation: variation of training images.
         score: which number is the score, of those that the task's `judge` returns.
         device: where evaluators compute: `cpu`, `cuda`.
-        threads: torch threads of a worker on the CPU.
         task: what the network does.
     """
 
@@ -94,7 +93,6 @@ class SubjectFactory:
     augmentation: Augmentation
     score: str
     device: str
-    threads: int = 1
     task: Task = CLASSIFICATION
 
     def for_workers(self, *, gpu: bool) -> SubjectFactory:
@@ -111,8 +109,6 @@ class SubjectFactory:
         from autoprune.evaluation.evaluator import CandidateEvaluator
 
         self._require_here()
-        if self.device == "cpu":
-            torch.set_num_threads(self.threads)
         return CandidateEvaluator(self.subject(arrays), score=self.score, device=self.device, worker=worker)
 
     def subject(self, arrays: Arrays) -> Subject:

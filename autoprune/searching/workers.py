@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 
 from autoprune.core.seams import Backend, BackendReport, PassiveStudy
 from autoprune.devices import is_gpu, release_memory, usable_device, visible_gpus
@@ -10,6 +11,7 @@ from autoprune.errors import ConfigError
 from autoprune.report.observer import Observer
 from autoprune.searching.options import SearchOptions
 from autoprune.searching.preparation import Prepared, usable_cores
+from autoprune.searching.timing import torch_threads
 
 
 def require_cores(options: SearchOptions) -> None:
@@ -31,6 +33,9 @@ def evaluated(
 ) -> BackendReport:
     """Lets the backend that was asked for drive a study; returns its report.
 
+    Candidates on CPUs are evaluated on one thread each. Ray gives it to its workers' processes; in this one it is for
+    as long as the search takes.
+
     Raises:
         BackendError: Ray cannot be reached, lacks the resources, or its workers do not start.
     """
@@ -38,7 +43,9 @@ def evaluated(
     factory = prepared.factory()
     # What the preparation has left in this process's cache of a GPU is for the workers.
     release_memory(prepared.device)
-    return backend.run(study, factory, should_stop=should_stop)
+    here = prepared.options.backend == "serial" and not is_gpu(prepared.device)
+    with torch_threads(1) if here else nullcontext():
+        return backend.run(study, factory, should_stop=should_stop)
 
 
 def backend_of(prepared: Prepared, observer: Observer) -> Backend:

@@ -54,6 +54,7 @@ def test_a_ray_that_takes_too_long_to_start_is_an_error_of_one_line(monkeypatch)
 @pytest.mark.parametrize(("gpus", "shown"), [(("5", "7"), {5.0, 7.0}), ((), {-1.0})])
 def test_workers_share_the_gpus_that_a_local_ray_is_told_to_have_and_see_no_others(gpus, shown, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5,7")
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
     study = build_study(candidates=9, ladder=build_ladder(1))
     backend = RayBackend(3, gpus_per_worker=None, local_gpus=gpus)
     report = backend.run(study, SeeingFactory({"seconds": 0.2}), should_stop=never)
@@ -62,6 +63,7 @@ def test_workers_share_the_gpus_that_a_local_ray_is_told_to_have_and_see_no_othe
     assert len(seen) == 3
     assert set(seen.values()) == shown
     assert {evaluation.metrics["gpu"] for evaluation in study.evaluations} == {float(bool(gpus))}
+    assert {evaluation.metrics["threads"] for evaluation in study.evaluations} == {1.0}
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "3,5,7"
 
 

@@ -7,9 +7,11 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from autoprune import devices
 from autoprune.backends.ray_tune import backend, nodes
+from autoprune.core.seams import frozen_arrays
 from autoprune.errors import BackendError, ConfigError
 from autoprune.report.observer import NullObserver
 from autoprune.searching import workers
@@ -123,6 +125,33 @@ def test_on_a_cluster_its_own_gpus_count_not_those_of_this_machine(asked, gpus, 
     assert warnings == (
         ["Ray has no GPU, though this machine has one: candidates are evaluated on CPUs."] if lacking else []
     )
+
+
+def threads_during(monkeypatch, **options):
+    """Returns torch's threads while a backend runs, and the evaluator is built, in a process that has three."""
+    made, before, seen = factory()[1], torch.get_num_threads(), []
+
+    class Looking:
+        def run(self, study, factory, *, should_stop):
+            factory.build(frozen_arrays(factory.arrays), worker="main")
+            seen.append(torch.get_num_threads())
+            raise Started
+
+    monkeypatch.setattr(workers, "backend_of", lambda *_: Looking())
+    prepared = SimpleNamespace(options=SearchOptions(**options), device="cpu", factory=lambda: made)
+    try:
+        torch.set_num_threads(3)
+        with pytest.raises(Started):
+            workers.evaluated(prepared, None, NullObserver(), should_stop=lambda: False)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    return seen
+
+
+def test_a_search_in_this_process_computes_on_one_thread_and_leaves_the_callers_as_they_were(monkeypatch):
+    assert threads_during(monkeypatch, backend="serial") == [1]
+    assert threads_during(monkeypatch, backend="ray") == [3]
 
 
 def test_gpus_that_are_asked_for_and_are_not_there_are_one_line(asked):

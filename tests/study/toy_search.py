@@ -166,15 +166,18 @@ class RelapsingFactory(ToyFactory):
 
 @dataclass
 class SeeingEvaluator:
-    """An evaluator that says as a metric which GPU its process is shown, -1 for none."""
+    """An evaluator that says as metrics which GPU its process is shown, -1 for none, and how many threads torch has."""
 
     inner: ToyEvaluator
     gpu: bool
 
     def evaluate(self, candidate):
+        import torch
+
         found = self.inner.evaluate(candidate)
-        shown = os.environ.get("CUDA_VISIBLE_DEVICES") or "-1"
-        return replace(found, metrics={**found.metrics, "shown": float(shown), "gpu": float(self.gpu)})
+        shown = float(os.environ.get("CUDA_VISIBLE_DEVICES") or "-1")
+        seen = {"shown": shown, "gpu": float(self.gpu), "threads": float(torch.get_num_threads())}
+        return replace(found, metrics={**found.metrics, **seen})
 
 
 @dataclass
