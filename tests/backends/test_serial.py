@@ -130,8 +130,10 @@ def test_an_exception_is_told_in_one_line():
 
 
 def test_impossible_workers_are_refused():
-    with pytest.raises(BackendError, match="0 workers"):
+    with pytest.raises(BackendError, match=r"^0 workers with 0 GPUs each cannot work"):
         RayBackend(0)
+    with pytest.raises(BackendError, match=r"^Any number of workers with -1 GPUs each cannot work"):
+        RayBackend(None, gpus_per_worker=-1.0)
 
 
 def test_a_worker_counts_from_its_first_evaluation_and_one_that_had_none_all_the_time():

@@ -20,6 +20,8 @@ from autoprune.errors import BackendError
 
 #: CPUs of one light trial.
 _TRIAL_CPUS = 0.001
+#: CPUs and computing threads of one evaluator.
+_WORKER_CPUS = 1
 
 Warn = Callable[[str], None]
 
@@ -35,20 +37,17 @@ class RayBackend:
         self,
         workers: int | None,
         *,
-        cpus_per_worker: int = 1,
         gpus_per_worker: float | None = 0.0,
         address: str | None = None,
         local_cpus: int = 1,
         local_gpus: Sequence[str] = (),
         warn: Warn = _unheard,
         evaluation_timeout: float | None = None,
-        start_timeout: float = 300.0,
     ) -> None:
         """Describes the workers; nothing starts before `run`.
 
         Args:
             workers: evaluators at a time; None for as many as there is room for.
-            cpus_per_worker: CPUs and computing threads of each.
             gpus_per_worker: GPUs of each; a fraction lets several share one, 0 hides them. None for a share of one
                 where there are any, such that all workers find a place: two workers a GPU if their number is open.
             address: of a running cluster, `auto` or HOST:PORT; None starts Ray on this machine, or uses what runs in
@@ -59,16 +58,15 @@ class RayBackend:
             warn: hears in one line that workers will do without the GPUs that this machine has, or that a worker is
                 left out.
             evaluation_timeout: seconds after which one rung of one candidate counts as failed.
-            start_timeout: seconds that the workers may take to start.
 
         Raises:
             BackendError: a number makes no sense.
         """
         gpus = gpus_per_worker or 0.0
-        if (workers is not None and workers < 1) or cpus_per_worker < 1 or gpus < 0:
+        if (workers is not None and workers < 1) or gpus < 0:
             raise BackendError(
-                f"{workers} workers with {cpus_per_worker} CPUs and {gpus:g} GPUs each cannot work. Give at least 1 "
-                "worker and 1 CPU, and no negative number of GPUs."
+                f"{'Any number of' if workers is None else workers} workers with {gpus:g} GPUs each cannot work. Give "
+                "at least 1 worker, and no negative number of GPUs."
             )
         if gpus > 1 and gpus % 1:
             raise BackendError(
@@ -76,14 +74,12 @@ class RayBackend:
                 "--gpus-per-worker."
             )
         self._workers = workers
-        self._cpus = cpus_per_worker
         self._gpus = gpus_per_worker
         self._address = address
         self._local_gpus = () if gpus_per_worker == 0 else tuple(local_gpus)
         self._local_workers = workers or max(local_cpus, nodes.WORKERS_PER_GPU * len(self._local_gpus))
         self._warn = warn
         self._evaluation_timeout = evaluation_timeout
-        self._start_timeout = start_timeout
 
     def run(self, study: PassiveStudy, factory: EvaluatorFactory, *, should_stop: Callable[[], bool]) -> BackendReport:
         """Drives the study until it is done, `should_stop()` or Ctrl-C.
@@ -99,17 +95,16 @@ class RayBackend:
             Interrupts() as interrupts,
             settings(),
             quiet(),
-            cluster(self._address, self._local_workers * self._cpus, store, gpus=self._local_gpus),
+            cluster(self._address, self._local_workers * _WORKER_CPUS, store, gpus=self._local_gpus),
         ):
-            crew = nodes.crew(nodes.living().values(), workers=self._workers, cpus=self._cpus, gpus=self._gpus)
+            crew = nodes.crew(nodes.living().values(), workers=self._workers, cpus=_WORKER_CPUS, gpus=self._gpus)
             if self._local_gpus and not crew.gpus:
                 self._warn("Ray has no GPU, though this machine has one: candidates are evaluated on CPUs.")
             pool = Pool(
                 factory,
                 workers=crew.workers,
-                cpus=self._cpus,
+                cpus=_WORKER_CPUS,
                 gpus=crew.gpus,
-                start_timeout=self._start_timeout,
             )
             driver = Driver(
                 study,

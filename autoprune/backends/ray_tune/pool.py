@@ -21,21 +21,20 @@ from autoprune.errors import BackendError
 _RESERVED_CPUS = 0.01
 #: Seconds between two looks at the nodes.
 _LOOK = 1.0
+#: Seconds that the evaluators may take to start, or to find a place when the nodes of all have gone.
+_START = 300.0
 
 
 class Pool:
     """The evaluators and the board of one search."""
 
-    def __init__(
-        self, factory: EvaluatorFactory, *, workers: int, cpus: int, gpus: float, start_timeout: float
-    ) -> None:
+    def __init__(self, factory: EvaluatorFactory, *, workers: int, cpus: int, gpus: float) -> None:
         self.size = workers
         self._namespace = ray.get_runtime_context().namespace
         self._tag = f"autoprune-{uuid.uuid4().hex[:12]}"
         self._cpus, self._gpus = cpus, gpus
         self._killed = False
-        self._start_timeout = start_timeout
-        self._deadline = time.monotonic() + start_timeout
+        self._deadline = time.monotonic() + _START
         # Beside the driver: what it holds is lost with its node, and without the driver there is no search anyway.
         beside = NodeAffinitySchedulingStrategy(nodes.here(), soft=False)
         options = {"name": f"{self._tag}-board", "num_cpus": 0, "scheduling_strategy": beside}
@@ -78,7 +77,7 @@ class Pool:
         if self._starting and time.monotonic() > self._deadline:
             raise BackendError(
                 f"{len(self._starting)} of {self.size} workers did not start within "
-                f"{self._start_timeout:g} s. Free resources or lower --workers."
+                f"{_START:g} s. Free resources or lower --workers."
             )
 
     def lost(self) -> list[int]:
@@ -112,7 +111,7 @@ class Pool:
             self._evaluators[index] = self._start(index)
             self._away[index] = self._evaluators[index].ready.remote()
         if gone and self._none_works:
-            self._deadline = time.monotonic() + self._start_timeout
+            self._deadline = time.monotonic() + _START
         return gone
 
     def back(self) -> list[int]:
@@ -145,7 +144,7 @@ class Pool:
                 "that and resume the search."
             )
         if self._none_works:
-            self._deadline = time.monotonic() + self._start_timeout
+            self._deadline = time.monotonic() + _START
 
     def kill(self) -> None:
         """Ends all actors, whatever they are doing."""
@@ -180,7 +179,7 @@ class Pool:
         if self._none_works and time.monotonic() > self._deadline:
             raise BackendError(
                 "The nodes of all workers have gone, and there was no room elsewhere within "
-                f"{self._start_timeout:g} s. Start nodes and resume the search."
+                f"{_START:g} s. Start nodes and resume the search."
             )
 
 
