@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from autoprune.data.images import IntArray
-from autoprune.devices import usable_device
 from autoprune.report import formats
 from autoprune.report.observer import Observer
 from autoprune.training.hooks import Hook
@@ -24,13 +23,15 @@ OnRow = Callable[[float, Mapping[str, float]], object]
 class Journal(Hook):
     """What every epoch reached; a checkpoint carries it along, so that a resumed training has all of it."""
 
-    def __init__(self, task: Task, holdout: IntArray, observer: Observer, on_row: OnRow | None, count: int) -> None:
-        """Tells `observer` and `on_row` of every epoch of a training on `count` images."""
+    def __init__(
+        self, task: Task, holdout: IntArray, observer: Observer, on_row: OnRow | None, *, count: int, device: str
+    ) -> None:
+        """Tells `observer` and `on_row` of every epoch of a training on `count` images, on a device."""
         self.rows: list[dict[str, float]] = []
         self._task, self._holdout, self._count = task, holdout, count
         self._observer, self._on_row = observer, on_row
         self._started, self._before = time.perf_counter(), 0.0
-        self._device = usable_device(task.options.device)
+        self._device = device
 
     @property
     def seconds(self) -> float:

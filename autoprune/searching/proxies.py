@@ -101,7 +101,7 @@ def check_proxies(options: SearchOptions, asked: ProxyOptions, observer: Observe
         structures = stratified_structures(prepared, asked.structures)
         record = _Record(options.out / PROXIES, _identity(prepared, asked, rungs))
         for part, where, names in (
-            (rungs[:cheap], prepared, f"{cheap} proxies"),
+            (rungs[:cheap], _without(prepared, apart), f"{cheap} proxies"),
             (rungs[cheap:], apart, f"a finetune of {asked.epochs:g} epochs{', twice' if asked.twice else ''}"),
         ):
             observer.stage(f"Scoring {len(structures)} structures by {names}")
@@ -179,6 +179,11 @@ def _apart(prepared: Prepared) -> Prepared:
         problem=replace(problem, data=replace(problem.data, validation=None)),
         split=replace(split, holdout=spare[:count], training=rest, apart=False),
     )
+
+
+def _without(prepared: Prepared, apart: Prepared) -> Prepared:
+    """Returns the search that trains on none of the images which judge the finetune apart."""
+    return replace(prepared, split=replace(prepared.split, training=apart.split.training))
 
 
 class PairStudy:

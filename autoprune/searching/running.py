@@ -164,16 +164,17 @@ class _Past:
 
 @contextmanager
 def _ledger(out: Path, header: Mapping[str, Any]) -> Iterator[Ledger]:
-    """Yields the ledger of the run folder; one that an error leaves without an outcome is taken away again.
+    """Yields the ledger of the run folder; one begun here that an error leaves without an outcome is taken away again.
 
     Otherwise a search whose cluster cannot be reached would bar its own folder to the next attempt.
     """
+    begun = not holds_search(out / LEDGER)
     with Ledger(out / LEDGER, run=header) as ledger:
         try:
             yield ledger
         except BaseException:
             with suppress(OSError, RunError):
-                if not any(event["event"] == "told" for event in read_ledger(ledger.path)):
+                if begun and not any(event["event"] == "told" for event in read_ledger(ledger.path)):
                     ledger.path.unlink()
             raise
 

@@ -236,7 +236,7 @@ def trained(
     Returns:
         What `training.json` says of the result; nothing in a process that does not lead its team.
     """
-    journal = Journal(task, split.holdout, observer, on_row, len(split.training))
+    journal = Journal(task, split.holdout, observer, on_row, count=len(split.training), device=device)
     observer.stage(f"Training {task.name} on {len(split.training)} images ({device})")
     report = train(
         task.model,

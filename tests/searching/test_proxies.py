@@ -11,7 +11,14 @@ from autoprune.report.progress import kendall_tau
 from autoprune.searching.options import SearchOptions
 from autoprune.searching.preparation import prepare
 from autoprune.searching.problems import load_problem
-from autoprune.searching.proxies import PROXIES, bootstrap_interval, recommended, stratified_structures
+from autoprune.searching.proxies import (
+    PROXIES,
+    _apart,
+    _without,
+    bootstrap_interval,
+    recommended,
+    stratified_structures,
+)
 
 CHECK = [
     *("check-proxy", "--model", "toy_problem:network", "--data", "toy_problem:sets", "--backend", "serial"),
@@ -127,6 +134,17 @@ def test_a_record_that_is_no_record_is_left_alone(checked, capsys):
     assert command_line([*CHECK, "--out", "check"]) == 2
     assert "cannot be read" in capsys.readouterr().err
     assert checked.read_text() == "{broken"
+
+
+def test_no_score_trains_on_the_images_that_judge_the_finetune(folder):
+    sizes = {"calibration_images": 8, "holdout_images": 8}
+    options = SearchOptions(model="toy_problem:network", data="toy_problem:sets", budgets=("60%flops",), **sizes)
+    prepared = prepare(load_problem(options, NullObserver()), options, NullObserver())
+    apart = _apart(prepared)
+    judging = set(apart.split.holdout)
+    assert judging & set(prepared.split.training)
+    for trained in (apart.split, _without(prepared, apart).split):
+        assert not judging & (set(trained.training) | set(trained.calibration))
 
 
 def test_structures_are_distinct_within_budget_and_begin_with_uniform_widths(folder):
