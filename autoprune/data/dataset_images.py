@@ -89,7 +89,8 @@ class DatasetImages:
                 f"The data set gives images of type {images.dtype} and shape {tuple(images.shape[1:])}. "
                 "Each must be a float tensor (C, H, W): add a transform such as torchvision's ToTensor."
             )
-        return require_finite(images.float(), positions, where=self.part)
+        # Images that another network made may still hang on its graph.
+        return require_finite(images.detach().float(), positions, where=self.part)
 
     def _batch(self, positions: list[int]) -> tuple[Tensor, Any]:
         """Returns images and their targets: a tensor, or a list of one mapping an image."""

@@ -18,6 +18,7 @@ from autoprune.core.files import require_inside
 from autoprune.core.seeds import derive_seed
 from autoprune.core.space import SearchSpace
 from autoprune.devices import in_smaller_batches, where_it_fits
+from autoprune.errors import AutopruneError, one_line
 from autoprune.models.calibration import ROWS, Calibration, calibrate, solvable
 from autoprune.models.merging import cut_and_merge
 from autoprune.models.network import TracedNetwork
@@ -129,7 +130,8 @@ class Finisher:
     def finetuned(self, name: str, model: nn.Module, kept: Kept, evaluation: Evaluation) -> Finished:
         """Tests a cut network; finetunes it in place with distillation and tests it again where that was asked.
 
-        A finetune that does harm on the images it has seen, as one of a few steps may, is undone with a warning.
+        A finetune that does harm on the images it has seen, as one of a few steps may, or that the network does not
+        bear, is undone with a warning: nothing that was found is lost for it.
         Where the memory does not suffice it is trained in batches of half the size.
         """
         before = self.tested(model)
@@ -145,16 +147,25 @@ class Finisher:
             checkpoint = None if place is None else Checkpointing(place, dispensable=True)
             self._train(model, kept, recipe.in_parts(parts), checkpoint=checkpoint)
 
-        known = self._known(model)
-        in_smaller_batches(self._prepared.device, training)
-        lost = known - self._known(model)
-        if lost > _LARGEST_LOSS:
+        known, harm = self._known(model), ""
+        try:
+            in_smaller_batches(self._prepared.device, training)
+        except (AutopruneError, OSError):
+            raise
+        except Exception as error:  # a user's own forward may raise anything in training mode
+            harm = f"Finetuning {name} failed and is undone: {one_line(error)}"
+        else:
+            lost = known - self._known(model)
+            if lost > _LARGEST_LOSS:
+                steps = recipe.steps(len(self._prepared.split.unreserved))
+                harm = (
+                    f"Finetuning took {100 * lost:.1f} points from {name} on images it was trained on and is undone: "
+                    f"{steps} steps are too few. Give more --finetune-epochs."
+                )
+        if harm:
+            self._observer.warning(harm)
             model.load_state_dict(untrained)
-            self._observer.warning(
-                f"Finetuning took {100 * lost:.1f} points from {name} on images it was trained on and is undone: "
-                f"{recipe.steps(len(self._prepared.split.unreserved))} steps are too few. Give more --finetune-epochs."
-            )
-            return Finished(evaluation, model.cpu(), kept, before, None)
+            return Finished(evaluation, model.cpu().eval(), kept, before, None)
         after = self.tested(model)
         return Finished(evaluation, model.cpu(), kept, after, before.accuracy)
 

@@ -210,6 +210,13 @@ def test_sources_that_cannot_be_indexed_are_refused(source: object, message: str
         bundle_from(source, source)
 
 
+def test_images_that_another_network_made_are_taken_without_its_graph() -> None:
+    images = torch.rand(6, 1, 4, 4, requires_grad=True)
+    taken = bundle_from((images, torch.arange(6) % 3), tensors()).train.take([0, 1])
+    assert not taken.requires_grad
+    assert torch.equal(taken, images.detach()[:2])
+
+
 def test_images_of_two_shapes_are_refused() -> None:
     with pytest.raises(DataError, match=r"are 1x4x4 and its test images 1x4x5 \(channels x height x width\)"):
         bundle_from(tensors(), (torch.zeros(3, 1, 4, 5), torch.zeros(3, dtype=torch.int64)))

@@ -8,6 +8,7 @@ from autoprune import devices
 from autoprune.errors import DivergenceError
 from autoprune.models.calibration import ROWS
 from autoprune.models.tracing import trace
+from autoprune.report.observer import NullObserver
 from autoprune.searching import finish
 from autoprune.searching.finish import final_rows
 from autoprune.training.features import FeatureDistillation
@@ -79,6 +80,29 @@ def test_a_finetune_that_does_harm_is_undone(toy, monkeypatch):
     for name in ("uniform", "incumbent"):
         assert found.summary[name]["accuracy"] == wanted.summary[name]["accuracy"]
         assert found.summary[name]["accuracy_before_finetune"] is None
+
+
+class Warned(NullObserver):
+    def __init__(self):
+        self.texts = []
+
+    def warning(self, text):
+        self.texts.append(text)
+
+
+def test_a_finetune_that_the_network_does_not_bear_loses_nothing(toy, monkeypatch):
+    wanted, heard = toy("untrained", finetune_epochs=0), Warned()
+
+    def break_off(model, *args, **options):
+        model.train()
+        nn.init.zeros_(next(model.parameters()))
+        raise ValueError("optimizer got an empty parameter list")
+
+    monkeypatch.setattr(finish, "train", break_off)
+    found = toy("broken", finetune_epochs=0.2, observer=heard)
+    assert found.summary["incumbent"]["accuracy"] == wanted.summary["incumbent"]["accuracy"]
+    assert not found.incumbent.build().training
+    assert any("failed and is undone: ValueError: optimizer got an empty" in text for text in heard.texts)
 
 
 def test_the_networks_at_the_end_of_a_search_are_taught_by_features(toy, monkeypatch):
