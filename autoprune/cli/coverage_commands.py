@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from autoprune.config.options import OPTIONS
 from autoprune.errors import ConfigError
 
 
@@ -24,8 +25,9 @@ def cover(families: Sequence[str], given: Mapping[str, Any], *, out: Path | None
     if not families:
         raise ConfigError("--out is the folder of --all. Name a family, such as --all torchvision.")
     if given:
-        option = next(iter(given)).replace("_", "-")
-        what = f"the network {given['model']!r}" if "model" in given else f"--{option}"
+        name = next(iter(given))
+        flag = OPTIONS[name].flag if name in OPTIONS else f"--{name.replace('_', '-')}"
+        what = f"the network {given['model']!r}" if "model" in given else flag
         raise ConfigError(f"--all goes through whole families by itself. Leave {what} out.")
     if out is not None and out.exists() and not out.is_dir():
         raise ConfigError(f"The output folder {str(out)!r} is a file. Name another one with --out.")

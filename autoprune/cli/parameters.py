@@ -319,7 +319,7 @@ LearningRate = Annotated[
         metavar="X",
         rich_help_panel=_TRAINING,
         help="At its peak; it falls to zero on a cosine. (default: train 0.1, with --weights 0.01; "
-        "finetune 0.01 to 0.05, by the epochs)",
+        "finetune 0.02, less below one epoch; --no-distillation 0.01 to 0.05, by the epochs)",
     ),
 ]
 BatchSize = Annotated[

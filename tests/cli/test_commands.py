@@ -306,6 +306,7 @@ class TestCoverage:
         ("trace --all torchvision,nothing", "Unknown family 'nothing'."),
         ("trace cifar/resnet8 --all torchvision", "Leave the network 'cifar/resnet8' out."),
         ("trace --all torchvision --verify", "Leave --verify out."),
+        ("trace --all torchvision --budget 50%flops", "Leave --budget out."),
         ("trace --out here", "--out is the folder of --all."),
         ("trace", "Which network? Name one"),
     ])  # fmt: skip
