@@ -52,7 +52,8 @@ class TeamTraining:
         from autoprune.searching.training import trained
 
         device = device_of_worker(self.device, gpu=gpu)
-        missing = next(filter(None, map(missing_here, self.task.data.parts)), None)
+        data = self.task.data
+        missing = missing_here(data.train) or (None if data.validation is None else missing_here(data.validation))
         if missing is not None:
             message = f"{missing}, or finetune with --workers 1."
             tell(("absent", message))
