@@ -29,11 +29,11 @@ _FOLDER = "imagefolder:"
 _FILES = replace(known.IMAGENET, size=None)
 #: Sides of images of a network that does not say them: SSD300's.
 _ANNOTATED_SIZE = (300, 300)
-#: scikit-learn's digits have no test set: one image in five, always the same ones.
-_DIGITS_TEST_SHARE = 0.2
+#: scikit-learn's digits are not divided: one image in five tests, one in five validates, always the same ones.
+_DIGITS_SHARE = 0.2
 _SCENES = "digits-scenes"
 #: How many, of the digits of each part.
-_SCENE_COUNTS = {"train": 1_500, "test": 400}
+_SCENE_COUNTS = {"train": 1_500, "test": 400, "validation": 400}
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,17 +132,28 @@ def _scenes(preprocessing: Preprocessing) -> DataBundle:
         masks = Masks(made.masks)
         parts[part] = ArrayImages(made.pixels, masks.rarest_classes(), preprocessing, masks)
     classes = ("background", *(str(digit) for digit in range(10)))
-    return bundle_from(parts["train"], parts["test"], name=_SCENES, classes=classes, preprocessing=preprocessing)
+    return bundle_from(
+        parts["train"],
+        parts["test"],
+        validation=parts["validation"],
+        name=_SCENES,
+        classes=classes,
+        preprocessing=preprocessing,
+    )
 
 
 def _digits_parts() -> dict[str, tuple[PixelArray, IntArray]]:
-    """Returns the (N, 1, 8, 8) pixels and the labels of the `train` and the `test` images."""
+    """Returns the (N, 1, 8, 8) pixels and the labels of the `train`, `test` and `validation` images."""
     table = _digits_table()
     pixels = np.rint(table[:, :-1].reshape(-1, 1, 8, 8) * (255 / 16)).astype(np.uint8)
     labels = table[:, -1].astype(np.int64)
     order = stratified_order(labels, generator(0, "digits"))
-    test, train = np.split(order, [round(_DIGITS_TEST_SHARE * len(order))])
-    return {part: (pixels[chosen], labels[chosen]) for part, chosen in (("train", train), ("test", test))}
+    share = round(_DIGITS_SHARE * len(order))
+    test, validation, train = np.split(order, [share, 2 * share])
+    return {
+        part: (pixels[chosen], labels[chosen])
+        for part, chosen in (("train", train), ("test", test), ("validation", validation))
+    }
 
 
 def _digits_table() -> npt.NDArray[np.float64]:

@@ -96,11 +96,17 @@ class CandidateEvaluator:
             images=self._calibration_images[:count],
         )
         if fidelity.epochs > 0 and subject.training is not None:
+            training = (
+                np.arange(len(subject.training)) if subject.training_indices is None else subject.training_indices
+            )
+            recipe = finetune_recipe(
+                fidelity.epochs, images=len(training), batch_size=subject.task.batch_size, features=True
+            )
             train(
                 model,
                 subject.training,
-                np.arange(len(subject.training)) if subject.training_indices is None else subject.training_indices,
-                finetune_recipe(fidelity.epochs, features=True).in_parts(parts),
+                training,
+                recipe.in_parts(parts),
                 seed=seed,
                 teacher=subject.model,
                 augmentation=subject.augmentation,

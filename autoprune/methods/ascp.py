@@ -101,7 +101,7 @@ class Ascp:
     def prune(self, subject: Subject) -> Pruned:
         """Trains a copy of the network; returns it with clusters of equal channels, one of each kept."""
         recipe = training_recipe(
-            subject.epochs,
+            subject,
             learning_rate=self.learning_rate,
             batch_size=self.batch_size,
             distillation=self.distillation,

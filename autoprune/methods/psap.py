@@ -118,7 +118,7 @@ class Psap:
     def prune(self, subject: Subject) -> Pruned:
         """Trains a copy of the network behind gates; returns it with the channels whose gates are open."""
         recipe = training_recipe(
-            subject.epochs,
+            subject,
             learning_rate=self.learning_rate or (_SCRATCH_RATE if self.from_scratch else 0.0),
             batch_size=self.batch_size,
             distillation=0.0 if self.from_scratch else self.distillation,

@@ -257,19 +257,19 @@ def edit_count(epochs: float, per_epoch: float) -> int:
     return max(FEWEST_EDITS, round(epochs * per_epoch))
 
 
-def training_recipe(epochs: float, *, learning_rate: float, batch_size: int, distillation: float) -> Recipe:
+def training_recipe(subject: Subject, *, learning_rate: float, batch_size: int, distillation: float) -> Recipe:
     """Returns the recipe of a training from a checkpoint: that of finetuning a cut network.
 
     Args:
-        epochs: passes over the images.
+        subject: its epochs and training images are those of the training.
         learning_rate: 0 for that of `finetune_recipe`.
-        batch_size: images per step.
+        batch_size: images per step at most.
         distillation: share of the dense network's divergence in the loss.
 
     Raises:
         ConfigError: a value is out of range.
     """
-    base = finetune_recipe(epochs, batch_size=batch_size)
+    base = finetune_recipe(subject.epochs, images=max(1, len(subject.training)), batch_size=batch_size)
     return replace(base, learning_rate=learning_rate or base.learning_rate, distillation=distillation)
 
 

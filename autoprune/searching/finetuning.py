@@ -60,7 +60,10 @@ def finetune(options: FinetuneOptions, observer: Observer) -> dict[str, Any]:
     if teacher is not None:
         require_fit(Problem("The dense network", saved.model, saved.classes, teacher, data))
     recipe = varied(
-        finetune_recipe(options.epochs, batch_size=data.task.batch_size, features=teacher is not None), options
+        finetune_recipe(
+            options.epochs, images=len(data.train), batch_size=data.task.batch_size, features=teacher is not None
+        ),
+        options,
     )
 
     def save(trained: nn.Module, report: Mapping[str, Any]) -> None:

@@ -138,7 +138,12 @@ class Finisher:
         if self._epochs == 0:
             return Finished(evaluation, model.cpu(), kept, before, None)
         self._observer.stage(f"Finetuning {name} for {self._epochs:g} epochs")
-        recipe = finetune_recipe(self._epochs, batch_size=self._prepared.problem.data.task.batch_size, features=True)
+        recipe = finetune_recipe(
+            self._epochs,
+            images=len(self._prepared.split.unreserved),
+            batch_size=self._prepared.problem.data.task.batch_size,
+            features=True,
+        )
         untrained = {key: value.to("cpu", copy=True) for key, value in model.state_dict().items()}
 
         def training(parts: int) -> None:

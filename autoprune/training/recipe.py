@@ -8,6 +8,10 @@ from dataclasses import dataclass, replace
 from autoprune.errors import ConfigError
 
 _SCHEDULES = ("cosine", "constant")
+#: Steps of an epoch of CIFAR-10, by which the rate of a finetune was chosen.
+_RATED_STEPS = 391
+#: A finetune of fewer steps takes smaller batches, down to this one: below, batch norm sees too little.
+_ENOUGH_STEPS, _SMALLEST_BATCH = 128, 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,53 +88,59 @@ class Recipe:
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))
 
 
-def finetune_recipe(epochs: float, *, batch_size: int = 128, features: bool = False) -> Recipe:
+def finetune_recipe(epochs: float, *, images: int, batch_size: int = 128, features: bool = False) -> Recipe:
     """Returns the recipe that a cut network recovers with: distillation from the dense one.
+
+    A reconstructed network is near its optimum already, a deep one nearer, and a high rate first destroys what was
+    solved for; the fewer the steps, the less of it comes back. Hence a rate that grows with the square root of the
+    steps, and smaller batches where the images are few.
 
     Args:
         epochs: passes over the images.
-        batch_size: images per step.
+        images: in a pass.
+        batch_size: images per step at most.
         features: whether `FeatureDistillation` takes part, which bears twice the rate.
 
     Measured on the CIFAR-10 ResNet-20 with projection shortcuts at 50 % of the MACs, sequentially reconstructed from
-    512 images (85.6 % of the first 4,000 test images), after 0.2 epochs at batch 128 without features, one seed each:
+    512 images (85.6 % of the first 4,000 test images), after 78 steps of 128 images without features, one seed each:
 
         rate      0.002  0.005  0.01   0.02   0.05
         accuracy  87.3   87.5   87.8   86.0   82.9
 
-    and a ResNet-56 of the same kind (91.6 % of the test images as reconstructed from 4,096 images) after 0.1 epochs, on
+    and a ResNet-56 of the same kind (91.6 % of the test images as reconstructed from 4,096 images) after 39 steps, on
     2,000 hold-out images, which the dense network has seen:
 
         rate      0      0.001  0.003  0.01
         accuracy  98.6   98.1   98.4   96.7
 
-    A reconstructed network is near its optimum already, a deep one nearer, and a high rate first destroys what was
-    solved for; the fewer the steps, the less of it comes back. Hence a rate that grows with the square root of the
-    epochs: at most 0.01 up to one epoch, as measured; beyond one it is a rule of thumb without features.
-
     With features, on the structures that searches found at 50 % of the MACs, reconstructed from 4,096 images, one seed
-    each, accuracy on 2,000 hold-out images / the first 2,000 test images; r is the rate at one epoch:
+    each, accuracy on 2,000 hold-out images / the first 2,000 test images; r is the rate at 391 steps:
 
-                            untrained    no features, r 0.01   features, r 0.02
-        ResNet-20-B, 0.25   93.8 / 86.8  94.3 / 88.4           94.6 / 89.8
-        ResNet-20-B, 1.0    93.8 / 86.8  94.6 / 89.6           95.5 / 90.2
-        ResNet-56-B, 0.25   98.8 / 92.4  98.7 / 92.8           98.8 / 93.0
+                               untrained    no features, r 0.01   features, r 0.02
+        ResNet-20-B, 100 steps 93.8 / 86.8  94.3 / 88.4           94.6 / 89.8
+        ResNet-20-B, 391 steps 93.8 / 86.8  94.6 / 89.6           95.5 / 90.2
+        ResNet-56-B, 100 steps 98.8 / 92.4  98.7 / 92.8           98.8 / 93.0
 
     and uniform widths of ResNet-20-B (88.8 / 84.8 untrained) after 6 epochs with features, 4,000 hold-out images / all
     test images, in bfloat16: 94.7 / 90.8 at a rate of 0.01, 94.7 / 91.0 at 0.02, 94.4 / 90.7 at 0.049, which the square
-    root would give. So with features the rate grows up to one epoch only.
+    root would give. So with features the rate grows up to 391 steps, one epoch there, and no further.
 
     With the outputs of all blocks as features, weighed with 30, ResNet-20-B reached 95.1 / 88.5, 95.5 / 89.8 and
-    94.9 / 89.3 after 0.25 epochs at r 0.01, 0.02 and 0.04.
+    94.9 / 89.3 after 100 steps at r 0.01, 0.02 and 0.04.
+
+    One epoch of few images: `experiments.benchmarks.few_images`.
     """
+    batch = min(batch_size, max(_SMALLEST_BATCH, round(epochs * images / _ENOUGH_STEPS)))
     highest, growth = (0.02, 1.0) if features else (0.01, 5.0)
-    return Recipe(
+    recipe = Recipe(
         epochs=epochs,
-        learning_rate=highest * (min(math.sqrt(epochs), growth) if epochs > 0 else 1.0),
-        batch_size=batch_size,
+        learning_rate=highest,
+        batch_size=batch,
         weight_decay=5e-4,
         warmup_epochs=min(0.1 * epochs, 1.0),
         distillation=0.9,
         temperature=4.0,
         gradient_clip=5.0,
     )
+    steps = max(1, recipe.steps(images))
+    return replace(recipe, learning_rate=highest * min(math.sqrt(steps / _RATED_STEPS), growth))

@@ -44,7 +44,7 @@ STEPS, TURNS = 12, 5
 def compare(spec: str, device: str, loader_workers: int) -> dict[str, Any]:
     """Returns images a second of both sides for one network."""
     ready = prepared(spec)
-    recipe = finetune_recipe(1.0)
+    recipe = finetune_recipe(1.0, images=len(ready.split.training))
     count = STEPS * recipe.batch_size
     indices = ready.split.training[:count]
     start = _cut(ready)

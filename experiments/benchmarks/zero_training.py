@@ -5,8 +5,8 @@ Run from the repository's root, with AUTOPRUNE_DATA_ROOT and AUTOPRUNE_WEIGHTS_R
     OMP_NUM_THREADS=1 python -m experiments.benchmarks.zero_training [NETWORK ...]
 
 Every group inside a block keeps the same share of its channels. Accuracies are of the first 1,000 hold-out images,
-which the dense network may have seen, and of the first 1,000 test images (digits: all 719 and 359). Seconds are CPU
-seconds of one thread for cut and merge.
+which the dense network may have seen, and of the first 1,000 test images (digits: 359 each, which it has not seen).
+Seconds are CPU seconds of one thread for cut and merge.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class Network:
     def _accuracies(self, model: nn.Module) -> dict[str, float]:
         data = self._ready.problem.data
         first = np.arange(min(SCORED, len(data.test)))
-        parts = {"holdout": (data.train, self._ready.split.holdout[:SCORED]), "test": (data.test, first)}
+        parts = {"holdout": (data.scoring, self._ready.split.holdout[:SCORED]), "test": (data.test, first)}
         return {
             name: round(100 * measure(model, images, chosen, batch_size=64).accuracy, 2)
             for name, (images, chosen) in parts.items()

@@ -34,11 +34,14 @@ def test_digits_are_those_of_scikit_learn(moved, monkeypatch) -> None:
     assert np.array_equal(table[:, -1], digits)
 
 
-def test_digits_have_one_stratified_test_image_in_five() -> None:
+def test_one_digit_in_five_tests_and_one_validates_stratified() -> None:
     data = load_data("digits")
-    assert (len(data.train), len(data.test)) == (1438, 359)
+    assert data.validation is not None
+    assert [len(part) for part in (data.train, data.validation, data.test)] == [1079, 359, 359]
     assert data.input_shape == (1, 8, 8)
-    assert np.bincount(data.test.labels).min() >= 34
+    assert all(np.bincount(part.labels).min() >= 34 for part in (data.test, data.validation))
+    every = np.concatenate([part.take(range(len(part))).flatten(1).numpy() for part in data.parts])
+    assert len(np.unique(every, axis=0)) == 1797
     everything = data.train.take(range(len(data.train)))
     assert abs(float(everything.mean())) < 0.01
     assert abs(float(everything.std()) - 1) < 0.01

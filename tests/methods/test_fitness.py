@@ -16,7 +16,7 @@ def test_the_fitness_is_the_accuracy_on_the_hold_out_of_the_merged_network():
     fitness = HoldoutFitness(subject, lambda found: keep_best(subject.rankings, found.tolist()), images=8, total=1)
     kept = keep_best(subject.rankings, widths.tolist())
     small = recalibrate(cut_least_squares(subject.model, subject.network, kept, subject.calibration), subject.images)
-    expected = measure(small, subject.data.train, subject.holdout).accuracy
+    expected = measure(small, subject.data.scoring, subject.holdout).accuracy
     assert fitness(widths) == expected == fitness(widths)
     assert fitness.evaluations == 1
 

@@ -132,7 +132,8 @@ class Arena:
         self._evaluator = self._factory.build(frozen_arrays(self._factory.arrays), worker="benchmark")
         split, data = self.whole.split, self.problem.data
         self.calibration = data.train.take(split.calibration)
-        self._holdout = (data.train.take(split.holdout), torch.from_numpy(np.asarray(data.train.labels)[split.holdout]))
+        labels = np.asarray(data.scoring.labels)[split.holdout]
+        self._holdout = (data.scoring.take(split.holdout), torch.from_numpy(labels))
         self._scores: dict[tuple[Structure, Merge], Evaluation] = {}
 
     @property
@@ -251,12 +252,12 @@ class Arena:
         tuned = copy.deepcopy(model)
         for parameter in tuned.parameters():
             parameter.requires_grad_(True)
-        data = self.problem.data
+        data, training = self.problem.data, self.whole.split.training
         train(
             tuned,
             data.train,
-            self.whole.split.training,
-            finetune_recipe(self.network.finetune_epochs),
+            training,
+            finetune_recipe(self.network.finetune_epochs, images=len(training)),
             seed=derive_seed(self.seed, "finetune"),
             teacher=self.dense,
             augmentation=data.augmentation,
