@@ -94,19 +94,19 @@ def check_proxies(options: SearchOptions, asked: ProxyOptions, observer: Observe
     assert options.out is not None
     with FolderLock(options.out):
         prepared = prepare(load_problem(options, observer), options, observer)
+        prepared, judging = divided(prepared)
         ladder = fidelities_of(prepared, asked.epochs, twice=asked.twice)
-        prepared, rungs = replace(prepared, ladder=ladder), ladder.rungs
-        cheap = len(rungs) - (2 if asked.twice else 1)
-        apart = _apart(prepared)
+        prepared, judging = replace(prepared, ladder=ladder), replace(judging, ladder=ladder)
+        cheap = len(ladder.rungs) - (2 if asked.twice else 1)
         structures = stratified_structures(prepared, asked.structures)
-        record = _Record(options.out / PROXIES, _identity(prepared, asked, rungs))
+        record = _Record(options.out / PROXIES, _identity(prepared, asked, ladder.rungs))
         for part, where, names in (
-            (rungs[:cheap], _without(prepared, apart), f"{cheap} proxies"),
-            (rungs[cheap:], apart, f"a finetune of {asked.epochs:g} epochs{', twice' if asked.twice else ''}"),
+            (ladder.rungs[:cheap], prepared, f"{cheap} proxies"),
+            (ladder.rungs[cheap:], judging, f"a finetune of {asked.epochs:g} epochs{', twice' if asked.twice else ''}"),
         ):
             observer.stage(f"Scoring {len(structures)} structures by {names}")
             _drive(where, PairStudy(structures, part, prepared, record, observer), observer)
-        images = len(apart.split.holdout)
+        images = len(judging.split.holdout)
         report = _report(record, prepared, asked, structures=len(structures), images=images)
         report["seconds"] = time.perf_counter() - started
         record.finish(report)
@@ -166,24 +166,32 @@ def stratified_structures(prepared: Prepared, count: int) -> list[Structure]:
     return list(found)
 
 
-def _apart(prepared: Prepared) -> Prepared:
-    """Returns the same search with a hold-out of other images, which are taken away from the training images."""
-    split, problem = prepared.split, prepared.problem
-    spare = split.training[~np.isin(split.training, split.calibration)]
-    count = min(len(split.holdout), len(spare) // 2)
+def divided(prepared: Prepared) -> tuple[Prepared, Prepared]:
+    """Returns the search whose hold-out scores, and the one whose hold-out judges; neither trains on either's images.
+
+    The judge takes validation images that the search leaves over, or half of them where those are too few; of data
+    without a validation set it takes training images away.
+
+    Raises:
+        ConfigError: there are too few images.
+    """
+    split = prepared.split
+    if split.apart:
+        everything = np.arange(len(prepared.problem.data.scoring))
+        order = np.concatenate([split.holdout, everything[~np.isin(everything, split.holdout)]])
+        count, training = min(len(split.holdout), len(order) // 2), split.training
+        scoring, judging = order[:count], order[count : 2 * count]
+    else:
+        spare = split.training[~np.isin(split.training, split.calibration)]
+        count = min(len(split.holdout), len(spare) // 2)
+        scoring, judging = split.holdout, spare[:count]
+        training = split.training[~np.isin(split.training, judging)]
     if count < 1:
         raise ConfigError("There are too few images to score the finetune apart. Give fewer with --holdout-images.")
-    rest = split.training[~np.isin(split.training, spare[:count])]
-    return replace(
-        prepared,
-        problem=replace(problem, data=replace(problem.data, validation=None)),
-        split=replace(split, holdout=spare[:count], training=rest, apart=False),
+    scores, judges = (
+        replace(prepared, split=replace(split, holdout=holdout, training=training)) for holdout in (scoring, judging)
     )
-
-
-def _without(prepared: Prepared, apart: Prepared) -> Prepared:
-    """Returns the search that trains on none of the images which judge the finetune apart."""
-    return replace(prepared, split=replace(prepared.split, training=apart.split.training))
+    return scores, judges
 
 
 class PairStudy:

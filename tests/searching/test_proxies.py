@@ -1,10 +1,14 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from torch.utils.data import Subset
+from toy_problem import sets
 
 from autoprune.cli.edge import run as command_line
 from autoprune.core.seeds import generator
+from autoprune.data.bundle import as_images
 from autoprune.evaluation.evaluator import CandidateEvaluator
 from autoprune.report.observer import NullObserver
 from autoprune.report.progress import kendall_tau
@@ -13,9 +17,8 @@ from autoprune.searching.preparation import prepare
 from autoprune.searching.problems import load_problem
 from autoprune.searching.proxies import (
     PROXIES,
-    _apart,
-    _without,
     bootstrap_interval,
+    divided,
     recommended,
     stratified_structures,
 )
@@ -136,15 +139,34 @@ def test_a_record_that_is_no_record_is_left_alone(checked, capsys):
     assert checked.read_text() == "{broken"
 
 
-def test_no_score_trains_on_the_images_that_judge_the_finetune(folder):
+@pytest.fixture
+def prepared(folder):
     sizes = {"calibration_images": 8, "holdout_images": 8}
     options = SearchOptions(model="toy_problem:network", data="toy_problem:sets", budgets=("60%flops",), **sizes)
-    prepared = prepare(load_problem(options, NullObserver()), options, NullObserver())
-    apart = _apart(prepared)
-    judging = set(apart.split.holdout)
-    assert judging & set(prepared.split.training)
-    for trained in (apart.split, _without(prepared, apart).split):
-        assert not judging & (set(trained.training) | set(trained.calibration))
+    return prepare(load_problem(options, NullObserver()), options, NullObserver())
+
+
+def test_no_score_trains_on_the_images_that_judge_the_finetune(prepared):
+    scoring, judging = divided(prepared)
+    judges = set(judging.split.holdout)
+    assert judges & set(prepared.split.training)
+    for split in (scoring.split, judging.split):
+        assert not judges & (set(split.training) | set(split.calibration))
+    assert list(scoring.split.holdout) == list(prepared.split.holdout)
+
+
+@pytest.mark.parametrize(("validation", "holdout", "each"), [(40, 12, 12), (30, 20, 15), (31, 31, 15)])
+def test_a_validation_set_scores_and_judges_with_different_images(prepared, validation, holdout, each):
+    data = replace(prepared.problem.data, validation=as_images(Subset(sets()[0], range(validation))))
+    split = data.split(holdout=holdout, calibration=8, seed=0)
+    scoring, judging = divided(replace(prepared, problem=replace(prepared.problem, data=data), split=split))
+    scores, judges = set(scoring.split.holdout), set(judging.split.holdout)
+    assert len(scores) == len(judges) == each
+    assert not scores & judges
+    assert scores <= set(split.holdout)
+    for part in (scoring.split, judging.split):
+        assert part.apart
+        assert list(part.training) == list(split.training)
 
 
 def test_structures_are_distinct_within_budget_and_begin_with_uniform_widths(folder):
