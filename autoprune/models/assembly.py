@@ -20,6 +20,7 @@ from autoprune.models.network import (
     TracedNetwork,
     layer_name,
 )
+from autoprune.models.origins import COMPUTED
 
 if TYPE_CHECKING:
     from autoprune.models.records import AxisRecord
@@ -149,8 +150,10 @@ def _cost_model(
     for axis in axes:
         labelled[axis.names[0]].append(axis)
     terms = []
-    # Like a state dict, weights are parameters and the buffers that are saved.
-    for tensor in dict.fromkeys(model.state_dict(keep_vars=True).values()):
+    # Like a state dict, weights are parameters and the buffers that are saved; others may be multiplied with, too.
+    saved = dict.fromkeys(model.state_dict(keep_vars=True).values())
+    others = [tensor for tensor in tracer.known.tensors.values() if uses.get(id(tensor)) and tensor not in saved]
+    for tensor in (*saved, *others):
         name = tracer.name(tensor)
         mine = labelled.get(name, [])
         widths = [axis_width(layouts[axis.channels]) for axis in sorted(mine, key=lambda axis: axis.axis)]
@@ -159,7 +162,10 @@ def _cost_model(
         widths = [*widths, AxisWidth(1), AxisWidth(1)]
         trained = isinstance(tensor, nn.Parameter)
         times = uses.get(id(tensor), 0)
-        terms.append(LayerTerm(name, size, times, widths[0], widths[1], tensor.element_size(), trained))
+        bytes_each = tensor.element_size() if tensor in saved else 0
+        terms.append(LayerTerm(name, size, times, widths[0], widths[1], bytes_each, trained))
+    if tracer.computed_macs:
+        terms.append(LayerTerm(COMPUTED, 1, tracer.computed_macs, AxisWidth(1), element_bytes=0, trained=False))
     return CostModel(tuple(group.width for group in groups), tuple(terms))
 
 

@@ -11,43 +11,56 @@ from torch import Tensor, nn
 
 from autoprune.core.cost import Cost
 from autoprune.models.dispatch import Interpreter
+from autoprune.models.operations import CONVOLUTIONS, LINEAR, linear_operands
+from autoprune.models.origins import COMPUTED, Origins, TensorNames
+from autoprune.models.records import Call
 from autoprune.models.vision import DEFORMABLE
 from autoprune.tasks.detectors import raw_outputs
 
 
 class _Counter(Interpreter):
-    """Adds up the multiply-accumulates of convolutions and of products with two-dimensional weights."""
+    """Adds up the multiply-accumulates of convolutions and of linear layers.
 
-    def __init__(self, model: nn.Module) -> None:
+    Args:
+        model: the network.
+        images: what its forward gets.
+    """
+
+    def __init__(self, model: nn.Module, images: Tensor) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # likewise
         self.macs = 0
-        #: {parameter: how often each of its weights was multiplied}.
+        #: {parameter: how often each of its weights was multiplied}, and the multiplications of `COMPUTED` ones.
         self.uses: Counter[str] = Counter()
-        # A part of a weight may begin where the whole does: products with parts are no layers, here and in the trace.
-        self._weights = {(item.data_ptr(), item.numel()): name for name, item in model.named_parameters()}
+        self._known = TensorNames.of(model)
+        self._origins = Origins(self._known)
+        self._origins.show(images)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        out = func(*args, **(kwargs or {}))
-        name = func._schema.name
-        if name == "aten::convolution":
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        call = Call(func, args, kwargs, out)
+        self._origins.see(call)
+        if call.name in CONVOLUTIONS:
             image, weight, transposed = args[0], args[1], args[6]
             positions = image.shape[2:].numel() if transposed else out.shape[2:].numel()
             self._add(weight, positions * out.shape[0])
-        elif name == DEFORMABLE:
+        elif call.name == DEFORMABLE:
             self._add(args[1], out.shape[2:].numel() * out.shape[0])
-        elif name in ("aten::addmm", "aten::mm"):
-            rows, matrix = args[-2], args[-1]
-            if (matrix.data_ptr(), matrix.numel()) in self._weights:
-                self._add(matrix, rows.shape[0])
+        elif call.name in LINEAR:
+            rows, matrix, _ = linear_operands(call.name, args)
+            if self._origins.is_layer(rows, matrix):
+                self._add(matrix, rows.shape[:-1].numel())
         return out
 
     def _add(self, weight: Tensor, uses: int) -> None:
         self.macs += uses * weight.numel()
-        name = self._weights.get((weight.data_ptr(), weight.numel()))
-        if name is not None:  # none where it was computed in the forward
-            self.uses[name] += uses
+        source = self._origins.source(weight)
+        if source is None:
+            self.uses[COMPUTED] += uses * weight.numel()
+        else:
+            self.uses[self._known.name(source)] += uses
 
 
 def count(model: nn.Module, shape: tuple[int, ...], *, dtype: torch.dtype = torch.float32) -> Cost:
@@ -69,7 +82,7 @@ def count_on(model: nn.Module, images: Tensor) -> tuple[Cost, Mapping[str, int]]
         model: the network, in eval mode.
         images: (B, C, H, W).
     """
-    counter = _Counter(model)
+    counter = _Counter(model, images)
     with torch.no_grad(), counter:
         raw_outputs(model, images)
     return Cost(counter.macs, sum(parameter.numel() for parameter in model.parameters())), counter.uses

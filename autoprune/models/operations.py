@@ -111,17 +111,21 @@ class LayerOperands:
     bias: Tensor | None
 
 
+def linear_operands(name: str, args: tuple[Any, ...]) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Returns rows, matrix and bias of an operation in `LINEAR`; the matrix of `aten::linear` is transposed."""
+    if name == "aten::addmm":
+        return args[1], args[2], args[0]
+    return args[0], args[1], args[2] if name == "aten::linear" and len(args) > 2 else None
+
+
 def layer_operands(func: Any, args: tuple[Any, ...]) -> LayerOperands | None:
     """Returns the operands of a convolution or linear layer, None for any other operation."""
     name = func._schema.name
     if name in CONVOLUTIONS:
         return LayerOperands(args[0], args[1], args[2])
-    if name == "aten::addmm":
-        return LayerOperands(args[1], args[2].t(), args[0])
-    if name == "aten::mm":
-        return LayerOperands(args[0], args[1].t(), None)
-    if name == "aten::linear":
-        return LayerOperands(args[0], args[1], args[2] if len(args) > 2 else None)
+    if name in LINEAR:
+        rows, matrix, bias = linear_operands(name, args)
+        return LayerOperands(rows, matrix if name == "aten::linear" else matrix.t(), bias)
     return None
 
 

@@ -25,7 +25,7 @@ from autoprune.models.movement import (
     operations,
 )
 from autoprune.models.network import LayerKind, Role
-from autoprune.models.operations import CONVOLUTIONS, LINEAR, NORMS, is_addition
+from autoprune.models.operations import CONVOLUTIONS, LINEAR, NORMS, is_addition, linear_operands
 from autoprune.models.products import PRODUCT_RULES
 from autoprune.models.records import Call, CallRecord
 from autoprune.models.vision import DEFORMABLE, VISION_RULES, deformable_convolution
@@ -33,7 +33,7 @@ from autoprune.models.vision import DEFORMABLE, VISION_RULES, deformable_convolu
 if TYPE_CHECKING:
     from autoprune.models.tracing import LabelTracer
 
-_WEIGHT_VIEWS = frozenset({"aten::t", "aten::transpose"})
+_TRANSPOSES = frozenset({"aten::t", "aten::transpose", "aten::permute"})
 #: Pointwise operations that a release of torch did not tag so, by their names without the underscore.
 _LIKE_POINTWISE = frozenset(
     operations("""
@@ -66,10 +66,8 @@ def _interpret(tracer: LabelTracer, call: Call) -> CallRecord | None:
     if call.name == DEFORMABLE:
         deformable_convolution(tracer, call)
         return None
-    if call.name in _WEIGHT_VIEWS and (viewed := tracer.parameter(call.args[0])) is not None and viewed.dim() == 2:
-        tracer.view_of_parameter(call.out, viewed)
+    if call.name in _TRANSPOSES and tracer.parameter(call.out) is not None:
         return None
-    tracer.derive(call)
     if call.base not in _NOT_POINTWISE and (torch.Tag.pointwise in call.func.tags or call.base in _LIKE_POINTWISE):
         tracer.views.compute(call)
         return _pointwise(tracer, call)
@@ -143,25 +141,24 @@ def _grouped(tracer: LabelTracer, weight: Tensor, read: Tensor | None, *, groups
 
 
 def _linear(tracer: LabelTracer, call: Call) -> None:
-    if call.name == "aten::addmm":
-        bias, rows, matrix = call.args[:3]
-    elif call.name == "aten::mm":
-        bias, rows, matrix = None, *call.args[:2]
-    else:
-        rows, matrix, bias = call.args[0], call.args[1], call.args[2] if len(call.args) > 2 else None
+    rows, matrix, bias = linear_operands(call.name, call.args)
+    uses = rows.shape[:-1].numel()
     operation = tracer.operation()
     weight = tracer.parameter(matrix)
+    if weight is None and tracer.origins.is_layer(rows, matrix):
+        freeze_inputs(tracer, call.operands, "feeds a linear layer whose weight is computed in the forward")
+        tracer.count_derived(matrix, uses)
+        return
     if weight is None:
         freeze_inputs(tracer, call.operands, "feeds a matrix product whose right side is no layer's weight")
         return
     # addmm gets the transpose of an nn.Linear's weight; a weight used as it is has its input axis first.
-    straight = call.name != "aten::linear" and matrix is weight
+    straight = (call.name == "aten::linear") == tracer.origins.transposed(matrix)
     out_axis, in_axis = (1, 0) if straight else (0, 1)
     read = channel_vector(tracer, rows, -1, f"{tracer.name(weight)} reads features that are mixed with positions")
     if read is not None:
         read = tracer.axis(weight, in_axis, read, Role.CONSUMES)
     written = tracer.produced(weight, out_axis)
-    uses = call.out.numel() // call.out.shape[-1]
     kind = LayerKind.TRANSPOSED if straight else LayerKind.LINEAR
     record = CallRecord(weight, kind, 1, operation, read, written, uses=uses, target=operation)
     # Scaled by alpha or beta; or fed with positions rather than images, so there are no rows of an image to solve for.
@@ -192,7 +189,6 @@ def _batch_norm(tracer: LabelTracer, call: Call) -> CallRecord | None:
     if known:
         tracer.norm_uses[id(known[0])] += 1
     if read is None:
-        tracer.derive(call)  # a weight may be normalised, too
         return None
     for item in parameters:
         if not tracer.follow(item, 0, read):

@@ -8,14 +8,13 @@ an operation without a rule freezes the channels it reads, with its name as the 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, MutableMapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
-from torch.utils.weak import WeakIdKeyDictionary
 
 from autoprune.errors import ModelError
 from autoprune.models.assembly import assemble
@@ -25,38 +24,14 @@ from autoprune.models.labels import FIXED, Atoms, along, distinct, spread
 from autoprune.models.layers import ChannelMap
 from autoprune.models.memory import ActivationLog
 from autoprune.models.network import Role, TracedNetwork
+from autoprune.models.origins import ByTensor, Origins, TensorNames
 from autoprune.models.records import AxisRecord, Call, CallRecord, MapRecord
 from autoprune.models.rules import apply_rule
 from autoprune.models.views import ParameterViews
 from autoprune.tasks.detectors import raw_outputs
 
-
-@dataclass
-class TensorNames:
-    """Parameters and buffers of a module by identity, with every name a shared one has."""
-
-    names: dict[int, tuple[str, ...]] = field(default_factory=dict)
-    tensors: dict[int, Tensor] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, model: nn.Module) -> TensorNames:
-        """Returns the names of all parameters and buffers of the model."""
-        known = cls()
-        everything = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
-        for name, tensor in everything:
-            known.names[id(tensor)] = (*known.names.get(id(tensor), ()), name)
-            known.tensors[id(tensor)] = tensor
-        return known
-
-    def __contains__(self, tensor: object) -> bool:
-        return self.tensors.get(id(tensor)) is tensor
-
-
 #: One to find heads from queries and keys, one from values that meet them, one that knows all, and one to spare.
 _TRACES = 4
-
-#: Values by identity of a tensor, dropped with it.
-_ByTensor: Callable[[], MutableMapping[Tensor, Any]] = WeakIdKeyDictionary
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,11 +68,11 @@ class LabelTracer(Interpreter):
         self.maps: list[MapRecord] = []
         self.operations = 0
         self.norm_uses: Counter[int] = Counter()
-        self._labels = _ByTensor()
-        self._weight_views = _ByTensor()
-        self._chains = _ByTensor()
-        self._derived = _ByTensor()
+        self._labels = ByTensor()
+        self._chains = ByTensor()
+        self.origins = Origins(known)
         self.derived_uses: Counter[int] = Counter()
+        self.computed_macs = 0
         self.picks_by_value = False
         self._opaque = 0
         self.views = ParameterViews(known.__contains__)
@@ -105,8 +80,7 @@ class LabelTracer(Interpreter):
         self._step = 0
         self._splits: list[Split] = []
         self.wanted: dict[int, frozenset[int]] = {}
-        self._lost = _ByTensor()
-        self._seen = _ByTensor()
+        self._lost = ByTensor()
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -180,47 +154,25 @@ class LabelTracer(Interpreter):
             self.atoms.freeze(*found)
 
     def see(self, call: Call) -> None:
-        """Notes what depends on the image, and what is read."""
-        if any(leaf in self._seen for leaf in call.operands):
-            for result in call.results:
-                self._seen[result] = True
+        """Notes where results come from, and what is read."""
+        self.origins.see(call)
         for leaf in call.operands:
             self.read(leaf)
 
     def sees_image(self, tensor: Tensor) -> bool:
         """Returns whether a tensor depends on the image."""
-        return tensor in self._seen
-
-    def show(self, image: Tensor) -> None:
-        """Says which tensor the image is."""
-        self._seen[image] = True
+        return self.origins.sees_image(tensor)
 
     def parameter(self, tensor: object) -> Tensor | None:
         """Returns the tensor if it is a parameter or buffer of the model, or the parameter it is a transpose of."""
-        if not isinstance(tensor, Tensor):
-            return None
-        if tensor in self.known:
-            return tensor
-        viewed: Tensor | None = self._weight_views.get(tensor)
-        return viewed
-
-    def view_of_parameter(self, view: Tensor, parameter: Tensor) -> None:
-        """Remembers that a tensor is the transpose of a two-dimensional parameter."""
-        self._weight_views[view] = parameter
-
-    def derive(self, call: Call) -> None:
-        """Remembers which parameter of the same size a tensor was computed from, as weight normalisation does."""
-        for leaf in call.operands:
-            source = leaf if leaf in self.known else self._derived.get(leaf)
-            if isinstance(source, nn.Parameter):
-                for result in call.results:
-                    if result.numel() == leaf.numel() and result not in self.known:
-                        self._derived[result] = source
+        return self.origins.parameter(tensor)
 
     def count_derived(self, weight: Tensor, uses: int) -> None:
-        """Counts the multiply-accumulates of a computed weight with the parameter that it was computed from."""
-        source = self._derived.get(weight)
-        if source is not None:
+        """Counts the multiply-accumulates of a computed weight, with the parameter of its size that it comes from."""
+        source = self.origins.source(weight)
+        if source is None:
+            self.computed_macs += uses * weight.numel()
+        else:
             self.derived_uses[id(source)] += uses
 
     def axis(self, tensor: Tensor, axis: int, labels: Tensor, role: Role) -> Tensor:
@@ -256,7 +208,7 @@ class LabelTracer(Interpreter):
 
     def name(self, tensor: Tensor) -> str:
         """Returns the first qualified name of a parameter."""
-        return self.known.names[id(tensor)][0]
+        return self.known.name(tensor)
 
     def operation(self) -> int:
         """Returns the number of the next recorded operation."""
@@ -366,7 +318,7 @@ def _run(model: nn.Module, example: Tensor, tracer: LabelTracer) -> Any:
     handles = tracer.hooks(model)
     fast_path = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
-    tracer.show(example)
+    tracer.origins.show(example)
     try:
         tracer.memory.holds([example])
         with torch.no_grad(), tracer:

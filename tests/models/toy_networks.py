@@ -329,6 +329,27 @@ class Computed(Toy):
         return self.after(self.last(torch.relu(self.middle(self.stem(x)))))
 
 
+class ComputedMatrices(Toy):
+    """Linear layers and convolutions whose weights are computed in the forward."""
+
+    def __init__(self) -> None:
+        super().__init__(6)
+        self.stem, self.next, self.narrow = unit(3, 7), unit(7, 6), nn.Conv2d(6, 6, 1)
+        self.wide = nn.Parameter(torch.randn(9, 6, 3, 3) / 7)
+        self.first = parametrizations.weight_norm(nn.Linear(6, 9))
+        self.second = parametrizations.spectral_norm(nn.Linear(9, 7))
+        self.directions = nn.Parameter(torch.randn(6, 7))
+        self.register_buffer("blur", torch.ones(1, 1, 3, 3) / 9)
+
+    def body(self, x: Tensor) -> Tensor:
+        x = torch.relu(functional.conv2d(self.next(self.stem(x)), self.wide[:6], padding=1))
+        return torch.relu(self.narrow(functional.conv2d(x, self.blur.expand(6, -1, -1, -1), groups=6)))
+
+    def forward(self, x: Tensor) -> Any:
+        x = torch.relu(self.second(torch.relu(self.first(self.body(x).mean((2, 3))))))
+        return self.head(functional.linear(x, functional.normalize(self.directions)))
+
+
 class Hidden(Toy):
     """Runs its layers through a list, a bound method and a hook that the module tree does not know of."""
 
@@ -437,6 +458,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "pixel shuffle": PixelShuffle,
     "spatial attention": Attention,
     "computed weight": Computed,
+    "computed matrices": ComputedMatrices,
     "hidden references": Hidden,
     "overwritten input": Overwritten,
     "unusual norms": affineless,
