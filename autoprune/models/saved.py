@@ -263,7 +263,8 @@ def rebuild(model: nn.Module, state: Mapping[str, Tensor], maps: Mapping[str, An
     """
     own = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers(remove_duplicate=False))}
     wanted = set(model.state_dict())
-    missing, unknown = sorted(wanted - set(state)), sorted(set(state) - wanted)
+    # A buffer that no state dict holds is in the file if it was cut.
+    missing, unknown = sorted(wanted - set(state)), sorted(set(state) - set(own))
     if missing or unknown:
         what = f"lack {missing[0]!r}" if missing else f"hold the unknown {unknown[0]!r}"
         raise RunError(f"The weights in {where} do not fit the network: they {what}.")

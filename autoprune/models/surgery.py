@@ -184,7 +184,9 @@ class _Replicator:
                 attributes[key] = OrderedDict()  # hooks, as a rule none
         attributes["_parameters"] = {key: self._parameter(item) for key, item in old._parameters.items()}
         attributes["_buffers"] = {key: self._tensor(item) for key, item in old._buffers.items()}
-        attributes["_non_persistent_buffers_set"] = set(old._non_persistent_buffers_set)
+        # No constructor makes a cut buffer, so that it is saved whether the dense one is or not.
+        kept_out = {key for key in old._non_persistent_buffers_set if not self._is_cut(old._buffers.get(key))}
+        attributes["_non_persistent_buffers_set"] = kept_out
         dot = name + "." if name else ""
         attributes["_modules"] = {
             key: None if child is None else self._module(child, dot + key) for key, child in old._modules.items()
@@ -209,6 +211,9 @@ class _Replicator:
             self._memo[id(old)] = self._values(old)
         made: Tensor = self._memo[id(old)]
         return made
+
+    def _is_cut(self, old: Tensor | None) -> bool:
+        return old is not None and self._replaced.get(id(old), old).shape != old.shape
 
     def _values(self, old: Tensor) -> Tensor:
         new = self._replaced.get(id(old))

@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from torch import nn
 
 from autoprune.config.layout import STRUCTURE, WEIGHTS
 from autoprune.errors import ModelError, RunError
 from autoprune.models.saved import load
 from autoprune.models.zoo import model_info
 from tests.models.saved_cut import saved_cut
-from tests.models.toy_networks import toy
+from tests.models.toy_networks import Chain, settled, toy, unit
 
 ROOT = Path(__file__).parents[2]
 #: A factory that knows nothing of heads that can be cut.
@@ -84,6 +86,37 @@ def test_loading_leaves_the_given_network_alone(tmp_path):
     before = {key: value.clone() for key, value in model.state_dict().items()}
     load(tmp_path, model=model)
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+
+
+class Scaled(nn.Module):
+    """Multiplies channels by a buffer that no state dict holds, and positions by another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("scale", torch.linspace(0.5, 1, 6).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("window", torch.rand(1, 1, 1, 12), persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.scale * self.window
+
+
+def scaled() -> nn.Module:
+    torch.manual_seed(0)
+    return settled(Chain(nn.Sequential(unit(3, 6), Scaled(), unit(6, 5)), 5))
+
+
+def test_a_cut_buffer_is_saved_though_the_dense_one_is_not(tmp_path):
+    model = scaled()
+    small, shape = saved_cut(tmp_path, None, model=model)
+    names = set(load_file(tmp_path / WEIGHTS))
+    assert "layers.1.scale" in names
+    assert "layers.1.window" not in names
+    x = torch.randn(2, *shape)
+    loaded = load(tmp_path, model=model)
+    with torch.no_grad():
+        assert torch.equal(small(x), loaded(x))
+    assert "layers.1.scale" not in model.state_dict()
+    assert set(loaded.state_dict()) == names
 
 
 class TestBrokenFolders:
