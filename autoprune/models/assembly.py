@@ -150,9 +150,9 @@ def _cost_model(
     for axis in axes:
         labelled[axis.names[0]].append(axis)
     terms = []
-    # Like a state dict, weights are parameters and the buffers that are saved; others may be multiplied with, too.
+    # Weights are what a state dict holds: parameters, and the buffers that are saved or that a cut makes so.
     saved = dict.fromkeys(model.state_dict(keep_vars=True).values())
-    others = [tensor for tensor in tracer.known.tensors.values() if uses.get(id(tensor)) and tensor not in saved]
+    others = [tensor for tensor in tracer.known.tensors.values() if tensor not in saved]
     for tensor in (*saved, *others):
         name = tracer.name(tensor)
         mine = labelled.get(name, [])
@@ -162,8 +162,9 @@ def _cost_model(
         widths = [*widths, AxisWidth(1), AxisWidth(1)]
         trained = isinstance(tensor, nn.Parameter)
         times = uses.get(id(tensor), 0)
-        bytes_each = tensor.element_size() if tensor in saved else 0
-        terms.append(LayerTerm(name, size, times, widths[0], widths[1], bytes_each, trained))
+        bytes_each = tensor.element_size() if tensor in saved or any(width.groups for width in widths) else 0
+        if tensor in saved or times or bytes_each:
+            terms.append(LayerTerm(name, size, times, widths[0], widths[1], bytes_each, trained))
     if tracer.computed_macs:
         terms.append(LayerTerm(COMPUTED, 1, tracer.computed_macs, AxisWidth(1), element_bytes=0, trained=False))
     return CostModel(tuple(group.width for group in groups), tuple(terms))

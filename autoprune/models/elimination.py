@@ -28,6 +28,7 @@ from autoprune.models.calibration import Calibration, sampled_inputs
 from autoprune.models.folding import folded_weight
 from autoprune.models.network import IndexArray, LayerCall, TracedNetwork
 from autoprune.models.operations import OperationTap, layer_operands
+from autoprune.models.surgery import named_tensor
 from autoprune.tasks.detectors import raw_outputs
 
 #: Damping of G relative to its mean diagonal. Towards 0 a channel counts by what no other channel can replace, towards
@@ -194,7 +195,7 @@ def patch_moments(
         if call.input is not None
         and network.channels[call.input].members
         and call.call in calibration.positions
-        and model.get_parameter(call.weight)[0].numel() <= WIDEST_PATCH
+        and named_tensor(model, call.weight)[0].numel() <= WIDEST_PATCH
     }
     for start in range(0, len(images), batch):
         block = slice(start, start + batch)

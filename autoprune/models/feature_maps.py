@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from autoprune.core.cost import FloatArray
 from autoprune.models.calibration import to_numpy
 from autoprune.models.network import LayerCall
-from autoprune.models.operations import Handler, OperationTap
+from autoprune.models.operations import Handler, OperationTap, operands_of
 from autoprune.models.similarity import cosine_distances
+from autoprune.models.surgery import named_tensor
 from autoprune.tasks.detectors import raw_outputs
 
 
@@ -27,7 +28,8 @@ def mean_maps(
 ) -> dict[int, FloatArray]:
     """Returns {call number: (channels, positions) the layer's output averaged over the images}.
 
-    A linear layer's rows are averaged, too: its map has one position.
+    A linear layer's rows are averaged, too: its map has one position. A layer that does not run in its place on several
+    images, as it does on one, is left out.
 
     Args:
         model: the dense network, in eval mode.
@@ -36,10 +38,16 @@ def mean_maps(
         batch: images per forward pass, at most.
     """
     found: dict[int, FloatArray] = {}
+    strayed: set[int] = set()
 
     def adding(call: LayerCall) -> Handler:
+        weight = named_tensor(model, call.weight)
+
         def handler(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             out: Tensor = func(*args, **kwargs)
+            if operands_of(weight, func, args) is None:
+                strayed.add(call.call)
+                return out
             mean = to_numpy(out.double().mean(0).reshape(out.shape[1], -1))
             found[call.call] = found.get(call.call, 0.0) + mean * (len(block) / len(images))
             return out
@@ -51,7 +59,7 @@ def mean_maps(
     for block in images.tensor_split(math.ceil(len(images) / batch)):
         with OperationTap(handlers):
             raw_outputs(model, block)
-    return found
+    return {number: mean for number, mean in found.items() if number not in strayed}
 
 
 def map_distances(maps: FloatArray, filters: FloatArray) -> FloatArray:

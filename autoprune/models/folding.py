@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 
 from autoprune.devices import rounding
 from autoprune.models.network import LayerCall, TracedNetwork
-from autoprune.models.surgery import replicate
+from autoprune.models.surgery import named_tensor, replicate
 from autoprune.tasks.detectors import raw_outputs
 
 
@@ -129,7 +129,7 @@ def _pairs(model: nn.Module, network: TracedNetwork) -> Iterator[tuple[nn.Conv2d
 
 def folded_weight(model: nn.Module, call: LayerCall) -> Tensor:
     """Returns the (o, n, kernel area) weight of a layer with the scale of its batch norm folded in."""
-    weight = model.get_parameter(call.weight).detach()
+    weight = named_tensor(model, call.weight).detach()
     flat = weight.reshape(weight.shape[0], weight.shape[1], -1)
     if call.norm is None:
         return flat

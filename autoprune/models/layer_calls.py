@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from autoprune.core.cost import AxisWidth
 from autoprune.models.assembly import axis_width
 from autoprune.models.network import LayerCall, TracedNetwork
-from autoprune.models.operations import CONVOLUTIONS, OperationTap, layer_operands
+from autoprune.models.operations import CONVOLUTIONS, LayerOperands, OperationTap, operands_of
+from autoprune.models.surgery import named_tensor
 from autoprune.tasks.detectors import raw_outputs
 
 
@@ -109,9 +110,12 @@ def layer_calls(model: nn.Module, network: TracedNetwork, images: Tensor) -> tup
     found: dict[int, CalledLayer] = {}
 
     def reader(call: LayerCall) -> Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]:
+        weight = named_tensor(model, call.weight)
+
         def read(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             out = func(*args, **kwargs)
-            shape = _shape(func, args, out)
+            operands = operands_of(weight, func, args)
+            shape = None if operands is None else _shape(func, args, out, operands)
             if shape is not None:
                 inner = None if call.input is None else axis_width(network.channels[call.input])
                 written = out.numel() // shape.out
@@ -126,10 +130,7 @@ def layer_calls(model: nn.Module, network: TracedNetwork, images: Tensor) -> tup
     return tuple(found[number] for number in sorted(found))
 
 
-def _shape(func: Any, args: tuple[Any, ...], out: Tensor) -> LayerShape | None:
-    operands = layer_operands(func, args)
-    if operands is None:
-        return None
+def _shape(func: Any, args: tuple[Any, ...], out: Tensor, operands: LayerOperands) -> LayerShape:
     read, bias = operands.input, operands.bias is not None
     if func._schema.name not in CONVOLUTIONS:
         inner = read.shape[-1]

@@ -36,8 +36,14 @@ Handler = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
 
 
 def is_addition(base: str, args: tuple[Any, ...]) -> bool:
-    """Returns whether an operation (name without the in-place underscore) adds or subtracts two tensors."""
-    return base in _ADDITIONS and len(args) == 2 and all(isinstance(item, Tensor) and item.dim() > 0 for item in args)
+    """Returns whether an operation (name without the in-place underscore) adds or subtracts two streams.
+
+    A bias is none: a linear layer adds its own in a further operation where its rows do not lie together. Tokens that
+    are repeated for every image of a batch do not, those of one image do.
+    """
+    if base not in _ADDITIONS or len(args) != 2 or not all(isinstance(item, Tensor) for item in args):
+        return False
+    return bool(args[0].dim() == args[1].dim() > 0)
 
 
 def is_recorded(name: str, args: tuple[Any, ...]) -> bool:
@@ -129,6 +135,15 @@ def layer_operands(func: Any, args: tuple[Any, ...]) -> LayerOperands | None:
     return None
 
 
+def operands_of(weight: Tensor, func: Any, args: tuple[Any, ...]) -> LayerOperands | None:
+    """Returns the operands of an operation, None if it is not a call of the layer with this weight.
+
+    Where a forward runs other operations on a batch than on one image, its numbers are those of others.
+    """
+    operands = layer_operands(func, args)
+    return operands if operands is not None and operands.weight.data_ptr() == weight.data_ptr() else None
+
+
 class ChainTap:
     """Follows one layer's chain (layer, batch norm, addition) through a forward and checks that it is the traced one.
 
@@ -180,11 +195,10 @@ class ChainTap:
         raise NotImplementedError
 
     def _at_layer(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        operands = layer_operands(func, args)
+        operands = operands_of(self._weight, func, args)
         self._last, self.finished = None, False
         self.layer, self.norm = Operation(func, args, kwargs), None
-        same = operands is not None and operands.weight.data_ptr() == self._weight.data_ptr()
-        if operands is None or not same or not self.begin(operands):
+        if operands is None or not self.begin(operands):
             return self._give_up(func, args, kwargs)
         return self._link(self.output(self.layer), last=self.call.target == self.call.call)
 

@@ -16,6 +16,7 @@ from autoprune.models.folding import folded_weight
 from autoprune.models.network import IndexArray, LayerCall, TracedNetwork
 from autoprune.models.selection import Ranking, consumer_norms, filter_norms
 from autoprune.models.similarity import correlation, input_covariance, squared_distances
+from autoprune.models.surgery import named_tensor
 
 _QUANTILES = np.linspace(0.0, 1.0, 1001)
 
@@ -43,7 +44,9 @@ def profile(
     for index, group in enumerate(network.groups):
         call, places = producers[index]
         raw, folded = _filters(model, call, places, group.width)
-        mean_map = raw[:, :0] if call is None else maps[call.call][places].reshape(group.width, -1)
+        mean_map = raw[:, :0]
+        if call is not None and call.call in maps:
+            mean_map = maps[call.call][places].reshape(group.width, -1)
         correlated = _first_correlation(network, calibration, index)
         profiles.append(
             GroupProfile(
@@ -77,7 +80,7 @@ def _filters(model: nn.Module, call: LayerCall | None, places: IndexArray, width
     """Returns the raw and the folded filters, (N, d) each, of a group's first producer."""
     if call is None:
         return np.zeros((width, 1)), np.zeros((width, 1))
-    weight = to_numpy(model.get_parameter(call.weight))
+    weight = to_numpy(named_tensor(model, call.weight))
     if call.kind == "transposed":
         weight = weight.swapaxes(0, 1)
         return weight[places].reshape(width, -1), weight[places].reshape(width, -1)

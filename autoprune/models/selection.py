@@ -26,7 +26,7 @@ from autoprune.models.calibration import Calibration
 from autoprune.models.elimination import DAMPING, elimination_order, readers_of
 from autoprune.models.folding import folded_weight
 from autoprune.models.network import IndexArray, LayerCall, TracedNetwork
-from autoprune.models.surgery import Kept
+from autoprune.models.surgery import Kept, named_tensor
 
 #: Variance that is added to every channel's, relative to the largest: predicting those below it is not worth while.
 _VANISHED = 1e-9
@@ -156,7 +156,7 @@ def _norms(model: nn.Module, network: TracedNetwork, group: int, role: str) -> F
     for axis in network.axes:
         layout = network.channels[axis.channels]
         if axis.role == role and group in layout.members:
-            tensor = model.get_parameter(axis.names[0]).detach().movedim(axis.axis, 0).flatten(1)
+            tensor = named_tensor(model, axis.names[0]).detach().movedim(axis.axis, 0).flatten(1)
             energy = tensor.double().pow(2).sum(1).cpu().numpy()
             mine = layout.group == group
             np.add.at(total, layout.channel[mine], energy[mine])

@@ -116,6 +116,13 @@ def named_tensors(model: nn.Module) -> dict[str, Tensor]:
     return found
 
 
+def named_tensor(model: nn.Module, name: str) -> Tensor:
+    """Returns the parameter or buffer of a qualified name."""
+    place, _, leaf = name.rpartition(".")
+    found: Tensor = getattr(model.get_submodule(place), leaf)
+    return found
+
+
 def _merged(weight: Tensor, axis: int, merge: Tensor) -> Tensor:
     """Returns the weight with its input axis multiplied by an (n, m) matrix."""
     product = weight.movedim(axis, -1) @ merge.to(weight)

@@ -7,7 +7,7 @@ import torch
 from autoprune.models.feature_maps import map_distances, mean_maps
 from autoprune.models.similarity import cosine_distances
 from autoprune.models.tracing import trace
-from tests.models.toy_networks import SHAPE, images, toy
+from tests.models.toy_networks import SHAPE, BatchDependent, images, settled, toy
 
 
 @pytest.mark.parametrize("batch", [5, 11, 12, 50])
@@ -42,3 +42,18 @@ def test_filters_are_compared_where_a_map_has_no_direction(positions):
     np.testing.assert_array_equal(map_distances(maps, filters), cosine_distances(filters))
     wide = rng.normal(size=(6, 2))
     np.testing.assert_array_equal(map_distances(wide, filters), cosine_distances(wide))
+
+
+def test_a_layer_that_does_not_run_in_its_place_on_a_batch_has_no_map():
+    model = settled(BatchDependent())
+    network = trace(model, torch.zeros(1, *SHAPE))
+    layers = {call.call: call.layer for call in network.calls}
+    alone, together = (mean_maps(model, network.calls, images(count)) for count in (1, 4))
+    assert [layers[number] for number in alone] == ["stem.0", "middle.0", "last.0", "head"]
+    assert [layers[number] for number in together] == ["stem.0"]
+
+
+def test_layers_of_learned_tokens_run_in_their_place_on_a_batch():
+    model = toy("learned queries")
+    network = trace(model, torch.zeros(1, *SHAPE))
+    assert len(mean_maps(model, network.calls, images(4))) == len(network.calls)

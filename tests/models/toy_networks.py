@@ -350,6 +350,38 @@ class ComputedMatrices(Toy):
         return self.head(functional.linear(x, functional.normalize(self.directions)))
 
 
+class FixedFilters(Toy):
+    """Filters, a blur and a matrix that are buffers, beside layers that can be cut."""
+
+    def __init__(self) -> None:
+        super().__init__(6)
+        self.stem, self.last = unit(5, 8), unit(8, 6)
+        self.register_buffer("edges", torch.randn(2, 3, 3, 3))
+        self.register_buffer("blur", torch.ones(8, 1, 3, 3) / 9)
+        self.register_buffer("turn", torch.randn(6, 6), persistent=False)
+
+    def body(self, x: Tensor) -> Tensor:
+        x = self.stem(torch.cat([x, functional.conv2d(x, self.edges, padding=1)], 1))
+        return self.last(functional.conv2d(x, self.blur, padding=1, groups=x.shape[1]))
+
+    def forward(self, x: Tensor) -> Any:
+        return self.head(torch.relu(self.body(x).mean((2, 3)) @ self.turn))
+
+
+class LearnedQueries(Toy):
+    """Learned tokens, repeated for every image, that layers transform: on a batch other operations run than on one."""
+
+    def __init__(self) -> None:
+        super().__init__(6)
+        self.stem, self.last = unit(3, 8), unit(8, 6)
+        self.queries = nn.Parameter(torch.randn(4, 6))
+        self.up, self.down = nn.Linear(6, 9), nn.Linear(9, 6)
+
+    def forward(self, x: Tensor) -> Any:
+        tokens = self.down(torch.relu(self.up(self.queries.expand(len(x), -1, -1))))
+        return self.head(self.last(self.stem(x)).mean((2, 3)) + tokens.mean(1))
+
+
 class Hidden(Toy):
     """Runs its layers through a list, a bound method and a hook that the module tree does not know of."""
 
@@ -459,6 +491,8 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "spatial attention": Attention,
     "computed weight": Computed,
     "computed matrices": ComputedMatrices,
+    "fixed filters": FixedFilters,
+    "learned queries": LearnedQueries,
     "hidden references": Hidden,
     "overwritten input": Overwritten,
     "unusual norms": affineless,
