@@ -71,7 +71,7 @@ def assemble(tracer: LabelTracer, model: nn.Module, input_shape: tuple[int, ...]
         cost_model,
         _frozen_layers(tracer, records, roots, place),
         input_shape,
-        frozenset(tracer.known.names[norm][0] for norm, times in tracer.norm_uses.items() if times > 1),
+        {tracer.known.names[norm][0]: calls[-1] for norm, calls in tracer.norm_calls.items() if len(calls) > 1},
         tracer.picks_by_value,
     )
 
@@ -129,7 +129,7 @@ def _calls(tracer: LabelTracer, layouts: _Layouts) -> tuple[LayerCall, ...]:
             target=record.target,
             joins=record.joins,
             first_operand=record.first_operand,
-            reused=times[id(record.weight)] > 1 or record.forked or tracer.norm_uses[id(record.norm)] > 1,
+            reused=times[id(record.weight)] > 1 or record.forked or len(tracer.norm_calls[id(record.norm)]) > 1,
             rectified=record.rectified and record.readers == 1,
         )
         for record in tracer.calls

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 
@@ -162,7 +162,7 @@ class TracedNetwork:
         cost_model: exact costs over `groups`.
         frozen: {layer: why its output channels are not prunable}.
         input_shape: (C, H, W) of the traced image.
-        repeated_norms: the first parameter or buffer of every batch norm that runs more than once.
+        repeated_norms: {first parameter or buffer of a batch norm that runs more than once: number of its last call}.
         picks_by_value: whether the forward keeps what has a high score, say, so that outputs and costs vary with
             the image; a layer's cost is then that on the traced one.
     """
@@ -175,7 +175,7 @@ class TracedNetwork:
     cost_model: CostModel
     frozen: Mapping[str, str]
     input_shape: tuple[int, ...]
-    repeated_norms: frozenset[str] = frozenset()
+    repeated_norms: Mapping[str, int] = field(default_factory=dict)
     picks_by_value: bool = False
 
     @cached_property

@@ -33,6 +33,8 @@ _ADDITIONS = frozenset({"aten::add", "aten::sub"})
 
 #: Runs instead of a recorded operation: gets its function, positional and keyword arguments, returns its result.
 Handler = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
+#: The same for batch norms, which gets the number of the operation first.
+NormHandler = Callable[[int, Any, tuple[Any, ...], dict[str, Any]], Any]
 
 
 def is_addition(base: str, args: tuple[Any, ...]) -> bool:
@@ -56,15 +58,13 @@ class OperationTap(Interpreter):
 
     Args:
         handlers: {number of an operation: what runs instead}.
-        norms: runs instead of every batch norm without a handler, from operation `norms_from` on.
-        norms_from: see `norms`.
+        norms: runs instead of every batch norm without a handler.
     """
 
-    def __init__(self, handlers: Mapping[int, Handler], *, norms: Handler | None = None, norms_from: int = 0) -> None:
+    def __init__(self, handlers: Mapping[int, Handler], *, norms: NormHandler | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
         self._handlers = handlers
         self._norms = norms
-        self._norms_from = norms_from
         self.operations = 0
 
     def __torch_dispatch__(
@@ -75,11 +75,13 @@ class OperationTap(Interpreter):
         name = func._schema.name
         if not is_recorded(name, args):
             return func(*args, **kwargs)
-        handler = self._handlers.get(self.operations)
-        if handler is None and name in NORMS and self.operations >= self._norms_from:
-            handler = self._norms
+        number, handler = self.operations, self._handlers.get(self.operations)
         self.operations += 1
-        return func(*args, **kwargs) if handler is None else handler(func, args, kwargs)
+        if handler is not None:
+            return handler(func, args, kwargs)
+        if self._norms is not None and name in NORMS:
+            return self._norms(number, func, args, kwargs)
+        return func(*args, **kwargs)
 
 
 @dataclass(frozen=True, eq=False)

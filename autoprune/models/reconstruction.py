@@ -48,7 +48,7 @@ def reconstruct(
     """Solves the layers of a cut network in place and returns it, in eval mode.
 
     Batch norms outside of solved chains (behind depthwise convolutions, in front of layers) get the statistics of what
-    reaches them. Without a cut group nothing changes.
+    reaches them, those that run more than once the mean over their calls. Without a cut group nothing changes.
 
     Args:
         cut_model: what `cut` returned.
@@ -74,13 +74,12 @@ def reconstruct(
             solvers.extend([] if solver is None else [solver])
     if disturbed is None:
         return cut_model
-    handlers: dict[int, Handler] = {}
-    for solver in solvers:
-        handlers.update(solver.handlers())
-    repeated = {tensors[name].data_ptr() for name in network.repeated_norms}
-    alone = {tensor.data_ptr() for tensor in tensors.values()} - repeated
-    with OperationTap(handlers, norms=_NormRefresher(alone), norms_from=disturbed):
-        raw_outputs(cut_model, images)
+    refresher = _NormRefresher(network, tensors, disturbed)
+    _solve_all(cut_model, images, solvers, refresher)
+    if refresher.settle():
+        # What lies behind saw norms that ran on the statistics of each call; now it sees those that they will run on.
+        behind = [solver for solver in solvers if solver.call.call > refresher.first]
+        _solve_all(cut_model, images, behind, refresher)
     strayed = [solver.call.layer for solver in solvers if solver.broken or not solver.finished]
     if strayed:
         raise ModelError(
@@ -95,22 +94,71 @@ def _is_cut(network: TracedNetwork, channels: int, masks: Sequence[Mask]) -> boo
     return any(not masks[group].all() for group in layout.members)
 
 
+def _solve_all(
+    cut_model: nn.Module, images: Tensor, solvers: Sequence[_LayerSolver], refresher: _NormRefresher
+) -> None:
+    """Runs a forward in which the layers of these solvers are solved, and other batch norms refreshed."""
+    handlers: dict[int, Handler] = {}
+    for solver in solvers:
+        handlers.update(solver.handlers())
+    with OperationTap(handlers, norms=refresher):
+        raw_outputs(cut_model, images)
+
+
 class _NormRefresher:
-    """Gives each batch norm the statistics of its input, then runs it; those that run more than once keep theirs.
+    """Gives each batch norm the statistics of its input, then runs it.
+
+    One that runs several times a forward (in a network that is shared by several views of an image) runs on the
+    statistics of each call, as in training, and gets their mean over all calls when it is settled.
 
     Args:
-        alone: where the tensors of the model lie that are its own, and are no part of a norm that runs more than once.
+        network: the trace of the dense network.
+        tensors: of the cut one.
+        first: number of the first operation behind a cut; norms in front of it keep their statistics.
+
+    Attributes:
+        first: the same; once norms are settled, the first operation of one of them.
     """
 
-    def __init__(self, alone: set[int]) -> None:
-        self._alone = alone
+    def __init__(self, network: TracedNetwork, tensors: Mapping[str, Tensor], first: int) -> None:
+        self.first = first
+        self._own = {tensor.data_ptr() for tensor in tensors.values()}
+        repeated = network.repeated_norms.items()
+        self._repeated = {tensors[name].data_ptr() for name, last in repeated if last >= first}
+        # In front of every cut.
+        self._own -= {tensors[name].data_ptr() for name, last in repeated if last < first}
+        #: {where the running mean lies: the running statistics, number and statistics of every call}.
+        self._calls: dict[int, tuple[Tensor, Tensor, list[tuple[int, Tensor, Tensor]]]] = {}
 
-    def __call__(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        parameters = [item for item in args[1:5] if isinstance(item, Tensor)]
+    def __call__(self, number: int, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        x, *parameters = args[:5]
+        known = [item.data_ptr() in self._own for item in parameters if isinstance(item, Tensor)]
+        mean, variance = parameters[2:]
         # Statistics that the forward computes (instance norm repeats them) are no norm's own.
-        if args[3] is not None and args[4] is not None and all(item.data_ptr() in self._alone for item in parameters):
-            _set_statistics(args[3], args[4], args[0])
-        return func(*args, **kwargs)
+        if mean is None or variance is None or not all(known):
+            return func(*args, **kwargs)
+        if not any(isinstance(item, Tensor) and item.data_ptr() in self._repeated for item in parameters):
+            if number >= self.first:
+                _set_statistics(mean, variance, x)
+            return func(*args, **kwargs)
+        own_mean, own_variance = torch.empty_like(mean), torch.empty_like(variance)
+        _set_statistics(own_mean, own_variance, x)
+        self._calls.setdefault(mean.data_ptr(), (mean, variance, []))[2].append((number, own_mean, own_variance))
+        rows = x.numel() // max(1, x.shape[1])
+        # Training divides by the biased variance and remembers the other.
+        return func(*args[:3], own_mean, own_variance * ((rows - 1) / rows), *args[5:], **kwargs)
+
+    def settle(self) -> bool:
+        """Gives norms that ran more than once their statistics, which they keep from now on; returns whether any did.
+
+        Their variance is the mean of the calls' variances, as training keeps it.
+        """
+        for mean, variance, calls in self._calls.values():
+            mean.copy_(torch.stack([item for _, item, _ in calls]).mean(0))
+            variance.copy_(torch.stack([item for _, _, item in calls]).mean(0))
+        self.first = min([calls[0][0] for _, _, calls in self._calls.values()], default=self.first)
+        self._own -= self._repeated
+        return bool(self._calls)
 
 
 def _set_statistics(mean: Tensor, variance: Tensor, x: Tensor) -> None:

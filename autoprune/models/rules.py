@@ -187,7 +187,7 @@ def _batch_norm(tracer: LabelTracer, call: Call) -> CallRecord | None:
     read = channel_vector(tracer, image, 1, "batch norm over channels that are mixed with positions")
     known = [item for item in parameters if tracer.parameter(item) is item]
     if known:
-        tracer.norm_uses[id(known[0])] += 1
+        tracer.norm_calls[id(known[0])].append(operation)
     if read is None:
         return None
     for item in parameters:

@@ -7,7 +7,7 @@ an operation without a rule freezes the channels it reads, with its name as the 
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -67,7 +67,7 @@ class LabelTracer(Interpreter):
         self.calls: list[CallRecord] = []
         self.maps: list[MapRecord] = []
         self.operations = 0
-        self.norm_uses: Counter[int] = Counter()
+        self.norm_calls: defaultdict[int, list[int]] = defaultdict(list)
         self._labels = ByTensor()
         self._chains = ByTensor()
         self.origins = Origins(known)

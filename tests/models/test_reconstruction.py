@@ -18,7 +18,7 @@ from autoprune.models.ridge import ridge_solution
 from autoprune.models.surgery import Kept, cut, keep_all, named_tensors, random_kept
 from autoprune.models.tracing import trace
 from autoprune.models.verify import outputs, verified
-from tests.models.toy_networks import NETWORKS, SHAPE, fitted, images, toy
+from tests.models.toy_networks import NETWORKS, SHAPE, Chain, fitted, images, settled, toy, unit
 
 DOUBLE = torch.float64
 
@@ -162,6 +162,59 @@ class TestQuality:
                 dense = model.get_submodule("layers.2.1" if block is small.layers[2] else "layers.3.1")
                 scale = norm.weight / (norm.running_var + norm.eps).sqrt()
                 torch.testing.assert_close(scale, dense.weight / (dense.running_var + dense.eps).sqrt())
+
+
+class Twice(nn.Module):
+    """A network that sees an image and its mirror image, as test-time averaging does, and classifies their mean."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.views = Chain(nn.Sequential(unit(3, 8), unit(8, 8), unit(8, 6)), 6)
+        self.last = nn.Sequential(nn.Linear(5, 7), nn.BatchNorm1d(7), nn.ReLU(), nn.Linear(7, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.views(x) + self.views(1.5 * x.flip(-1)))
+
+
+class TestRepeatedNorms:
+    def cut_in_half(self) -> tuple[nn.Module, nn.Module, Tensor]:
+        torch.manual_seed(0)
+        model, x = settled(Twice()).double(), images(64, dtype=DOUBLE)
+        fitted(model, x)
+        network = trace(model, x[:1])
+        assert len(network.repeated_norms) == 3
+        structure = Structure(tuple(group.width // 2 for group in network.groups))
+        kept = random_kept(network, structure, np.random.default_rng(0))
+        return model, sequential(model, network, kept, x), x
+
+    def test_they_get_the_mean_of_the_statistics_of_all_of_their_calls(self):
+        _, small, x = self.cut_in_half()
+        norms = [module for module in small.modules() if isinstance(module, nn.BatchNorm2d)]
+        found = [(norm.running_mean.clone(), norm.running_var.clone()) for norm in norms]
+        fitted(small, x)
+        for norm, (mean, variance) in zip(norms, found, strict=True):
+            torch.testing.assert_close(norm.running_mean, mean)
+            torch.testing.assert_close(norm.running_var, variance)
+
+    def test_what_lies_behind_is_solved_on_the_statistics_that_stay(self):
+        _, small, x = self.cut_in_half()
+        norm = small.last[1]
+        read: list[Tensor] = []
+        norm.register_forward_pre_hook(lambda _, args: read.append(args[0]))
+        with torch.no_grad():
+            small(x)
+        torch.testing.assert_close(norm.running_mean, read[0].mean(0))
+        torch.testing.assert_close(norm.running_var, read[0].var(0))
+
+    def test_norms_in_front_of_every_cut_keep_theirs(self):
+        torch.manual_seed(0)
+        model, x = settled(Twice()).double(), images(8, dtype=DOUBLE)
+        network = trace(model, x[:1])
+        kept = list(keep_all(network).indices)
+        kept[network.index["last.0"]] = np.arange(3)
+        small = sequential(model, network, Kept(tuple(kept)), x)
+        before, after = model.views.state_dict(), small.views.state_dict()
+        assert all(torch.equal(before[name], after[name]) for name in before)
 
 
 class TestRobustness:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -533,13 +534,25 @@ def images(count: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Ten
 
 
 def fitted(model: nn.Module, x: Tensor) -> nn.Module:
-    """Gives the network what training gives it: norms that have the statistics of its images."""
-    hooks = [
-        m.register_forward_pre_hook(fit) for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)
-    ]
+    """Gives the network what training gives it: norms that have the statistics of its images, the mean over calls."""
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    calls: Counter[nn.Module] = Counter()
+    counting = [norm.register_forward_pre_hook(lambda module, _: calls.update([module])) for norm in norms]
     with torch.no_grad():
         model(x)
-    for hook in hooks:
+    repeated = [norm for norm in norms if calls[norm] > 1]
+    hooks = [norm.register_forward_pre_hook(fit) for norm in norms if calls[norm] == 1]
+    momenta = [norm.momentum for norm in repeated]
+    for norm in repeated:
+        norm.reset_running_stats(), norm.train()
+        norm.momentum = None
+    with torch.no_grad():
+        model(x)
+        for norm, momentum in zip(repeated, momenta, strict=True):
+            norm.eval().momentum = momentum
+        if repeated:
+            model(x)
+    for hook in (*counting, *hooks):
         hook.remove()
     return model
 
