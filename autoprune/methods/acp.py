@@ -192,7 +192,8 @@ def cluster_order(labels: IntArray, l1: FloatArray) -> IntArray:
 def stacked_maps(model: nn.Module, network: TracedNetwork, images: Tensor, *, batch: int = 50) -> list[FloatArray]:
     """Returns per group M, (N, positions): mean outputs of its producers, before batch norm, side by side.
 
-    A group that no convolution or linear layer produces has no positions.
+    A group that no convolution or linear layer produces has no positions, nor has one whose layers run elsewhere on a
+    batch of images than on one.
     """
     first_calls: dict[str, LayerCall] = {}
     for call in network.calls:
@@ -204,6 +205,6 @@ def stacked_maps(model: nn.Module, network: TracedNetwork, images: Tensor, *, ba
     maps = mean_maps(model, [call for made in calls for call in made], images, batch=batch)
     found = []
     for group, made in enumerate(calls):
-        parts = [channel_rows(network, call.output, group, maps[call.call]) for call in made]
+        parts = [channel_rows(network, call.output, group, maps[call.call]) for call in made if call.call in maps]
         found.append(np.concatenate(parts, axis=1) if parts else np.zeros((network.groups[group].width, 0)))
     return found

@@ -134,7 +134,7 @@ def calibrate(
     strayed = [tap.call.layer for tap in taps if tap.broken]
     if strayed:
         _log.warning(
-            "The network runs otherwise on a batch of images than on one: %s will be sliced, not reconstructed.",
+            "%s will be sliced, not reconstructed: on a batch they do not see every image once, as on one image alone.",
             ", ".join(strayed[:4]) + (", ..." if len(strayed) > 4 else ""),
         )
     whole = [tap for tap in taps if not tap.broken and not tap.overwritten]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from autoprune.core.cost import Cost
 from autoprune.models.dispatch import Interpreter
-from autoprune.models.operations import CONVOLUTIONS, LINEAR, linear_operands
+from autoprune.models.operations import CONVOLUTIONS, LINEAR, linear_operands, recurrent_weights
 from autoprune.models.origins import COMPUTED, Origins, TensorNames
 from autoprune.models.records import Call
 from autoprune.models.vision import DEFORMABLE
@@ -19,7 +19,7 @@ from autoprune.tasks.detectors import raw_outputs
 
 
 class _Counter(Interpreter):
-    """Adds up the multiply-accumulates of convolutions and of linear layers.
+    """Adds up the multiply-accumulates of convolutions, linear and recurrent layers.
 
     Args:
         model: the network.
@@ -52,6 +52,8 @@ class _Counter(Interpreter):
             rows, matrix, _ = linear_operands(call.name, args)
             if self._origins.is_layer(rows, matrix):
                 self._add(matrix, rows.shape[:-1].numel())
+        for weight, uses in recurrent_weights(call.name, args):
+            self._add(weight, uses)
         return out
 
     def _add(self, weight: Tensor, uses: int) -> None:

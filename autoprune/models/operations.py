@@ -29,6 +29,7 @@ NORMS = frozenset(
         "aten::_batch_norm_no_update",
     }
 )
+_RECURRENT = frozenset({"aten::mkldnn_rnn_layer", "aten::_cudnn_rnn", "aten::miopen_rnn"})
 _ADDITIONS = frozenset({"aten::add", "aten::sub"})
 
 #: Runs instead of a recorded operation: gets its function, positional and keyword arguments, returns its result.
@@ -126,6 +127,17 @@ def linear_operands(name: str, args: tuple[Any, ...]) -> tuple[Tensor, Tensor, T
     return args[0], args[1], args[2] if name == "aten::linear" and len(args) > 2 else None
 
 
+def recurrent_weights(name: str, args: tuple[Any, ...]) -> list[tuple[Tensor, int]]:
+    """Returns (weight, number of its uses) of a recurrent layer that runs as one operation, none of any other.
+
+    Elsewhere, in double precision for example, the same layer runs as linear ones.
+    """
+    if name not in _RECURRENT:
+        return []
+    weights = args[1] if name != "aten::mkldnn_rnn_layer" else args[1:5]
+    return [(weight, args[0].shape[:-1].numel()) for weight in weights if weight.dim() == 2]
+
+
 def layer_operands(func: Any, args: tuple[Any, ...]) -> LayerOperands | None:
     """Returns the operands of a convolution or linear layer, None for any other operation."""
     name = func._schema.name
@@ -143,7 +155,11 @@ def operands_of(weight: Tensor, func: Any, args: tuple[Any, ...]) -> LayerOperan
     Where a forward runs other operations on a batch than on one image, its numbers are those of others.
     """
     operands = layer_operands(func, args)
-    return operands if operands is not None and operands.weight.data_ptr() == weight.data_ptr() else None
+    if operands is None or weight.shape not in (operands.weight.shape, operands.weight.mT.shape):
+        return None
+    # In another precision it is a cast.
+    same = operands.weight.data_ptr() == weight.data_ptr() or operands.weight.dtype != weight.dtype
+    return operands if same else None
 
 
 class ChainTap:

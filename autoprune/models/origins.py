@@ -20,6 +20,9 @@ from autoprune.models.records import Call
 #: What stands for all weights that are computed in the forward and have the size of no parameter.
 COMPUTED = "computed in the forward.weight"
 
+#: Operations that return a parameter as it is, in another precision (automatic mixed precision) or without gradient.
+_SAME = frozenset({"aten::_to_copy", "aten::detach", "aten::alias"})
+
 #: Values by identity of a tensor, dropped with it.
 ByTensor: Callable[[], MutableMapping[Tensor, Any]] = WeakIdKeyDictionary
 
@@ -59,7 +62,7 @@ class Origins:
     def __init__(self, known: TensorNames) -> None:
         self._known = known
         self._seen = ByTensor()
-        self._transposed = ByTensor()
+        self._views = ByTensor()
         self._derived = ByTensor()
 
     def show(self, image: Tensor) -> None:
@@ -72,8 +75,10 @@ class Origins:
             for result in call.results:
                 self._seen[result] = True
         viewed = self.parameter(call.args[0]) if call.args else None
-        if viewed is not None and viewed.dim() == 2 and _swaps_axes(call):
-            self._transposed[call.out] = (viewed, not self.transposed(call.args[0]))
+        if viewed is not None and call.name in _SAME:
+            self._views[call.out] = (viewed, self.transposed(call.args[0]))
+        elif viewed is not None and viewed.dim() == 2 and _swaps_axes(call):
+            self._views[call.out] = (viewed, not self.transposed(call.args[0]))
         if call.name not in CONVOLUTIONS and call.name not in LINEAR:
             self._derive(call)
 
@@ -91,17 +96,17 @@ class Origins:
         return tensor in self._seen
 
     def parameter(self, tensor: object) -> Tensor | None:
-        """Returns the tensor if it is a parameter or buffer of the model, or the parameter it is a transpose of."""
+        """Returns the tensor if it is a parameter or buffer of the model, or the one it is a cast or transpose of."""
         if not isinstance(tensor, Tensor):
             return None
         if tensor in self._known:
             return tensor
-        found: tuple[Tensor, bool] | None = self._transposed.get(tensor)
+        found: tuple[Tensor, bool] | None = self._views.get(tensor)
         return None if found is None else found[0]
 
     def transposed(self, tensor: Tensor) -> bool:
         """Returns whether a tensor is the transpose of a two-dimensional parameter."""
-        found: tuple[Tensor, bool] | None = self._transposed.get(tensor)
+        found: tuple[Tensor, bool] | None = self._views.get(tensor)
         return found is not None and found[1]
 
     def source(self, tensor: Tensor) -> Tensor | None:

@@ -25,7 +25,7 @@ from autoprune.models.movement import (
     operations,
 )
 from autoprune.models.network import LayerKind, Role
-from autoprune.models.operations import CONVOLUTIONS, LINEAR, NORMS, is_addition, linear_operands
+from autoprune.models.operations import CONVOLUTIONS, LINEAR, NORMS, is_addition, linear_operands, recurrent_weights
 from autoprune.models.products import PRODUCT_RULES
 from autoprune.models.records import Call, CallRecord
 from autoprune.models.vision import DEFORMABLE, VISION_RULES, deformable_convolution
@@ -66,6 +66,8 @@ def _interpret(tracer: LabelTracer, call: Call) -> CallRecord | None:
     if call.name == DEFORMABLE:
         deformable_convolution(tracer, call)
         return None
+    for weight, uses in recurrent_weights(call.name, call.args):
+        tracer.count_derived(weight, uses)
     if call.name in _TRANSPOSES and tracer.parameter(call.out) is not None:
         return None
     if call.base not in _NOT_POINTWISE and (torch.Tag.pointwise in call.func.tags or call.base in _LIKE_POINTWISE):
@@ -92,7 +94,7 @@ def _convolution(tracer: LabelTracer, call: Call) -> None:
     image, weight, bias = call.args[0], tracer.parameter(call.args[1]), call.args[2]
     transposed, groups = bool(call.args[6]), int(call.args[8])
     operation = tracer.operation()
-    positions = image.shape[2:].numel() if transposed else call.out.shape[2:].numel()
+    positions = (image if transposed else call.out).shape[2:].numel() * image.shape[0]
     if weight is None:
         freeze_inputs(tracer, call.operands, "feeds a convolution whose weight is computed in the forward")
         tracer.count_derived(call.args[1], positions)
@@ -108,6 +110,8 @@ def _convolution(tracer: LabelTracer, call: Call) -> None:
         written = tracer.produced(weight, out_axis)
     kind = LayerKind.TRANSPOSED if transposed else LayerKind.CONV
     record = CallRecord(weight, kind, groups, operation, read, written, uses=positions, target=operation)
+    # Nothing can be solved for by way of a cast.
+    record.forked = call.args[1].data_ptr() != weight.data_ptr()
     _finish_layer(tracer, call.out, record, bias, dim=1)
 
 
@@ -161,8 +165,10 @@ def _linear(tracer: LabelTracer, call: Call) -> None:
     written = tracer.produced(weight, out_axis)
     kind = LayerKind.TRANSPOSED if straight else LayerKind.LINEAR
     record = CallRecord(weight, kind, 1, operation, read, written, uses=uses, target=operation)
-    # Scaled by alpha or beta; or fed with positions rather than images, so there are no rows of an image to solve for.
-    record.forked = bool(call.kwargs) or not tracer.sees_image(rows)
+    # Scaled by alpha or beta; or fed with positions rather than images, so there are no rows of an image to solve for;
+    # or by way of a cast.
+    cast = matrix.data_ptr() != weight.data_ptr()
+    record.forked = bool(call.kwargs) or not tracer.sees_image(rows) or cast
     _finish_layer(tracer, call.out, record, bias, dim=call.out.dim() - 1)
 
 

@@ -164,7 +164,7 @@ class LabelTracer(Interpreter):
         return self.origins.sees_image(tensor)
 
     def parameter(self, tensor: object) -> Tensor | None:
-        """Returns the tensor if it is a parameter or buffer of the model, or the parameter it is a transpose of."""
+        """Returns the tensor if it is a parameter or buffer of the model, or the one it is a cast or transpose of."""
         return self.origins.parameter(tensor)
 
     def count_derived(self, weight: Tensor, uses: int) -> None:

@@ -26,7 +26,7 @@ def _pool_regions(tracer: LabelTracer, call: Call) -> None:
 def deformable_convolution(tracer: LabelTracer, call: Call) -> None:
     """A convolution that reads at computed offsets, which are of fixed width; its chain is not recorded."""
     image, kernel, offsets, mask, bias = call.args[:5]
-    weight, positions = tracer.parameter(kernel), call.out.shape[2:].numel()
+    weight, positions = tracer.parameter(kernel), call.out.shape[2:].numel() * len(image)
     freeze_inputs(tracer, [offsets, mask], "says where a deformable convolution reads")
     if weight is None:
         freeze_inputs(tracer, call.operands, "feeds a convolution whose weight is computed in the forward")

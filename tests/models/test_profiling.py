@@ -9,7 +9,7 @@ from autoprune.models.network import LayerKind
 from autoprune.models.profiling import profile
 from autoprune.models.selection import rank_groups
 from autoprune.models.tracing import trace
-from tests.models.toy_networks import NETWORKS, SHAPE, images, toy
+from tests.models.toy_networks import NETWORKS, SHAPE, SLICED, images, toy
 
 
 def profiled(name: str):
@@ -22,7 +22,7 @@ def profiled(name: str):
     return model, network, found
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", [*NETWORKS, *SLICED])
 def test_every_group_has_finite_statistics_of_its_width(name):
     _, network, found = profiled(name)
     assert [item.name for item in found.groups] == [group.name for group in network.groups]

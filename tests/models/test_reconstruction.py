@@ -18,7 +18,7 @@ from autoprune.models.ridge import ridge_solution
 from autoprune.models.surgery import Kept, cut, keep_all, named_tensors, random_kept
 from autoprune.models.tracing import trace
 from autoprune.models.verify import outputs, verified
-from tests.models.toy_networks import NETWORKS, SHAPE, Chain, fitted, images, settled, toy, unit
+from tests.models.toy_networks import NETWORKS, SHAPE, SLICED, Chain, fitted, images, settled, toy, unit
 
 DOUBLE = torch.float64
 
@@ -218,7 +218,7 @@ class TestRepeatedNorms:
 
 
 class TestRobustness:
-    @pytest.mark.parametrize("name", NETWORKS)
+    @pytest.mark.parametrize("name", [*NETWORKS, *SLICED])
     def test_the_dense_network_is_never_modified(self, name):
         model, network, x = prepared(name)
         before = {key: value.clone() for key, value in model.state_dict().items()}

@@ -7,7 +7,7 @@ import torch
 from autoprune.models.calibration import calibrate
 from autoprune.models.selection import consumer_norms, errors_along, filter_norms, keep_best, rank_groups
 from autoprune.models.tracing import trace
-from tests.models.toy_networks import NETWORKS, SHAPE, images, toy
+from tests.models.toy_networks import NETWORKS, SHAPE, SLICED, images, toy
 
 
 def problem(channels: int, consumers: int = 1, seed: int = 0) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
@@ -51,7 +51,7 @@ def test_channels_that_say_nothing_have_an_error_of_zero_or_one():
 
 
 @pytest.mark.parametrize("way", ["norm", "elimination"])
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", [*NETWORKS, *SLICED])
 def test_every_group_has_a_ranking(name, way):
     model = toy(name)
     network = trace(model, torch.zeros(1, *SHAPE))

@@ -19,7 +19,7 @@ from autoprune.models.surgery import cut, keep_all, random_kept
 from autoprune.models.tracing import trace
 from autoprune.models.verify import random_structure, restricted, verified, verify
 from autoprune.models.zoo import build_model, model_info
-from tests.models.toy_networks import NETWORKS, SHAPE, UNPROVED, images, settled, toy
+from tests.models.toy_networks import NETWORKS, SHAPE, SLICED, UNPROVED, images, settled, toy
 
 FAMILIES = [f"cifar/resnet{depth}-{option}" for depth in (20, 56) for option in "ab"]
 FAMILIES += ["cifar/vgg16", "cifar/vgg16-512head", "cifar/densenet40-nobn", "cifar/resnet8", "digits/resnet"]
@@ -53,7 +53,7 @@ def zoo(spec: str) -> tuple[nn.Module, tuple[int, ...]]:
 
 
 class TestInvariants:
-    @pytest.mark.parametrize("name", NETWORKS)
+    @pytest.mark.parametrize("name", [*NETWORKS, *SLICED])
     def test_the_cost_of_any_structure_is_the_count_on_the_cut_network(self, name):
         model = toy(name)
         network = verified(model, traced(model))
@@ -63,7 +63,7 @@ class TestInvariants:
             small = cut(model, network, random_kept(network, structure, rng))
             assert count(small, (1, *SHAPE)) == network.cost_model.cost(structure)
 
-    @pytest.mark.parametrize("name", NETWORKS)
+    @pytest.mark.parametrize("name", [*NETWORKS, *SLICED])
     def test_the_cut_network_is_the_dense_one_whose_consumers_read_zeros(self, name):
         model = toy(name)
         network = verified(model, traced(model))
@@ -72,7 +72,7 @@ class TestInvariants:
             assert found.deviation < 1e-10
             assert found.holds
 
-    @pytest.mark.parametrize("name", NETWORKS)
+    @pytest.mark.parametrize("name", [*NETWORKS, *SLICED])
     def test_at_retain_1_outputs_are_the_same_to_the_last_bit(self, name):
         model = toy(name)
         network = traced(model)

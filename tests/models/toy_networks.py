@@ -383,6 +383,46 @@ class LearnedQueries(Toy):
         return self.head(self.last(self.stem(x)).mean((2, 3)) + tokens.mean(1))
 
 
+class Views(Toy):
+    """Views of an image as images of their own, which later layers see as one."""
+
+    def __init__(self) -> None:
+        super().__init__(6)
+        self.stem, self.middle, self.last = unit(3, 8), unit(8, 7), unit(7, 6)
+
+    def body(self, x: Tensor) -> Tensor:
+        views = torch.stack([x, x.flip(-1), 0.5 * x], 1).flatten(0, 1)
+        features = self.middle(self.stem(views))
+        return self.last(features.unflatten(0, (len(x), 3)).mean(1))
+
+
+class MixedPrecision(Toy):
+    """Runs its layers in half precision, written into the forward; those in double precision stay so."""
+
+    def __init__(self) -> None:
+        super().__init__(6)
+        self.stem, self.middle, self.last = unit(3, 8), nn.Conv2d(8, 7, 3, padding=1), unit(7, 6)
+        self.up = nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Any:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            out = self.head(torch.relu(self.up(self.last(torch.relu(self.middle(self.stem(x)))).mean((2, 3)))))
+        return out.to(x.dtype)
+
+
+class Recurrent(Toy):
+    """Reads the rows of a map with a recurrent layer."""
+
+    def __init__(self, kind: type[nn.RNNBase]) -> None:
+        super().__init__(6)
+        self.stem, self.middle, self.last = unit(3, 8), unit(8, 7), unit(7, 6)
+        self.rows = kind(6, 3, batch_first=True, bidirectional=True)
+
+    def forward(self, x: Tensor) -> Any:
+        rows = self.last(self.middle(self.stem(x))).mean(3).transpose(1, 2)
+        return self.head(self.rows(rows)[0][:, -1])
+
+
 class Hidden(Toy):
     """Runs its layers through a list, a bound method and a hook that the module tree does not know of."""
 
@@ -500,6 +540,13 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "depthwise on the image": image_depthwise,
     **ATTENTION_NETWORKS,
 }
+#: Networks that are cut with exact costs as well, but whose layers cannot all be solved for, image by image.
+SLICED: dict[str, Callable[[], nn.Module]] = {
+    "views as images": Views,
+    "mixed precision": MixedPrecision,
+    "long short-term memory": partial(Recurrent, nn.LSTM),
+    "gated recurrent": partial(Recurrent, nn.GRU),
+}
 #: Those of which something cannot be proved, and is frozen by `verified`.
 UNPROVED = frozenset({"fixed split", "fixed view", "written heads"})
 
@@ -520,9 +567,9 @@ def settled(model: nn.Module, seed: int = 0) -> nn.Module:
 
 
 def toy(name: str, seed: int = 0) -> nn.Module:
-    """Returns a settled network of `NETWORKS`."""
+    """Returns a settled network of `NETWORKS` or `SLICED`."""
     torch.manual_seed(seed)
-    return settled(NETWORKS[name](), seed)
+    return settled({**NETWORKS, **SLICED}[name](), seed)
 
 
 def images(count: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
