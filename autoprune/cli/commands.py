@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autoprune.config.layout import LEDGER, SUMMARY, saved_folder
+from autoprune.config.layout import saved_folder
 from autoprune.errors import AutopruneError, ConfigError, RunError, nearest
 
 if TYPE_CHECKING:
@@ -56,14 +56,16 @@ def search(given: Mapping[str, Any], *, experiment: str | None, as_json: bool) -
 def resume(out: Path, *, given: Mapping[str, Any], experiment: str | None, as_json: bool) -> int:
     """Continues the search in a run folder, shows the result and returns the exit code."""
     from autoprune.config.options import OPTIONS, RESUMABLE
+    from autoprune.searching.run_folder import RunFolder
 
     extra = [OPTIONS[name].flag for name in given if name not in RESUMABLE]
     extra += ["--experiment"] if experiment is not None else []
     if extra:
         raise ConfigError(f"--resume takes its options from the folder. Leave out {', '.join(extra)}.")
     changes = {name: value for name, value in _checked(given).items() if name in given}
-    if not (out / LEDGER).is_file():
-        raise RunError(f"{str(out)!r} holds no search to continue: {LEDGER} is missing. Name a folder under runs/.")
+    folder = RunFolder(out)
+    folder.require_search("search to continue")
+    candidates = folder.recorded("candidates")
 
     def start(observer: Observer) -> SearchResult:
         from autoprune.searching.api import resume_search
@@ -72,7 +74,9 @@ def resume(out: Path, *, given: Mapping[str, Any], experiment: str | None, as_js
 
     from autoprune.report.live import LiveProgress
 
-    display = partial(LiveProgress, candidates=_recorded_candidates(out), time_limit=changes.get("time_limit"))
+    # Whether the ledger is sound is for the resumed search to say.
+    known = candidates if isinstance(candidates, int) else 0
+    display = partial(LiveProgress, candidates=known, time_limit=changes.get("time_limit"))
     return _drive(start, display, out=out, as_json=as_json)
 
 
@@ -202,6 +206,7 @@ def _drive(
 ) -> int:
     """Runs a search to its end or interruption, and shows what it found or how to go on."""
     from autoprune.cli.quiet import DEBUG_VARIABLE, debugging, hush_libraries
+    from autoprune.searching.run_folder import RunFolder
 
     hush_libraries()
     observer = display()
@@ -212,7 +217,7 @@ def _drive(
         # Whatever was evaluated is in the ledger, also after a bug. A `RunError` says itself what is wrong with it,
         # unless it only tells of a full disk.
         about_ledger = isinstance(error, RunError) and not _is_full(error)
-        if _has_outcomes(out) and not about_ledger and "--resume" not in str(error):
+        if RunFolder(out).has_outcomes() and not about_ledger and "--resume" not in str(error):
             error.add_note(_how_to_resume(out))
         raise
     observer.close()
@@ -231,26 +236,9 @@ def _drive(
     return 0
 
 
-def _recorded_candidates(out: Path) -> int:
-    """Returns how many candidates the search in a folder set out to evaluate, 0 where its ledger does not say."""
-    try:
-        with (out / LEDGER).open(encoding="utf-8") as lines:
-            count = json.loads(next(lines))["run"]["candidates"]
-    except (OSError, ValueError, LookupError, TypeError, StopIteration, RecursionError):
-        return 0  # whether the ledger is sound is for the resumed search to say
-    return count if isinstance(count, int) else 0
-
-
 def _is_full(error: BaseException) -> bool:
     cause = error.__cause__
     return isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-def _has_outcomes(out: Path) -> bool:
-    try:
-        return b'"told"' in (out / LEDGER).read_bytes()
-    except OSError:
-        return False
 
 
 def _how_to_resume(out: Path) -> str:
@@ -272,9 +260,11 @@ def _version(name: str) -> str | None:
 
 
 def _tracking(run: Path) -> Mapping[str, Any]:
+    from autoprune.searching.run_folder import RunFolder
+
     try:
-        tracking = json.loads((run / SUMMARY).read_text(encoding="utf-8")).get("tracking")
-    except (OSError, ValueError, AttributeError, RecursionError):
+        tracking = RunFolder(run).summary().get("tracking")
+    except RunError:
         return {}
     return tracking if isinstance(tracking, dict) else {}
 

@@ -10,14 +10,10 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autoprune.config.layout import LEDGER, SUMMARY, TRAINING
-from autoprune.errors import ConfigError, RunError
+from autoprune.errors import ConfigError
 
 if TYPE_CHECKING:
     from autoprune.searching.aside import Aside
-
-#: What a run folder holds at least one of.
-_RECORDS = (SUMMARY, TRAINING, LEDGER)
 
 
 def pick(
@@ -41,8 +37,9 @@ def pick(
     """
     if all(value is None for value in chosen.values()):
         raise ConfigError("Which candidate? Name it with --id, or ask with --budget or --min-accuracy.")
-    if not (run / LEDGER).is_file():
-        raise RunError(f"{str(run)!r} holds no search: {LEDGER} is missing. Name a folder under runs/.")
+    from autoprune.searching.run_folder import RunFolder
+
+    RunFolder(run).require_search()
     if out is not None and out.exists() and not out.is_dir():
         raise ConfigError(f"The output folder {str(out)!r} is a file. Name another one with --out.")
     if not 0 <= finetune_epochs < float("inf"):
@@ -106,8 +103,10 @@ def report(
     as_json: bool,
 ) -> int:
     """Writes the report of a run and says where it is."""
+    from autoprune.searching.run_folder import RunFolder
+
     for folder in (run, *repeats):
-        _require_run(folder)
+        RunFolder(folder).require_run()
     from autoprune.cli.quiet import hush_libraries
     from autoprune.report.live import LiveProgress
     from autoprune.searching.reporting import write_report
@@ -128,8 +127,10 @@ def compare(runs: Sequence[Path], *, out: Path | None, as_json: bool) -> int:
     """Writes a page of several runs and shows their table."""
     if len(runs) < 2:
         raise ConfigError("A comparison needs two runs or more: autoprune compare RUN RUN ...")
+    from autoprune.searching.run_folder import RunFolder
+
     for run in runs:
-        _require_run(run)
+        RunFolder(run).require_run()
     from autoprune.searching.reporting import write_comparison
 
     found = write_comparison(runs, out=out)
@@ -138,13 +139,6 @@ def compare(runs: Sequence[Path], *, out: Path | None, as_json: bool) -> int:
     else:
         _show_comparison(found)
     return 0
-
-
-def _require_run(run: Path) -> None:
-    if not any((run / name).is_file() for name in _RECORDS):
-        raise RunError(
-            f"{str(run)!r} holds no run: neither {' nor '.join(_RECORDS[:2])}. Name a folder such as runs/NAME."
-        )
 
 
 def _show_report(numbers: Mapping[str, Any]) -> None:

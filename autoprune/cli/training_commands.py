@@ -118,18 +118,20 @@ def _checked(command: str, given: Mapping[str, Any]) -> dict[str, Any]:
 def _recorded(command: str, out: Path, given: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the options of the training in a folder, with what may be told anew."""
     from autoprune.config.options import OPTIONS, check_options
-    from autoprune.searching.training_options import resumed_options
+    from autoprune.searching.run_folder import RunFolder
 
     extra = [OPTIONS[name].flag if name in OPTIONS else f"--{name.replace('_', '-')}" for name in given]
     extra = [flag for flag, name in zip(extra, given, strict=True) if name not in _RESUMABLE]
     if extra:
         raise ConfigError(f"--resume takes its options from the folder. Leave out {', '.join(extra)}.")
-    kind, recorded = resumed_options(out)
-    if kind != command:
-        raise RunError(f"{str(out)!r} was started by another command. Continue with: autoprune {kind} --resume {out}")
+    record = RunFolder(out).training()
+    if record["kind"] != command:
+        raise RunError(
+            f"{str(out)!r} was started by another command. Continue with: autoprune {record['kind']} --resume {out}"
+        )
     changes = check_options(given, strategies=())
     changes = {name: value for name, value in changes.items() if name in given}
-    return {**_believed(command, out, recorded, changes), **changes}
+    return {**_believed(command, out, record["options"], changes), **changes}
 
 
 def _believed(command: str, out: Path, recorded: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from autoprune.config.layout import INCUMBENT, LEDGER
+from autoprune.config.layout import INCUMBENT
 from autoprune.config.options import OPTIONS, check_options
 from autoprune.core.budget import Budget
 from autoprune.core.candidate import Evaluation
@@ -21,9 +21,9 @@ from autoprune.report.observer import Observer
 from autoprune.searching.options import SearchOptions
 from autoprune.searching.problems import load_problem, problem_from
 from autoprune.searching.recorded import recorded_options
+from autoprune.searching.run_folder import RunFolder
 from autoprune.searching.running import Concluded, placed, run
 from autoprune.strategies.registry import strategy_names
-from autoprune.study.ledger import read_header
 
 _DEFAULT_BUDGET = "50%flops"
 
@@ -146,7 +146,7 @@ def resume_search(out: Path, *, observer: Observer, changes: Mapping[str, Any] |
     Raises:
         RunError: the folder holds no search, or one that these versions or files do not reproduce.
     """
-    header = read_header(out / LEDGER)
+    header = RunFolder(out).header()
     objects = header.get("objects") or []
     if objects and isinstance(objects, list) and all(isinstance(name, str) for name in objects):
         raise RunError(

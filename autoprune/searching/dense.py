@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
-from autoprune.config.layout import LEDGER
 from autoprune.config.options import WEIGHTS_ROOT_VARIABLE
-from autoprune.errors import AutopruneError, ConfigError
+from autoprune.errors import ConfigError
 from autoprune.models.saved import SavedModel
 from autoprune.models.weights import sha256_of, state_fingerprint
 from autoprune.models.zoo import build_model
 from autoprune.report.observer import Observer
-from autoprune.study.ledger import read_header
+from autoprune.searching.run_folder import RunFolder
 from autoprune.training.default import embedded_model, is_embedded
 
 
@@ -67,12 +64,9 @@ def _made(spec: str, classes: int | None, observer: Observer) -> nn.Module | Non
 
 def _places(folder: Path, saved: SavedModel) -> Iterator[Path]:
     """Yields where the dense weights may lie; whether a file is the one, its checksum says."""
-    recorded: Any = None
-    # Not every saved network lies in the folder of a search.
-    with suppress(AutopruneError, OSError, KeyError, TypeError):
-        recorded = read_header(folder.parent / LEDGER)["options"]["weights"]
-    if isinstance(recorded, str):
-        yield Path(recorded)
+    recorded = RunFolder.around(folder).recorded_path("weights")
+    if recorded is not None:
+        yield recorded
     name = saved.dense.get("weights")
     # A name and no path: the file of a stranger does not choose where this one looks.
     if isinstance(name, str) and name == Path(name).name and "\0" not in name:

@@ -29,6 +29,7 @@ from autoprune.searching.comparison import Contest
 from autoprune.searching.finetuning import finetune
 from autoprune.searching.options import SearchOptions
 from autoprune.searching.recorded import TRACKING_VARIABLE
+from autoprune.searching.run_folder import RunFolder
 from autoprune.searching.training_options import FinetuneOptions
 from autoprune.strategies.registry import strategy_names
 
@@ -160,9 +161,10 @@ def _outdo(path: Path, target: Path, *, seeds: Sequence[int] | None, display: Di
 
 def _searched(options: SearchOptions, run: Path, observer: Observer) -> Mapping[str, Any]:
     """Returns the summary of a search: that of the run folder, or of one that is begun or gone on with there."""
-    if (run / SUMMARY).is_file():
-        before: Mapping[str, Any] = json.loads((run / SUMMARY).read_text(encoding="utf-8"))
-        if not before["interrupted"] and (run / INCUMBENT / STRUCTURE).is_file():
+    folder = RunFolder(run)
+    if folder.holds(SUMMARY) and folder.holds(f"{INCUMBENT}/{STRUCTURE}"):
+        before = folder.summary()
+        if not before["interrupted"]:
             return before
     summary = run_search(options, observer=observer).summary
     if summary.get("interrupted"):

@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from autoprune.config.layout import LEDGER, SUMMARY
+from autoprune.config.layout import SUMMARY
 from autoprune.config.written_space import space_text
 from autoprune.core.cost import Cost
-from autoprune.core.files import require_format
 from autoprune.core.seeds import derive_seed
 from autoprune.core.structure import PrunableGroup, Structure, structure_from
 from autoprune.data.bundle import DataBundle
@@ -22,7 +21,7 @@ from autoprune.data.images import IntArray
 from autoprune.data.preprocessing import Preprocessing
 from autoprune.data.sources import load_data
 from autoprune.devices import usable_device
-from autoprune.errors import BudgetError, ConfigError, DataError, RunError, StructureError
+from autoprune.errors import BudgetError, ConfigError, DataError, StructureError
 from autoprune.models.conventions import CONVENTIONS, require_convention, tally
 from autoprune.models.counting import count
 from autoprune.models.depth import allowed_to_vanish
@@ -40,9 +39,8 @@ from autoprune.searching.finish import cost_entry, figures
 from autoprune.searching.options import SearchOptions
 from autoprune.searching.preparation import prepare, traced
 from autoprune.searching.problems import Problem, is_unlabelled, load_problem, named_by, require_fit
-from autoprune.searching.results import SUMMARY_FORMAT
+from autoprune.searching.run_folder import RunFolder
 from autoprune.strategies.heuristics import heuristic_structures
-from autoprune.study.ledger import read_header
 from autoprune.training.default import DEFAULT_MODEL
 from autoprune.training.measure import measure
 
@@ -303,24 +301,19 @@ def recorded_task(saved: SavedModel, directory: Path) -> str | None:
 
 def recorded_root(directory: Path) -> Path | None:
     """Returns the data folder that the search used, as its ledger says, if it is still there."""
-    try:
-        root = read_header(directory.parent / LEDGER)["options"]["data_root"]
-    except (RunError, KeyError, TypeError):
-        return None
-    return Path(root) if isinstance(root, str) and Path(root).is_dir() else None
+    root = RunFolder.around(directory).recorded_path("data_root")
+    return root if root is not None and root.is_dir() else None
 
 
 def _holdout(directory: Path, data: DataBundle) -> IntArray:
-    summary = directory.parent / SUMMARY
+    run, remedy = RunFolder.around(directory), "Use --split test."
+    summary = run.summary(remedy=remedy)
     try:
-        content = json.loads(summary.read_text(encoding="utf-8"))
-        if isinstance(content, dict) and "format" in content:
-            require_format(content, reads=SUMMARY_FORMAT, where=str(summary), remedy="Use --split test.")
-        images, seed = content["images"], int(content["seed"])
+        images, seed = summary["images"], int(summary["seed"])
         sizes = {"holdout": int(images["holdout"]), "calibration": int(images["calibration"])}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"The hold-out of {str(directory)!r} is not known: {summary} cannot be read. Use --split test."
+            f"The hold-out of {str(directory)!r} is not known: {run.path / SUMMARY} does not say it. {remedy}"
         ) from error
     return data.split(**sizes, seed=derive_seed(seed, "split")).holdout
 

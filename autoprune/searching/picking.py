@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from autoprune.config.layout import LEDGER
 from autoprune.core.budget import Budget
 from autoprune.core.candidate import Candidate, Evaluation
 from autoprune.core.front import rank
@@ -20,10 +19,11 @@ from autoprune.searching.preparation import Prepared, prepare, useful_threads
 from autoprune.searching.problems import load_problem
 from autoprune.searching.recorded import recorded_options
 from autoprune.searching.registering import Registration, log_finished, write_request
+from autoprune.searching.run_folder import RunFolder
 from autoprune.searching.running import store_of
 from autoprune.searching.timing import torch_threads
 from autoprune.study.history import Reading
-from autoprune.study.ledger import Event, read_ledger, run_of
+from autoprune.study.ledger import Event, run_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +130,7 @@ def pick(
         BackendError: it cannot be registered.
     """
     registration = registration or Registration()
-    events = read_ledger(run / LEDGER)
+    events = RunFolder(run).events()
     header = run_of(events)
     choice.require_told(events)
     options = recorded_options(header, run, registration.changes)

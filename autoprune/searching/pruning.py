@@ -29,8 +29,9 @@ from autoprune.searching.latency_use import latency_entry
 from autoprune.searching.options import SearchOptions
 from autoprune.searching.preparation import Prepared, prepare, useful_threads
 from autoprune.searching.problems import load_problem
-from autoprune.searching.results import SUMMARY_FORMAT, command_line, package_versions
-from autoprune.searching.running import placed, require_new
+from autoprune.searching.results import command_line, package_versions
+from autoprune.searching.run_folder import SUMMARY_FORMAT, RunFolder
+from autoprune.searching.running import placed
 from autoprune.searching.timing import torch_threads
 from autoprune.study.lock import FolderLock
 from autoprune.training.measure import Scores, measure
@@ -96,7 +97,7 @@ def prune(
     # Taken before the method's work, which may take hours: a second driver is refused at once.
     with FolderLock(options.out):
         require_inside(options.out / INCUMBENT, options.out)
-        require_new(options.out)
+        RunFolder(options.out).require_new()
         return _prune(options, chosen, method, observer, started=started)
 
 

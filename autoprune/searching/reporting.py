@@ -5,7 +5,6 @@ What the folder says is checked only as far as a page needs it: a summary that c
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -13,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autoprune.config.layout import FRONT_HTML, INCUMBENT, LEDGER, STRUCTURE, SUMMARY, TRAINING, saved_folder
+from autoprune.config.layout import FRONT_HTML, saved_folder
 from autoprune.errors import AutopruneError, ConfigError, RunError
 from autoprune.report.compare_page import comparison, comparison_page
 from autoprune.report.files import atomic_write_bytes, atomic_write_text
@@ -23,12 +22,11 @@ from autoprune.report.observer import Observer
 from autoprune.report.optuna_study import write_study
 from autoprune.report.page import drawings, report_page
 from autoprune.report.png import png
-from autoprune.report.record import PRUNE, SEARCH, RunRecord, evaluations_of, require_search, rows_of
+from autoprune.report.record import RunRecord, evaluations_of, require_search, rows_of
 from autoprune.report.repeats import over_seeds, require_repeats, with_ranges
 from autoprune.report.svg import Drawing
 from autoprune.report.tensorboard import write_events
-from autoprune.searching.training_options import read_record
-from autoprune.study.ledger import read_ledger
+from autoprune.searching.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from torch import nn
@@ -38,32 +36,6 @@ REPORT, COMPARISON = "report.html", "compare.html"
 BATCHES = (1, 32)
 
 Shown = tuple[dict[str, Any], list[dict[str, Any]]]
-
-
-def read_run(folder: Path) -> RunRecord:
-    """Returns what a run folder says, whichever command wrote it.
-
-    Raises:
-        RunError: it holds no run, or a file of it cannot be read.
-    """
-    if (folder / SUMMARY).is_file():
-        summary = _read_json(folder / SUMMARY)
-        searched = (folder / LEDGER).is_file() and not summary.get("method")
-        return RunRecord(
-            str(folder),
-            SEARCH if searched else PRUNE,
-            summary,
-            _structure(folder / INCUMBENT),
-            read_ledger(folder / LEDGER) if searched else (),
-        )
-    if (folder / TRAINING).is_file():
-        record = read_record(folder)
-        return RunRecord(str(folder), record["kind"], record, _structure(folder))
-    if (folder / LEDGER).is_file():
-        raise RunError(
-            f"The search in {str(folder)!r} has no {SUMMARY} yet. Wait for its end, or continue it with --resume."
-        )
-    raise RunError(f"{str(folder)!r} holds no run: neither {SUMMARY} nor {TRAINING}. Name a folder such as runs/NAME.")
 
 
 def write_report(
@@ -92,7 +64,7 @@ def write_report(
         ConfigError: `out` cannot be a page, a repeat is none, or what is asked for needs a search.
     """
     page = _page(out or run / REPORT)
-    record = read_run(run)
+    record = RunFolder(run).record()
     if repeats or optuna is not None or tensorboard is not None:
         require_search(record)
     with _fitting(run):
@@ -102,7 +74,7 @@ def write_report(
         found, missing = _latency(run, observer)
         record = replace(record, latency=found, notes=(*record.notes, *missing))
     with _fitting(run, *repeats):
-        record = replace(record, repeats=tuple(read_run(repeat) for repeat in repeats))
+        record = replace(record, repeats=tuple(RunFolder(repeat).record() for repeat in repeats))
         numbers, rows = _repeated(record)
         markup = report_page(record, numbers, rows)
         pictures = _pictures(drawings(record, numbers, rows))
@@ -136,7 +108,7 @@ def write_comparison(runs: Sequence[Path], *, out: Path | None = None) -> dict[s
     shown: list[Shown] = []
     for run in runs:
         with _fitting(run):
-            shown.append(_shown(read_run(run)))
+            shown.append(_shown(RunFolder(run).record()))
     with _fitting(*runs):
         markup, found = comparison_page(shown), comparison([numbers for numbers, _ in shown])
     _make(page.parent)
@@ -237,21 +209,6 @@ def _make(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"Cannot make the folder {str(folder)!r}: {error.strerror}. Name another with --out.") from error
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise RunError(f"{path} cannot be read ({type(error).__name__}).") from error
-    if not isinstance(content, dict):
-        raise RunError(f"{path} holds no JSON object. Was it written by autoprune?")
-    return content
-
-
-def _structure(folder: Path) -> Mapping[str, Any]:
-    """Returns what is known of a saved network, nothing where there is none."""
-    return _read_json(folder / STRUCTURE) if (folder / STRUCTURE).is_file() else {}
 
 
 def _layers(run: Path, record: RunRecord) -> tuple[tuple[Mapping[str, Any], ...], tuple[str, ...]]:

@@ -20,10 +20,10 @@ from autoprune.report.rows import candidate_rows, front_rows
 from autoprune.searching.finish import cost_entry, describe_candidate, limits_of
 from autoprune.searching.latency_use import latency_entry
 from autoprune.searching.preparation import Prepared
+from autoprune.searching.run_folder import SUMMARY_FORMAT
 from autoprune.study.study import Study
 from autoprune.tracking.uris import mask_secrets
 
-SUMMARY_FORMAT = 1
 #: Hypervolume is measured against nothing right at the dense cost.
 REFERENCE_POINT = (0.0, 1.0)
 DEFAULT_FINETUNE_EPOCHS = 1.0

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from autoprune.config.layout import CHECKPOINTS, FRONT_CSV, FRONT_HTML, INCUMBENT, LEDGER, SUMMARY, TRAINING
+from autoprune.config.layout import CHECKPOINTS, FRONT_CSV, FRONT_HTML, INCUMBENT, LEDGER, SUMMARY
 from autoprune.config.options import default_run_folder, holds_search
 from autoprune.core.candidate import Candidate, Evaluation, Outcome
 from autoprune.core.files import require_inside
 from autoprune.core.seams import BackendReport, Tracker
-from autoprune.errors import ConfigError, RunError
+from autoprune.errors import RunError
 from autoprune.report.observer import Observer
 from autoprune.searching.finish import Finisher, describe, figures, save_finished
 from autoprune.searching.latency_use import latency_entry
@@ -34,10 +34,11 @@ from autoprune.searching.results import (
     uniform_of,
     write_results,
 )
+from autoprune.searching.run_folder import RunFolder
 from autoprune.searching.timing import torch_threads
 from autoprune.searching.workers import evaluated, require_cores
 from autoprune.strategies.registry import make_strategy
-from autoprune.study.ledger import Ledger, read_header, read_ledger
+from autoprune.study.ledger import Ledger, read_ledger
 from autoprune.study.lock import FolderLock
 from autoprune.study.replay import replay
 from autoprune.study.study import Study
@@ -82,16 +83,6 @@ def placed(options: SearchOptions, name: str | None) -> SearchOptions:
     return replace(options, out=out)
 
 
-def require_new(out: Path) -> None:
-    """Checks that a folder holds neither a pruning nor a training, nor a search that has ended.
-
-    Raises:
-        ConfigError: it does.
-    """
-    if any((out / name).exists() for name in (SUMMARY, TRAINING)):
-        raise ConfigError(f"{str(out)!r} already holds a run. Name another folder with --out.")
-
-
 def _unused(folder: Path) -> Path:
     """Returns the folder, numbered if it exists: two searches may start within one second."""
     names = (folder if number == 1 else folder.with_name(f"{folder.name}-{number}") for number in count(1))
@@ -115,8 +106,9 @@ def run(problem: Problem, options: SearchOptions, observer: Observer) -> Conclud
         for name in (INCUMBENT, CHECKPOINTS):
             require_inside(out / name, out)
         if not holds_search(out / LEDGER):
-            require_new(out)
-        prepared = prepare(problem, options, observer, recorded_latency=_recorded_latency(out))
+            RunFolder(out).require_new()
+        # What is wrong with the ledger is said when it is opened.
+        prepared = prepare(problem, options, observer, recorded_latency=RunFolder(out).recorded("latency"))
         return _run(prepared, observer, out=out, started=started)
 
 
@@ -139,13 +131,6 @@ def _run(prepared: Prepared, observer: Observer, *, out: Path, started: float) -
         if mlflow is not None:
             _close_mlflow(mlflow, concluded, observer)
         return concluded
-
-
-def _recorded_latency(out: Path) -> Any:
-    """Returns what a search in the folder measured, None where there is none: what is wrong with it is said later."""
-    with suppress(RunError):
-        return read_header(out / LEDGER).get("latency")
-    return None
 
 
 class _Past:
@@ -182,10 +167,9 @@ def _ledger(out: Path, header: Mapping[str, Any]) -> Iterator[Ledger]:
 def _header(prepared: Prepared, out: Path) -> dict[str, Any]:
     """Returns the ledger's header; a resumed search keeps the identity and the options it was given at first."""
     header = prepared.header()
-    path = out / LEDGER
     before: Mapping[str, Any] = {}
-    if holds_search(path):
-        before = read_header(path)
+    if holds_search(out / LEDGER):
+        before = RunFolder(out).header()
         # What determines the search is compared key by key; where it lies and who works for it may change.
         header["options"] = before.get("options")
     return {**header, "uuid": str(before.get("uuid", uuid.uuid4()))}

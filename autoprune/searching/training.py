@@ -36,9 +36,10 @@ from autoprune.searching.preparation import HOLDOUT_IMAGES, useful_threads
 from autoprune.searching.problems import Problem, is_unlabelled, require_fit
 from autoprune.searching.recorded import TRACKING_VARIABLE
 from autoprune.searching.results import command_line, package_versions
+from autoprune.searching.run_folder import TRAINING_FORMAT, RunFolder
 from autoprune.searching.teamwork import trained_by_team
 from autoprune.searching.timing import torch_threads
-from autoprune.searching.training_options import FORMAT, RunOptions, TrainOptions, read_record
+from autoprune.searching.training_options import RunOptions, TrainOptions
 from autoprune.study.lock import FolderLock
 from autoprune.tasks import base as data_task
 from autoprune.tasks.registry import CLASSIFICATION
@@ -280,10 +281,10 @@ def _tested(task: Task, device: str) -> Scores:
 def _begun(task: Task, device: str, split: Split) -> dict[str, Any]:
     """Returns the record of the training, written down before its first step so that it can be resumed."""
     out = task.options.out
-    if (out / TRAINING).is_file():
-        return read_record(out)
+    if RunFolder(out).holds(TRAINING):
+        return RunFolder(out).training()
     record: dict[str, Any] = {
-        "format": FORMAT,
+        "format": TRAINING_FORMAT,
         "kind": task.kind,
         "finished": False,
         "uuid": str(uuid.uuid4()),
@@ -364,7 +365,7 @@ def _store(options: RunOptions) -> str:
     """Returns the address of the MLflow store: SQLite in the folder of runs unless another is named."""
     place = options.out.resolve().parent
     # What is finetuned usually lies in a run folder, whose search is tracked beside that.
-    place = place.parent if (place / SUMMARY).is_file() else place
+    place = place.parent if RunFolder(place).holds(SUMMARY) else place
     return options.tracking_uri or os.environ.get(TRACKING_VARIABLE) or default_store(place)
 
 
@@ -397,6 +398,6 @@ def _close(log: TrainingLog | None, record: Mapping[str, Any], observer: Observe
         "seconds": record.get("seconds"),
     }
     known = {name: float(value) for name, value in figures.items() if value is not None}
-    complaint = log.close(known, [out / TRAINING] if (out / TRAINING).is_file() else [], status=status)
+    complaint = log.close(known, [out / TRAINING] if RunFolder(out).holds(TRAINING) else [], status=status)
     if complaint:
         observer.warning(complaint)

@@ -1,20 +1,14 @@
-"""What trainings are asked to do, and the record from which one is resumed. Light: it imports nothing else."""
+"""What trainings are asked to do, and what of it their record tells. Light: it imports nothing else."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 from autoprune.config.layout import TRAINING
-from autoprune.core.files import require_format
 from autoprune.errors import RunError
-
-FORMAT = 1
-#: The commands that leave a record.
-KINDS = ("train", "finetune")
 
 _Options = TypeVar("_Options", bound="RunOptions")
 
@@ -103,16 +97,6 @@ class FinetuneOptions(RunOptions):
     no_distillation: bool = False
 
 
-def resumed_options(out: Path) -> tuple[str, dict[str, Any]]:
-    """Returns the command that started the training in a folder, and its options as JSON values.
-
-    Raises:
-        RunError: the folder holds none.
-    """
-    record = read_record(out)
-    return record["kind"], dict(record["options"])
-
-
 def options_from(kind: type[_Options], values: Mapping[str, Any], *, out: Path) -> _Options:
     """Returns the options that `to_json` described, in a folder that may have been moved; unknown keys are ignored.
 
@@ -130,28 +114,3 @@ def options_from(kind: type[_Options], values: Mapping[str, Any], *, out: Path) 
         return kind(**{**read, "out": out})
     except TypeError as error:
         raise RunError(f"{out / TRAINING} lacks an option ({error}). Start the training anew.") from error
-
-
-def read_record(out: Path) -> dict[str, Any]:
-    """Returns the content of a folder's `training.json`.
-
-    Raises:
-        RunError: there is none, or it cannot be read.
-    """
-    path = Path(out) / TRAINING
-    try:
-        record: Any = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise RunError(f"{str(out)!r} holds no training: {TRAINING} is missing.") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise RunError(f"{path} cannot be read ({type(error).__name__}). Start the training anew.") from error
-    if isinstance(record, dict) and "format" in record:
-        require_format(record, reads=FORMAT, where=str(path), remedy="Start the training anew.")
-    if not (
-        isinstance(record, dict)
-        and "format" in record
-        and record.get("kind") in KINDS
-        and isinstance(record.get("options"), dict)
-    ):
-        raise RunError(f"{path} is not the record of a training of this version. Start the training anew.")
-    return record

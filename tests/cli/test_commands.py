@@ -10,6 +10,7 @@ import pytest
 
 from autoprune.cli.edge import run
 from autoprune.errors import ModelError
+from autoprune.study.ledger import Ledger
 
 TRACE = {
     "groups": [{"name": "conv1", "width": 16, "min_width": 1, "coupled": True, "layers": ["conv1", "conv2"]}],
@@ -129,7 +130,7 @@ def test_a_search_that_never_began_offers_nothing_to_resume(fake_search, capsys)
 
 def test_resume_takes_its_options_from_the_folder(fake_search, capsys, tmp_path):
     (tmp_path / "o").mkdir()
-    (tmp_path / "o" / "ledger.jsonl").write_text('{"event": "header", "run": {"candidates": 33}}\n')
+    Ledger(tmp_path / "o" / "ledger.jsonl", run={"candidates": 33}).close()
     assert run(["search", "--resume", "o"]) == 0
     assert fake_search.displays[0].candidates == 33
     assert fake_search.calls[0][:2] == ("resume_search", (Path("o"),))

@@ -149,14 +149,14 @@ def test_another_format_is_refused(content, message):
 
 def test_newer_structures_and_records_are_refused(tmp_path):
     from autoprune.models.saved import SavedModel
-    from autoprune.searching.training_options import read_record
+    from autoprune.searching.run_folder import RunFolder
 
     newer = json.dumps({"format": 2, "autoprune": "9.0", "versions": {"autoprune": "9.0"}, "kind": "train"})
     with pytest.raises(RunError, match=r"needs autoprune 9\.0 or newer"):
         SavedModel.from_json(newer, "structure.json")
     (tmp_path / "training.json").write_text(newer)
     with pytest.raises(RunError, match=r"needs autoprune 9\.0 or newer"):
-        read_record(tmp_path)
+        RunFolder(tmp_path).training()
 
 
 def test_files_that_belong_together_stay_as_they_were_where_one_cannot_be_written(tmp_path):

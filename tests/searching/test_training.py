@@ -16,8 +16,9 @@ from autoprune.models.weights import load_weights, read_state, state_fingerprint
 from autoprune.report.observer import NullObserver
 from autoprune.searching.finetuning import FinetuneOptions, finetune
 from autoprune.searching.options import SearchOptions
+from autoprune.searching.run_folder import RunFolder
 from autoprune.searching.training import train_network
-from autoprune.searching.training_options import TrainOptions, options_from, read_record, resumed_options
+from autoprune.searching.training_options import TrainOptions, options_from
 from autoprune.training.features import FeatureDistillation
 from autoprune.training.hooks import Hook
 from autoprune.training.measure import measure
@@ -111,11 +112,10 @@ def test_a_training_stopped_in_the_middle_goes_on_to_the_same_result(folder):
     with pytest.raises(KeyboardInterrupt) as stopped:
         train_network(options("cut"), Watching(die_at=10))  # 6.75 steps an epoch: in the second
     assert "autoprune train --resume cut" in " ".join(stopped.value.__notes__)
-    assert not read_record(Path("cut"))["finished"]
-    kind, values = resumed_options(Path("cut"))
-    assert kind == "train"
+    record = RunFolder(Path("cut")).training()
+    assert (record["kind"], record["finished"]) == ("train", False)
     watching = Watching()
-    resumed = train_network(options_from(TrainOptions, values, out=Path("cut")), watching)
+    resumed = train_network(options_from(TrainOptions, record["options"], out=Path("cut")), watching)
     assert watching.steps[0] == 8
     assert any(stage.startswith("Resuming") for stage in watching.stages)
     assert unlike_clocks(resumed) == unlike_clocks(whole)
@@ -195,13 +195,7 @@ def test_a_teacher_is_a_weights_file_or_the_folder_of_a_saved_network(folder, sa
     assert first["recipe"]["distillation"] == 0
 
 
-def test_a_record_that_is_none_says_so(folder):
-    with pytest.raises(RunError, match=r"holds no training: training\.json is missing"):
-        read_record(folder)
-    for content in ("{", "[]", '{"format": 0, "kind": "train", "options": {}}', '{"format": 1, "kind": "pick"}'):
-        (folder / "training.json").write_text(content)
-        with pytest.raises(RunError, match="Start the training anew"):
-            read_record(folder)
+def test_a_record_that_lacks_an_option_says_so(folder):
     with pytest.raises(RunError, match=r"lacks an option .*model"):
         options_from(TrainOptions, {"epochs": 1}, out=folder)
 
@@ -277,9 +271,9 @@ def test_a_finetuning_stopped_in_the_middle_goes_on_to_the_same_network(saved):
     with pytest.raises(KeyboardInterrupt) as stopped:
         finetune(tuning("cut"), Watching(die_at=9))
     assert "autoprune finetune --resume cut" in " ".join(stopped.value.__notes__)
-    kind, values = resumed_options(Path("cut"))
-    assert kind == "finetune"
-    finetune(options_from(FinetuneOptions, values, out=Path("cut")), Watching())
+    record = RunFolder(Path("cut")).training()
+    assert record["kind"] == "finetune"
+    finetune(options_from(FinetuneOptions, record["options"], out=Path("cut")), Watching())
     assert state_fingerprint(load("cut")) == state_fingerprint(load("whole"))
 
 
