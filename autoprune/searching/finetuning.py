@@ -10,16 +10,11 @@ from torch import nn
 
 from autoprune.config.layout import saved_folder
 from autoprune.data.bundle import DataBundle
-from autoprune.data.preprocessing import Preprocessing
-from autoprune.data.sources import load_data
-from autoprune.errors import DataError
-from autoprune.models.saved import SavedModel, kept_from_names, load, read_saved, save_model
+from autoprune.models.saved import SavedModel, kept_from_names, save_model
 from autoprune.models.tracing import trace
-from autoprune.plugins import require_foreign
 from autoprune.report.observer import Observer
 from autoprune.searching.dense import dense_network
-from autoprune.searching.inspect import recorded_root, recorded_task
-from autoprune.searching.problems import Problem, is_unlabelled, named_by, require_fit
+from autoprune.searching.problems import Problem, is_unlabelled, named_by, require_fit, saved_problem
 from autoprune.searching.training import Task, carry_out, varied
 from autoprune.searching.training_options import FinetuneOptions
 from autoprune.training.features import FeatureDistillation
@@ -33,23 +28,10 @@ def finetune(options: FinetuneOptions, observer: Observer) -> dict[str, Any]:
         AutopruneError: whatever the caller can fix, in one line.
     """
     folder = saved_folder(options.source)
-    saved = read_saved(folder)
-    name = options.data or saved.dense.get("data")
-    if not isinstance(name, str):
-        raise DataError(f"{str(folder)!r} does not say what data it is for. Name them with --data.")
-    if options.data is None:
-        require_foreign(name, folder)
-    observer.stage(f"Loading {name}")
-    preprocessing = None if saved.preprocessing is None else Preprocessing.from_dict(saved.preprocessing)
-    data = load_data(
-        name,
-        root=options.data_root or recorded_root(folder),
-        preprocessing=preprocessing,
-        task=options.task or recorded_task(saved, folder),
+    saved, problem = saved_problem(
+        folder, data=options.data, data_root=options.data_root, task=options.task, observer=observer
     )
-    observer.stage(f"Loading {folder}")
-    model = load(folder)
-    require_fit(Problem(f"The network in {str(folder)!r}", saved.model, saved.classes, model, data))
+    data = problem.data
     dense: nn.Module | None = None
     if is_unlabelled(data) or not options.no_distillation:
         alone = "" if is_unlabelled(data) else ", or train on the labels alone with --no-distillation"
@@ -76,7 +58,7 @@ def finetune(options: FinetuneOptions, observer: Observer) -> dict[str, Any]:
         name=saved.model or folder.name,
         options=options,
         recipe=recipe if teacher is not None else replace(recipe, distillation=0.0),
-        model=model,
+        model=problem.model,
         data=data,
         save=save,
         teacher=teacher,

@@ -18,7 +18,6 @@ from autoprune.core.seeds import derive_seed
 from autoprune.core.structure import PrunableGroup, Structure, structure_from
 from autoprune.data.bundle import DataBundle
 from autoprune.data.images import IntArray
-from autoprune.data.preprocessing import Preprocessing
 from autoprune.data.sources import load_data
 from autoprune.devices import usable_device
 from autoprune.errors import BudgetError, ConfigError, DataError, StructureError
@@ -26,19 +25,17 @@ from autoprune.models.conventions import CONVENTIONS, require_convention, tally
 from autoprune.models.counting import count
 from autoprune.models.depth import allowed_to_vanish
 from autoprune.models.network import LayerKind, Role, TracedNetwork
-from autoprune.models.saved import SavedModel, load, read_saved
 from autoprune.models.surgery import Kept, cut
 from autoprune.models.tracing import trace
 from autoprune.models.verify import verified
 from autoprune.models.verify import verify as prove
 from autoprune.models.zoo import build_model, model_info
-from autoprune.plugins import require_foreign
 from autoprune.report.observer import NullObserver
 from autoprune.searching.dense import dense_network
 from autoprune.searching.finish import cost_entry, figures
 from autoprune.searching.options import SearchOptions
 from autoprune.searching.preparation import prepare, traced
-from autoprune.searching.problems import Problem, is_unlabelled, load_problem, named_by, require_fit
+from autoprune.searching.problems import Problem, is_unlabelled, load_problem, named_by, saved_problem
 from autoprune.searching.run_folder import RunFolder
 from autoprune.strategies.heuristics import heuristic_structures
 from autoprune.training.default import DEFAULT_MODEL
@@ -258,51 +255,26 @@ def evaluate_saved(
         RunError, DataError: the model or the data cannot be read.
         ConfigError: the device is not there.
     """
-    saved = read_saved(directory)
-    name = data or saved.dense.get("data")
-    if not isinstance(name, str):
-        raise DataError(f"{str(directory)!r} does not say what data it is for. Name them with --data.")
-    if data is None:
-        require_foreign(name, directory)
-    preprocessing = None if saved.preprocessing is None else Preprocessing.from_dict(saved.preprocessing)
-    model = load(directory)
-    bundle = load_data(
-        name,
-        root=data_root or recorded_root(directory),
-        preprocessing=preprocessing,
-        task=task or recorded_task(saved, directory),
-    )
+    observer = NullObserver()
+    saved, problem = saved_problem(directory, data=data, data_root=data_root, task=task, observer=observer)
+    model, bundle = problem.model, problem.data
     if is_unlabelled(bundle):
         otherwise = "Where nobody has labelled the images, only the dense network can tell what is right."
-        dense = dense_network(directory, saved, None, NullObserver(), otherwise=otherwise)
-        bundle = named_by(dense, bundle, name="the dense network", observer=NullObserver(), device=device)
-    require_fit(Problem(f"The network in {str(directory)!r}", saved.model, saved.classes, model, bundle))
+        dense = dense_network(directory, saved, None, observer, otherwise=otherwise)
+        bundle = named_by(dense, bundle, name="the dense network", observer=observer, device=device)
     images = {"test": bundle.test, "train": bundle.train, "holdout": bundle.scoring}[split]
     indices = _holdout(directory, bundle) if split == "holdout" else None
     cost = count(model, (1, *saved.input_shape))
     scores = measure(model, images, indices, device=usable_device(device), task=bundle.task)
     return {
         "model": saved.model,
-        "data": name,
+        "data": data or saved.dense["data"],
         "metric": bundle.task.reported,
         **figures(scores),
         "loss": scores.loss,
         "images": scores.images,
         **cost_entry(cost),
     }
-
-
-def recorded_task(saved: SavedModel, directory: Path) -> str | None:
-    """Returns the task that was named when a network was cut, None where its data said it."""
-    task = saved.dense.get("task")
-    require_foreign(task if isinstance(task, str) else None, directory)
-    return task if isinstance(task, str) else None
-
-
-def recorded_root(directory: Path) -> Path | None:
-    """Returns the data folder that the search used, as its ledger says, if it is still there."""
-    root = RunFolder.around(directory).recorded_path("data_root")
-    return root if root is not None and root.is_dir() else None
 
 
 def _holdout(directory: Path, data: DataBundle) -> IntArray:

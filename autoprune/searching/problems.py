@@ -1,9 +1,10 @@
-"""The network and the images of a search: loaded by name, or a Python caller's own."""
+"""The network and the images of a search: loaded by name, a Python caller's own, or those of a saved network."""
 
 from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import nn
 
 from autoprune.data.annotations import NOTHING, kind_of
 from autoprune.data.bundle import DataBundle, bundle_from, bundle_of
+from autoprune.data.preprocessing import Preprocessing
 from autoprune.data.sources import load_data
 from autoprune.data.unlabelled import Unlabelled, are_bare, bare_images, labelled
 from autoprune.devices import lent, usable_device
@@ -19,9 +21,12 @@ from autoprune.errors import ConfigError, DataError, ModelError, one_line
 from autoprune.evaluation.scoring import logits_of
 from autoprune.models.attention import adapt
 from autoprune.models.compiled import uncompiled
+from autoprune.models.saved import SavedModel, load, read_saved
 from autoprune.models.zoo import ModelInfo, build_model, model_info
+from autoprune.plugins import require_foreign
 from autoprune.report.observer import Observer
 from autoprune.searching.options import SearchOptions
+from autoprune.searching.run_folder import RunFolder
 from autoprune.searching.timing import torch_threads
 from autoprune.tasks.detectors import raw_outputs
 from autoprune.tasks.registry import make_task
@@ -90,6 +95,41 @@ def problem_from(model: nn.Module | str, data: Any, options: SearchOptions, obse
     name, dense = type(own).__name__, adapt(own)
     bundle = named_by(dense, bundle, name=name, observer=observer, device=options.device)
     return Problem(name, None, None, dense, bundle, objects=objects)
+
+
+def saved_problem(
+    folder: Path, *, data: str | None, data_root: Path | None, task: str | None, observer: Observer
+) -> tuple[SavedModel, Problem]:
+    """Returns the description of a saved network, and the network with its images, labelled or not.
+
+    Args:
+        folder: of the saved network.
+        data: their name; None for those it was searched on.
+        data_root: their folder; None for the one that the search used, if it is still there.
+        task: what the network does; None for what it was saved for, or else for what the data are for.
+        observer: hears of the stages.
+
+    Raises:
+        RunError, DataError: the network or the images cannot be read.
+        ModelError: they do not fit.
+    """
+    saved = read_saved(folder)
+    name, purpose = data or saved.dense.get("data"), task or saved.dense.get("task")
+    if not isinstance(name, str):
+        raise DataError(f"{str(folder)!r} does not say what data it is for. Name them with --data.")
+    purpose = purpose if isinstance(purpose, str) else None
+    if data is None:
+        require_foreign(name, folder)
+    if task is None:
+        require_foreign(purpose, folder)
+    observer.stage(f"Loading {name}")
+    preprocessing = None if saved.preprocessing is None else Preprocessing.from_dict(saved.preprocessing)
+    root = data_root or RunFolder.around(folder).recorded_path("data_root")
+    bundle = load_data(name, root=root, preprocessing=preprocessing, task=purpose)
+    observer.stage(f"Loading {folder}")
+    problem = Problem(f"The network in {str(folder)!r}", saved.model, saved.classes, load(folder), bundle)
+    require_fit(problem)
+    return saved, problem
 
 
 def _named(spec: str, data: DataBundle, options: SearchOptions, observer: Observer, *, usual: bool) -> Problem:

@@ -76,12 +76,14 @@ def test_a_newer_format_says_which_autoprune_reads_it(run, name):
 
 
 def test_the_header_answers_by_name_also_for_the_network_in_the_folder(run):
-    begin(run, candidates=33, options={"weights": "dense.pt", "data_root": None})
+    weights = run.path / "dense.pt"
+    weights.touch()
+    begin(run, candidates=33, options={"weights": str(weights), "data_root": None, "out": "gone", "device": "\0"})
     around = RunFolder.around(run.path / "incumbent")
     assert around == run
     assert (around.recorded("candidates"), around.recorded("latency")) == (33, None)
-    assert (str(around.recorded_path("weights")), around.recorded_path("data_root")) == ("dense.pt", None)
-    assert around.recorded_path("nothing") is None
+    assert around.recorded_path("weights") == weights
+    assert [around.recorded_path(name) for name in ("data_root", "out", "device", "nothing")] == [None] * 4
 
 
 def test_the_kind_of_a_run_is_told_by_its_files(run):
