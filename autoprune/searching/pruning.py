@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -11,30 +10,27 @@ from typing import Any
 import torch
 from torch import nn
 
-from autoprune.config.layout import INCUMBENT, SUMMARY
+from autoprune.config.layout import INCUMBENT
 from autoprune.core.candidate import Candidate, Evaluation, Fidelity, Merge
-from autoprune.core.cost import Cost
 from autoprune.core.files import require_inside
 from autoprune.core.seeds import derive_seed
-from autoprune.core.structure import structure_from
 from autoprune.errors import ConfigError, RunError
 from autoprune.methods.base import Method, Pruned, Subject
 from autoprune.methods.reduction import Reduction, default_reduction, reduced
 from autoprune.methods.registry import make_method
 from autoprune.models.surgery import Kept
-from autoprune.report.files import atomic_write_text
 from autoprune.report.observer import Observer
-from autoprune.searching.finish import Finisher, cost_entry, describe, figures, limits_of, save_finished
+from autoprune.searching.finish import Finisher, describe, figures, save_finished
 from autoprune.searching.latency_use import latency_entry
 from autoprune.searching.options import SearchOptions
 from autoprune.searching.preparation import Prepared, prepare, useful_threads
 from autoprune.searching.problems import load_problem
-from autoprune.searching.results import command_line, package_versions
-from autoprune.searching.run_folder import SUMMARY_FORMAT, RunFolder
+from autoprune.searching.results import summary_of, write_summary
+from autoprune.searching.run_folder import RunFolder
 from autoprune.searching.running import placed
 from autoprune.searching.timing import torch_threads
 from autoprune.study.lock import FolderLock
-from autoprune.training.measure import Scores, measure
+from autoprune.training.measure import measure
 
 #: What an as-published run needs of a search space: one in which everything fits.
 _NO_BUDGET = ("100%flops",)
@@ -116,25 +112,27 @@ def _prune(
         observer.stage("Testing the dense and the pruned network")
         dense = finisher.tested(prepared.problem.model)
         finished = finisher.finetuned("the pruned network", model, decision.pruned.kept, evaluation)
-    summary = _summary(prepared, describe(finished, prepared), dense, options)
-    summary["method"] = {
-        "name": chosen.method,
-        "source": method.source,
-        "as_published": method.as_published,
-        "merge": how.value,
-        "epochs": chosen.epochs if method.trains else 0.0,
-        "seconds": decision.seconds,
-        "facts": dict(decision.pruned.facts),
+    networks = {"dense": prepared.space.dense, "incumbent": evaluation.candidate.structure}
+    summary = {
+        **summary_of(prepared, evaluation, finetune_epochs=options.finetune_epochs or 0.0),
+        **({"budget": [], "limits": []} if options.budgets == _NO_BUDGET else {}),
+        "incumbent": describe(finished, prepared),
+        "latency": latency_entry(prepared, networks),
+        "method": {
+            "name": chosen.method,
+            "source": method.source,
+            "as_published": method.as_published,
+            "merge": how.value,
+            "epochs": chosen.epochs if method.trains else 0.0,
+            "seconds": decision.seconds,
+            "facts": dict(decision.pruned.facts),
+        },
+        "seconds": time.perf_counter() - started,
     }
-    summary["seconds"] = time.perf_counter() - started
+    summary["dense"].update(figures(dense))
     assert options.out is not None
-    try:
-        save_finished(options.out / INCUMBENT, finished, prepared, info={**summary["incumbent"], **summary["method"]})
-        atomic_write_text(options.out / SUMMARY, json.dumps(summary, indent=1) + "\n")
-    except OSError as error:
-        raise RunError(
-            f"Cannot write {str(options.out)!r}: {error.strerror}. Name another folder with --out."
-        ) from error
+    save_finished(options.out / INCUMBENT, finished, prepared, info={**summary["incumbent"], **summary["method"]})
+    write_summary(options.out, summary)
     return summary
 
 
@@ -232,36 +230,3 @@ def evaluation_of(prepared: Prepared, decision: Decision, model: nn.Module, name
     cost = prepared.network.cost_model.cost(structure)
     candidate = Candidate(0, structure, cost, fidelity, prepared.options.seed, name)
     return Evaluation(candidate, scores.accuracy, scores.accuracy)
-
-
-def _summary(prepared: Prepared, entry: dict[str, Any], dense: Scores, options: SearchOptions) -> dict[str, Any]:
-    """Returns a summary with the keys of a search's, as far as they make sense without one."""
-    network, split = prepared.network, prepared.split
-    return {
-        "format": SUMMARY_FORMAT,
-        "folder": str(options.out),
-        "model": prepared.problem.name,
-        "data": prepared.problem.data.name,
-        "task": prepared.problem.data.task.name,
-        "metric": prepared.problem.data.task.reported,
-        "budget": [] if options.budgets == _NO_BUDGET else list(options.goals),
-        "scope": options.scope,
-        "seed": options.seed,
-        "dense": {**figures(dense), **cost_entry(network.cost_model.dense)},
-        "incumbent": entry,
-        "limits": [] if options.budgets == _NO_BUDGET else limits_of(prepared.space, Cost.recorded(entry)),
-        "latency": latency_entry(
-            prepared, {"dense": prepared.space.dense, "incumbent": structure_from(entry["widths"], network.groups)}
-        ),
-        "groups": [{"name": g.name, "width": g.width, "coupled": g.coupled} for g in network.groups],
-        "frozen": dict(network.frozen),
-        "finetune_epochs": options.finetune_epochs or 0.0,
-        "images": {
-            "calibration": len(split.calibration),
-            "holdout": len(split.holdout),
-            "training": len(split.training),
-            "test": len(prepared.problem.data.test),
-        },
-        "versions": package_versions(),
-        "command": command_line(),
-    }

@@ -30,29 +30,48 @@ DEFAULT_FINETUNE_EPOCHS = 1.0
 _PACKAGES = ("autoprune", "torch", "torchvision", "numpy", "ray", "optuna", "pymoo", "mlflow", "scikit-learn")
 
 
-def summarise(prepared: Prepared, study: Study, report: BackendReport, *, interrupted: bool) -> dict[str, Any]:
-    """Returns the summary of a search whose networks have not been tested yet: their `accuracy` is null."""
-    options, network, split = prepared.options, prepared.network, prepared.split
-    dense = network.cost_model.dense
-    incumbent, uniform = study.incumbent, uniform_of(study)
+def summary_of(prepared: Prepared, incumbent: Evaluation | None, *, finetune_epochs: float) -> dict[str, Any]:
+    """Returns what every summary says of a network that was found, or not, and of the dense one, before any test.
+
+    Their `accuracy` is null, and no latency is measured.
+    """
+    options, network, data, split = prepared.options, prepared.network, prepared.problem.data, prepared.split
     return {
         "format": SUMMARY_FORMAT,
         "folder": str(options.out),
         "model": prepared.problem.name,
-        "data": prepared.problem.data.name,
-        "task": prepared.problem.data.task.name,
-        "metric": prepared.problem.data.task.reported,
+        "data": data.name,
+        "task": data.task.name,
+        "metric": data.task.reported,
         "budget": list(options.goals),
         "scope": options.scope,
-        "strategy": options.strategy,
         "seed": options.seed,
-        "dense": {"accuracy": None, **cost_entry(dense)},
-        "uniform": None if uniform is None else describe_candidate(uniform, prepared),
+        "dense": {"accuracy": None, **cost_entry(network.cost_model.dense)},
         "incumbent": None if incumbent is None else describe_candidate(incumbent, prepared),
         "limits": limits_of(prepared.space, None if incumbent is None else incumbent.candidate.cost),
         "latency": latency_entry(prepared, {}),
         "groups": [{"name": g.name, "width": g.width, "coupled": g.coupled} for g in network.groups],
         "frozen": dict(network.frozen),
+        "finetune_epochs": finetune_epochs,
+        "images": {
+            "calibration": len(split.calibration),
+            "holdout": len(split.holdout),
+            "training": len(split.training),
+            "test": len(data.test),
+        },
+        "versions": package_versions(),
+        "command": command_line(),
+    }
+
+
+def summarise(prepared: Prepared, study: Study, report: BackendReport, *, interrupted: bool) -> dict[str, Any]:
+    """Returns the summary of a search whose networks have not been tested yet."""
+    options, uniform = prepared.options, uniform_of(study)
+    epochs = DEFAULT_FINETUNE_EPOCHS if options.finetune_epochs is None else options.finetune_epochs
+    return {
+        **summary_of(prepared, study.incumbent, finetune_epochs=epochs),
+        "strategy": options.strategy,
+        "uniform": None if uniform is None else describe_candidate(uniform, prepared),
         "candidates": study.proposed,
         "failures": len(study.failures),
         "seconds": 0.0,
@@ -60,21 +79,21 @@ def summarise(prepared: Prepared, study: Study, report: BackendReport, *, interr
         "utilisation": report.utilisation,
         "overhead_seconds": report.overhead,
         "workers": report.workers,
-        "hypervolume": study.front.hypervolume(dense, REFERENCE_POINT),
+        "hypervolume": study.front.hypervolume(prepared.network.cost_model.dense, REFERENCE_POINT),
         "front_resource": study.front.resource,
         "reference_point": list(REFERENCE_POINT),
-        "finetune_epochs": DEFAULT_FINETUNE_EPOCHS if options.finetune_epochs is None else options.finetune_epochs,
-        "images": {
-            "calibration": len(split.calibration),
-            "holdout": len(split.holdout),
-            "training": len(split.training),
-            "test": len(prepared.problem.data.test),
-        },
-        "versions": package_versions(),
-        "command": command_line(),
         "notes": _notes(prepared, study),
         "interrupted": interrupted,
     }
+
+
+def write_summary(out: Path, summary: Mapping[str, Any]) -> None:
+    """Writes `summary.json`.
+
+    Raises:
+        RunError: it cannot be written.
+    """
+    atomic_write_text(out / SUMMARY, json.dumps(summary, indent=1) + "\n")
 
 
 def package_versions() -> dict[str, str | None]:
@@ -121,7 +140,7 @@ def write_results(out: Path, summary: Mapping[str, Any], prepared: Prepared, stu
             metric=prepared.problem.data.task.reported,
         ),
     )
-    atomic_write_text(out / SUMMARY, json.dumps(summary, indent=1) + "\n")
+    write_summary(out, summary)
 
 
 def _notes(prepared: Prepared, study: Study) -> list[str]:
