@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import importlib.metadata
-import json
 import os
 import platform
 import shlex
@@ -13,11 +12,10 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autoprune.cli.work import driven, shown
 from autoprune.config.layout import saved_folder
 from autoprune.errors import AutopruneError, ConfigError, RunError, nearest
 
@@ -38,19 +36,18 @@ def search(given: Mapping[str, Any], *, experiment: str | None, as_json: bool) -
     from autoprune.config.options import default_run_folder
 
     settings = _checked(given, from_file=load_experiment(experiment) if experiment is not None else None)
-    settings.setdefault("out", default_run_folder(settings.get("model"), datetime.now()))
+    settings.setdefault("out", default_run_folder(settings.get("model")))
 
     def start(observer: Observer) -> SearchResult:
         from autoprune.searching.api import run_search
 
         return run_search(options, observer=observer)
 
-    from autoprune.report.live import LiveProgress
     from autoprune.searching.options import SearchOptions
 
     options = SearchOptions(**settings)
-    display = partial(LiveProgress, candidates=options.candidates, time_limit=options.time_limit)
-    return _drive(start, display, out=settings["out"], as_json=as_json)
+    limit = options.time_limit
+    return _searched(start, out=settings["out"], as_json=as_json, candidates=options.candidates, time_limit=limit)
 
 
 def resume(out: Path, *, given: Mapping[str, Any], experiment: str | None, as_json: bool) -> int:
@@ -72,12 +69,9 @@ def resume(out: Path, *, given: Mapping[str, Any], experiment: str | None, as_js
 
         return resume_search(out, observer=observer, changes=changes)
 
-    from autoprune.report.live import LiveProgress
-
     # Whether the ledger is sound is for the resumed search to say.
     known = candidates if isinstance(candidates, int) else 0
-    display = partial(LiveProgress, candidates=known, time_limit=changes.get("time_limit"))
-    return _drive(start, display, out=out, as_json=as_json)
+    return _searched(start, out=out, as_json=as_json, candidates=known, time_limit=changes.get("time_limit"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +124,7 @@ def trace(given: Mapping[str, Any], *, verify: bool, target: SpaceTarget, as_jso
 
         atomic_write_text(target.file, search_space_of(report, multiple_of=target.multiple_of or 1))
         report = {**report, "written": str(target.file)}
-    _show(report, show_trace, as_json=as_json)
+    shown(report, show_trace, as_json=as_json)
     verified = report.get("verified") or {}
     deviation, equal = verified.get("mask_equivalence"), verified.get("cost_equality")
     wrong = equal is False or (deviation is not None and not deviation <= MASK_TOLERANCE)
@@ -147,8 +141,7 @@ def cost(given: Mapping[str, Any], widths: Path, *, convention: str | None, as_j
 
     where = {"data": settings.get("data"), "data_root": settings.get("data_root")}
     report = cost_report(settings["model"], widths, **where, convention=convention)
-    _show(report, show_cost, as_json=as_json)
-    return 0
+    return shown(report, show_cost, as_json=as_json)
 
 
 def evaluate(directory: Path, *, given: Mapping[str, Any], split: str, as_json: bool) -> int:
@@ -162,8 +155,7 @@ def evaluate(directory: Path, *, given: Mapping[str, Any], split: str, as_json: 
 
     named = {name: settings.get(name) for name in ("data", "data_root", "task", "device")}
     report = evaluate_saved(saved, **named, split=split)
-    _show({"split": split, **report}, show_evaluation, as_json=as_json)
-    return 0
+    return shown({"split": split, **report}, show_evaluation, as_json=as_json)
 
 
 def ui(run: Path, *, port: int, tracking_uri: str | None) -> int:
@@ -186,12 +178,12 @@ def ui(run: Path, *, port: int, tracking_uri: str | None) -> int:
 
 def print_version(*, as_json: bool) -> int:
     """Prints the version; as JSON with the versions of what autoprune stands on."""
-    versions = {name: _version(name) for name in ("autoprune", *_STACK)}
-    if as_json:
-        print(json.dumps({"python": platform.python_version(), **versions}, indent=2))
-    else:
-        print(f"autoprune {versions['autoprune'] or 'unknown'} (Python {platform.python_version()})")
-    return 0
+    versions = {"python": platform.python_version(), **{name: _version(name) for name in ("autoprune", *_STACK)}}
+    return shown(versions, _show_version, as_json=as_json)
+
+
+def _show_version(versions: Mapping[str, str | None]) -> None:
+    print(f"autoprune {versions['autoprune'] or 'unknown'} (Python {versions['python']})")
 
 
 def _checked(given: Mapping[str, Any], *, from_file: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -201,29 +193,30 @@ def _checked(given: Mapping[str, Any], *, from_file: Mapping[str, Any] | None = 
     return check_options(given, strategies=strategy_names(), from_file=from_file)
 
 
-def _drive(
-    start: Callable[[Observer], SearchResult], display: Callable[[], Observer], *, out: Path, as_json: bool
+def _searched(
+    start: Callable[[Observer], SearchResult],
+    *,
+    out: Path,
+    as_json: bool,
+    candidates: int,
+    time_limit: float | None,
 ) -> int:
     """Runs a search to its end or interruption, and shows what it found or how to go on."""
-    from autoprune.cli.quiet import DEBUG_VARIABLE, debugging, hush_libraries
+    from autoprune.cli.quiet import DEBUG_VARIABLE, debugging
     from autoprune.searching.run_folder import RunFolder
 
-    hush_libraries()
-    observer = display()
     try:
-        result = start(observer)
+        result = driven(start, candidates=candidates, time_limit=time_limit)
     except (KeyboardInterrupt, Exception) as error:
-        observer.close()
         # Whatever was evaluated is in the ledger, also after a bug. A `RunError` says itself what is wrong with it,
         # unless it only tells of a full disk.
         about_ledger = isinstance(error, RunError) and not _is_full(error)
         if RunFolder(out).has_outcomes() and not about_ledger and "--resume" not in str(error):
             error.add_note(_how_to_resume(out))
         raise
-    observer.close()
     from autoprune.cli.render import show_summary
 
-    _show(result.summary, show_summary, as_json=as_json)
+    shown(result.summary, show_summary, as_json=as_json)
     if result.summary.get("interrupted"):
         print(f"autoprune: stopped. {_how_to_resume(result.out)}", file=sys.stderr)
         return 130
@@ -243,13 +236,6 @@ def _is_full(error: BaseException) -> bool:
 
 def _how_to_resume(out: Path) -> str:
     return f"What was evaluated is kept; continue with: autoprune search --resume {shlex.quote(str(out))}"
-
-
-def _show(report: Mapping[str, Any], show: Callable[[Mapping[str, Any]], None], *, as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(report, indent=2, default=str))
-    else:
-        show(report)
 
 
 def _version(name: str) -> str | None:

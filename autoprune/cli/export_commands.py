@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from autoprune.cli.work import driven, shown
 from autoprune.config.layout import saved_folder
 
 
@@ -16,23 +16,16 @@ def export(directory: Path, formats: Sequence[str], *, settings: Mapping[str, An
 
     options = ExportOptions(formats_from(formats), batch=batch_from(batch), **settings)
     saved_folder(directory)
-    from autoprune.cli.quiet import hush_libraries
-    from autoprune.report.live import LiveProgress
     from autoprune.searching.exporting import export_saved
 
-    hush_libraries()
-    with LiveProgress(candidates=0) as observer:
-        entries = export_saved(directory, options, observer)
-    if as_json:
-        print(json.dumps({"directory": str(directory), "exports": entries}, indent=2))
-    else:
-        _show(entries)
-    return 0
+    entries = driven(lambda observer: export_saved(directory, options, observer))
+    return shown({"directory": str(directory), "exports": entries}, _show, as_json=as_json)
 
 
-def _show(entries: Sequence[Mapping[str, Any]]) -> None:
+def _show(report: Mapping[str, Any]) -> None:
     from autoprune.cli.render import show_table
 
+    entries = report["exports"]
     rows = [
         (
             entry["path"],

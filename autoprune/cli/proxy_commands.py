@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
+
+from autoprune.cli.work import driven, shown
 
 
 def check_proxy(given: Mapping[str, Any], *, asked: Mapping[str, Any], as_json: bool) -> int:
@@ -13,20 +14,12 @@ def check_proxy(given: Mapping[str, Any], *, asked: Mapping[str, Any], as_json: 
     from autoprune.strategies import strategy_names
 
     options = check_options(given, strategies=strategy_names())
-    from autoprune.cli.quiet import hush_libraries
-    from autoprune.report.live import LiveProgress
     from autoprune.searching.options import SearchOptions
     from autoprune.searching.proxies import ProxyOptions, check_proxies
 
     wanted = ProxyOptions(**asked)
-    hush_libraries()
-    with LiveProgress(candidates=0) as observer:
-        report = check_proxies(SearchOptions(**options), wanted, observer)
-    if as_json:
-        print(json.dumps(report, indent=2))
-    else:
-        _show(report)
-    return 0
+    report = driven(lambda observer: check_proxies(SearchOptions(**options), wanted, observer))
+    return shown(report, _show, as_json=as_json)
 
 
 def _show(report: Mapping[str, Any]) -> None:

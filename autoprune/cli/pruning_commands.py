@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from autoprune.cli.work import driven, shown
 from autoprune.errors import ConfigError
 
 
@@ -24,37 +24,28 @@ def prune(
     if not 0 <= epochs < float("inf"):
         raise ConfigError(f"--epochs is {epochs:g}, but must be a finite number of at least 0.")
     options = check_options(given, strategies=strategy_names())
-    from autoprune.cli.quiet import hush_libraries
-    from autoprune.report.live import LiveProgress
+    from autoprune.cli.render import show_prune
     from autoprune.searching.options import SearchOptions
     from autoprune.searching.pruning import MethodOptions, prune
 
-    hush_libraries()
     method = MethodOptions(**chosen, settings=named)
-    with LiveProgress(candidates=0) as observer:
-        summary = prune(SearchOptions(**options), method, observer, budgeted="budgets" in given)
-    if as_json:
-        print(json.dumps(summary, indent=2))
-    else:
-        from autoprune.cli.render import show_prune
-
-        show_prune(summary)
-    return 0
+    summary = driven(lambda observer: prune(SearchOptions(**options), method, observer, budgeted="budgets" in given))
+    return shown(summary, show_prune, as_json=as_json)
 
 
 def _list_methods(*, as_json: bool) -> int:
-    from autoprune.cli.render import show_table
     from autoprune.methods.registry import described_methods
 
-    found = described_methods()
-    if as_json:
-        print(json.dumps(found, indent=2))
-    else:
-        rows = [
-            (item["name"], "yes" if item["trains"] else "", item["source"], " ".join(item["options"])) for item in found
-        ]
-        show_table("methods", ("name", "trains", "source", "options"), rows)
-    return 0
+    return shown(described_methods(), _show_methods, as_json=as_json)
+
+
+def _show_methods(found: Sequence[Mapping[str, Any]]) -> None:
+    from autoprune.cli.render import show_table
+
+    rows = [
+        (item["name"], "yes" if item["trains"] else "", item["source"], " ".join(item["options"])) for item in found
+    ]
+    show_table("methods", ("name", "trains", "source", "options"), rows)
 
 
 def _settings(texts: Sequence[str]) -> dict[str, str]:

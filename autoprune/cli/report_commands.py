@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 from collections.abc import Mapping, Sequence
@@ -10,6 +9,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autoprune.cli.work import driven, shown
 from autoprune.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -57,11 +57,7 @@ def pick(
         entry = _picked(run, chosen, wanted, out=out, finetune_epochs=finetune_epochs, aside=aside)
     from autoprune.cli.render import show_pick
 
-    if as_json:
-        print(json.dumps(entry, indent=2, default=str))
-    else:
-        show_pick(entry)
-    return 0
+    return shown(entry, show_pick, as_json=as_json)
 
 
 def _picked(
@@ -73,15 +69,12 @@ def _picked(
     finetune_epochs: float,
     aside: Aside | None,
 ) -> dict[str, Any]:
-    from autoprune.cli.quiet import hush_libraries
-    from autoprune.report.live import LiveProgress
     from autoprune.searching.picking import Choice, pick
     from autoprune.searching.registering import Registration
 
-    hush_libraries()
     choice, registration = Choice(**chosen), Registration(**wanted)
-    with LiveProgress(candidates=0) as observer:
-        return pick(
+    return driven(
+        lambda observer: pick(
             run,
             choice,
             observer=observer,
@@ -90,6 +83,7 @@ def _picked(
             registration=registration,
             aside=aside,
         )
+    )
 
 
 def report(
@@ -107,20 +101,14 @@ def report(
 
     for folder in (run, *repeats):
         RunFolder(folder).require_run()
-    from autoprune.cli.quiet import hush_libraries
-    from autoprune.report.live import LiveProgress
     from autoprune.searching.reporting import write_report
 
-    hush_libraries()
-    with LiveProgress(candidates=0) as observer:
-        numbers = write_report(
+    numbers = driven(
+        lambda observer: write_report(
             run, observer, out=out, latency=latency, repeats=repeats, optuna=optuna, tensorboard=tensorboard
         )
-    if as_json:
-        print(json.dumps(numbers, indent=2, default=str))
-    else:
-        _show_report(numbers)
-    return 0
+    )
+    return shown(numbers, _show_report, as_json=as_json)
 
 
 def compare(runs: Sequence[Path], *, out: Path | None, as_json: bool) -> int:
@@ -133,12 +121,7 @@ def compare(runs: Sequence[Path], *, out: Path | None, as_json: bool) -> int:
         RunFolder(run).require_run()
     from autoprune.searching.reporting import write_comparison
 
-    found = write_comparison(runs, out=out)
-    if as_json:
-        print(json.dumps(found, indent=2, default=str))
-    else:
-        _show_comparison(found)
-    return 0
+    return shown(write_comparison(runs, out=out), _show_comparison, as_json=as_json)
 
 
 def _show_report(numbers: Mapping[str, Any]) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autoprune.cli.work import driven, shown
 from autoprune.config.layout import STRUCTURE, TRAINING, saved_folder
 from autoprune.errors import AutopruneError, ConfigError, RunError
 
@@ -53,7 +52,7 @@ def train(given: Mapping[str, Any], *, resume: Path | None, as_json: bool) -> in
         teacher = settings.get("teacher")
         if teacher is not None and not teacher.is_dir():
             settings["teacher"] = find_weights(teacher)
-        settings.setdefault("out", default_run_folder(f"{settings['model']}-training", datetime.now()))
+        settings.setdefault("out", default_run_folder(f"{settings['model']}-training"))
         _require_new("train", settings["out"])
         options = TrainOptions(**settings)
 
@@ -62,7 +61,7 @@ def train(given: Mapping[str, Any], *, resume: Path | None, as_json: bool) -> in
 
         return train_network(options, observer)
 
-    return _drive(work, as_json=as_json)
+    return _driven(work, as_json=as_json)
 
 
 def finetune(directory: Path | None, given: Mapping[str, Any], *, resume: Path | None, as_json: bool) -> int:
@@ -94,7 +93,7 @@ def finetune(directory: Path | None, given: Mapping[str, Any], *, resume: Path |
 
         return finetune(options, observer)
 
-    return _drive(work, as_json=as_json)
+    return _driven(work, as_json=as_json)
 
 
 def _checked(command: str, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -172,16 +171,7 @@ def _beside(saved: Path) -> Path:
     return named.with_name(f"{named.name}-finetuned")
 
 
-def _drive(work: Callable[[Observer], dict[str, Any]], *, as_json: bool) -> int:
-    from autoprune.cli.quiet import hush_libraries
+def _driven(work: Callable[[Observer], dict[str, Any]], *, as_json: bool) -> int:
     from autoprune.cli.render import show_training
-    from autoprune.report.live import LiveProgress
 
-    hush_libraries()
-    with LiveProgress(candidates=0) as observer:
-        report = work(observer)
-    if as_json:
-        print(json.dumps(report, indent=2, default=str))
-    else:
-        show_training(report)
-    return 0
+    return shown(driven(work), show_training, as_json=as_json)

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -225,10 +226,19 @@ def check_options(
     return options
 
 
-def default_run_folder(model: str | None, now: datetime) -> Path:
-    """Returns `runs/<time>-<model>`, the folder of a search without `--out`."""
-    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", model or "digits/resnet").strip("-.") or "model"
-    return Path("runs") / f"{now:%Y%m%d-%H%M%S}-{name}"
+def default_run_folder(name: str | None, now: datetime | None = None) -> Path:
+    """Returns `runs/<time>-<name>`, the folder of a run without `--out`, numbered if it exists.
+
+    Two runs may start within one second.
+
+    Args:
+        name: of what is searched or trained; None for the default network.
+        now: the time; that of the clock if None.
+    """
+    plain = re.sub(r"[^A-Za-z0-9_.-]+", "-", name or "digits/resnet").strip("-.") or "model"
+    folder = Path("runs") / f"{now or datetime.now():%Y%m%d-%H%M%S}-{plain}"
+    names = (folder if number == 1 else folder.with_name(f"{folder.name}-{number}") for number in count(1))
+    return next(free for free in names if not free.exists())
 
 
 def _shown(value: Any) -> str:

@@ -8,8 +8,6 @@ import uuid
 from collections.abc import Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
-from datetime import datetime
-from itertools import count
 from pathlib import Path
 from shutil import rmtree
 from typing import TYPE_CHECKING, Any
@@ -74,19 +72,13 @@ def placed(options: SearchOptions, name: str | None) -> SearchOptions:
     Raises:
         RunError: nothing can be written there.
     """
-    out = options.out or _unused(default_run_folder(name, datetime.now()))
+    out = options.out or default_run_folder(name)
     place = out
     while not place.exists() and place != place.parent:
         place = place.parent
     if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
         raise RunError(f"The run folder {str(out)!r} cannot be written: see {str(place)!r}. Name another with --out.")
     return replace(options, out=out)
-
-
-def _unused(folder: Path) -> Path:
-    """Returns the folder, numbered if it exists: two searches may start within one second."""
-    names = (folder if number == 1 else folder.with_name(f"{folder.name}-{number}") for number in count(1))
-    return next(name for name in names if not name.exists())
 
 
 def run(problem: Problem, options: SearchOptions, observer: Observer) -> Concluded:

@@ -28,7 +28,7 @@ REPORT = {
 
 
 class Quiet:
-    def __init__(self, *, candidates):
+    def __init__(self, *, candidates, time_limit):
         pass
 
     def __enter__(self):

@@ -185,6 +185,15 @@ def test_the_run_folder_is_a_safe_name():
     assert default_run_folder(None, now) == Path("runs/20260102-030405-digits-resnet")
 
 
+def test_two_runs_that_start_within_one_second_lie_in_two_folders(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    now = datetime(2026, 1, 2, 3, 4, 5)
+    for end in ("", "-2", "-3"):
+        folder = default_run_folder("net", now)
+        assert folder == Path(f"runs/20260102-030405-net{end}")
+        folder.mkdir(parents=True)
+
+
 def test_every_error_is_of_the_one_tree():
     with pytest.raises(AutopruneError):
         check(workers=0)
