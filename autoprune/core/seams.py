@@ -37,7 +37,7 @@ class Evaluator(Protocol):
     """Scores candidates. Lives on a worker and may hold a network and images."""
 
     def evaluate(self, candidate: Candidate) -> Outcome:
-        """Returns the evaluation at the candidate's fidelity; a candidate that breaks is a `Failure` value."""
+        """Returns the evaluation at the candidate's fidelity, or a `Failure`; backends make one of what it raises."""
         ...
 
 

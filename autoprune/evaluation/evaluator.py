@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from functools import cached_property
 
@@ -26,8 +25,6 @@ from autoprune.training.trainer import train
 #: What the score of a classifier may be; `Classification` says how well each foretells the test accuracy.
 SCORES = ("probability", "accuracy", "agreement")
 
-_log = logging.getLogger(__name__)
-
 
 class CandidateEvaluator:
     """Scores candidates of one subject."""
@@ -46,27 +43,26 @@ class CandidateEvaluator:
         return self._subject.calibration_images.contiguous(memory_format=self._scorer.form.layout)
 
     def evaluate(self, candidate: Candidate) -> Outcome:
-        """Returns the evaluation; diverging, a forward that raises: all are a `Failure`.
+        """Returns the evaluation, a `Failure` where the outputs are not finite.
 
-        So is running out of memory, if half the batch does not help.
+        Raises whatever the cut network raises, of which backends make a `Failure`; of memory only where half the batch
+        does not help.
         """
         started = time.perf_counter()
         try:
             metrics = in_smaller_batches(self._device, lambda parts: self._scored(candidate, parts))
-        except (Exception, SystemExit) as error:  # the forward is the user's code and may raise anything once cut
-            _log.debug("Candidate %d failed.", candidate.id, exc_info=True)
+        except (Exception, SystemExit):  # the forward is the user's code and may raise anything once cut
             release_memory(self._device)
-            return Failure.of(candidate, error, seconds=time.perf_counter() - started, worker=self._worker)
+            raise
+        seconds = time.perf_counter() - started
         if not all(np.isfinite(value) for value in metrics.values()):
-            return Failure(
-                candidate, "the network's outputs are not finite", time.perf_counter() - started, self._worker
-            )
+            return Failure(candidate, "the network's outputs are not finite", seconds, self._worker)
         return Evaluation(
             candidate,
             score=metrics[self._score],
             accuracy=metrics["accuracy"],
             metrics=metrics,
-            seconds=time.perf_counter() - started,
+            seconds=seconds,
             worker=self._worker,
         )
 

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from autoprune.backends.evaluating import evaluate
 from autoprune.config.options import check_options
 from autoprune.core.budget import parse_budgets
 from autoprune.core.candidate import Candidate, Evaluation, Ladder, Merge, Outcome
@@ -88,7 +89,7 @@ class Recorder:
                     proposed_by=phase,
                 )
                 began = time.process_time()
-                outcomes.append(self._evaluator.evaluate(candidate))
+                outcomes.append(evaluate(self._evaluator, candidate, worker="main").outcome)
                 seconds.append(time.process_time() - began)
             self._rows[structure] = outcomes
             self._phases.append(phase)

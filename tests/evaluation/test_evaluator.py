@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from autoprune.backends.evaluating import evaluate
 from autoprune.core.candidate import Evaluation, Failure, Merge
 from autoprune.core.seams import frozen_arrays
 from autoprune.evaluation import scoring
@@ -98,7 +99,7 @@ def test_a_candidate_that_raises_is_a_failure_of_one_line(made, evaluator, monke
         raise error
 
     monkeypatch.setattr(evaluator, "build", broken)
-    outcome = evaluator.evaluate(candidate(factory_, 0.5, rung(Merge.SLICE)))
+    outcome = evaluate(evaluator, candidate(factory_, 0.5, rung(Merge.SLICE)), worker="main").outcome
     assert isinstance(outcome, Failure)
     assert outcome.reason.startswith(type(error).__name__)
     assert "\n" not in outcome.reason

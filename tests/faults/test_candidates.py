@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "study"))
 from toy_search import build_space, build_study
 
 from autoprune.backends import SerialBackend
+from autoprune.backends.evaluating import evaluate
 from autoprune.core.candidate import Evaluation, Failure
 from autoprune.errors import DivergenceError
 from autoprune.study.study import HOPELESS, HOPELESS_ANYHOW
@@ -122,7 +123,7 @@ def test_a_training_whose_loss_is_nan_is_a_failure(tally):
     built = made.build(frozen_arrays(made.arrays), worker="main")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evaluator, "train", hot)
-        outcome = built.evaluate(candidate(made, 0.5, fidelity))
+        outcome = evaluate(built, candidate(made, 0.5, fidelity), worker="main").outcome
     assert isinstance(outcome, Failure)
     assert "finite" in outcome.reason or "nan" in outcome.reason.lower() or "diverge" in outcome.reason.lower()
     assert np.isfinite(outcome.seconds)

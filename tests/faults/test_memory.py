@@ -17,6 +17,7 @@ PROGRAM = """
 import json, resource, sys
 import torch
 from autoprune.core.candidate import Failure, Merge
+from autoprune.backends.evaluating import evaluate
 from autoprune.core.seams import frozen_arrays
 from autoprune.evaluation.evaluator import CandidateEvaluator, fidelity_for
 from tests.evaluation.subjects import candidate, factory
@@ -37,11 +38,11 @@ evaluator = made.build(frozen_arrays(made.arrays), worker="main")
 built = CandidateEvaluator.build
 CandidateEvaluator.build = lambda *args, **named: (Hungry(built(*args, **named)[0]), None)
 asked = candidate(made, 0.5, fidelity_for(Merge.SLICE, level=0, calibration=16, holdout=48))
-whole = evaluator.evaluate(asked)
+whole = evaluate(evaluator, asked, worker="main").outcome
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + (int(sys.argv[1]) << 20),) * 2)
 batches.clear()
-found = evaluator.evaluate(asked)
+found = evaluate(evaluator, asked, worker="main").outcome
 failed = isinstance(found, Failure)
 print(json.dumps({"batches": batches, "failed": found.reason if failed else None,
                   "same": not failed and abs(found.score - whole.score) < 1e-6}))

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from autoprune.backends.evaluating import evaluate
 from autoprune.config.options import DATA_ROOT_VARIABLE, WEIGHTS_ROOT_VARIABLE
 from autoprune.core.budget import parse_budgets
 from autoprune.core.candidate import Candidate, Evaluation, Failure, Merge
@@ -209,7 +210,8 @@ class Arena:
             split = self.whole.split
             rung = fidelity_for(merge, level=0, calibration=len(split.calibration), holdout=len(split.holdout))
             cost = self.whole.network.cost_model.cost(structure)
-            outcome = self._evaluator.evaluate(Candidate(0, structure, cost, rung, self.seed, "benchmark"))
+            candidate = Candidate(0, structure, cost, rung, self.seed, "benchmark")
+            outcome = evaluate(self._evaluator, candidate, worker="main").outcome
             if isinstance(outcome, Failure):
                 raise RunError(f"The widths {structure.widths} cannot be scored: {outcome.reason}.")
             known = self._scores[structure, merge] = outcome
