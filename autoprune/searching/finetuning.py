@@ -15,7 +15,7 @@ from autoprune.models.tracing import trace
 from autoprune.report.observer import Observer
 from autoprune.searching.dense import dense_network
 from autoprune.searching.problems import Problem, is_unlabelled, named_by, require_fit, saved_problem
-from autoprune.searching.training import Task, carry_out, varied
+from autoprune.searching.training import Training, carry_out, varied
 from autoprune.searching.training_options import FinetuneOptions
 from autoprune.training.features import FeatureDistillation
 from autoprune.training.recipe import finetune_recipe
@@ -53,7 +53,7 @@ def finetune(options: FinetuneOptions, observer: Observer) -> dict[str, Any]:
         before = {"accuracy_before_finetune": report["accuracy_before"], "finetune_epochs": options.epochs}
         save_model(options.out, trained, replace(saved, info={**saved.info, **figures, **before}))
 
-    task = Task(
+    training = Training(
         kind="finetune",
         name=saved.model or folder.name,
         options=options,
@@ -65,7 +65,7 @@ def finetune(options: FinetuneOptions, observer: Observer) -> dict[str, Any]:
         hooks=() if teacher is None else (_features(teacher, saved, data),),
         tests_before=True,
     )
-    return carry_out(task, observer)
+    return carry_out(training, observer)
 
 
 def _features(dense: nn.Module, saved: SavedModel, data: DataBundle) -> FeatureDistillation:

@@ -14,7 +14,7 @@ from autoprune.training.hooks import Hook
 from autoprune.training.measure import measure
 
 if TYPE_CHECKING:
-    from autoprune.searching.training import Task
+    from autoprune.searching.training import Training
 
 #: Hears an epoch and its figures.
 OnRow = Callable[[float, Mapping[str, float]], object]
@@ -24,11 +24,18 @@ class Journal(Hook):
     """What every epoch reached; a checkpoint carries it along, so that a resumed training has all of it."""
 
     def __init__(
-        self, task: Task, holdout: IntArray, observer: Observer, on_row: OnRow | None, *, count: int, device: str
+        self,
+        training: Training,
+        holdout: IntArray,
+        observer: Observer,
+        on_row: OnRow | None,
+        *,
+        count: int,
+        device: str,
     ) -> None:
         """Tells `observer` and `on_row` of every epoch of a training on `count` images, on a device."""
         self.rows: list[dict[str, float]] = []
-        self._task, self._holdout, self._count = task, holdout, count
+        self._training, self._holdout, self._count = training, holdout, count
         self._observer, self._on_row = observer, on_row
         self._started, self._before = time.perf_counter(), 0.0
         self._device = device
@@ -40,15 +47,15 @@ class Journal(Hook):
 
     def on_epoch(self, epoch: float, loss: float) -> None:
         """Measures the hold-out and tells of it; called before the checkpoint of the epoch is written."""
-        task = self._task
-        data = task.data
-        accuracy = measure(task.model, data.scoring, self._holdout, device=self._device, task=data.task).accuracy
-        step = max(0, replace(task.recipe, epochs=epoch).steps(self._count) - 1)
-        rate = task.recipe.rate(step, images=self._count)
+        training = self._training
+        data = training.data
+        accuracy = measure(training.model, data.scoring, self._holdout, device=self._device, task=data.task).accuracy
+        step = max(0, replace(training.recipe, epochs=epoch).steps(self._count) - 1)
+        rate = training.recipe.rate(step, images=self._count)
         row = {"epoch": epoch, "train_loss": loss, "holdout_accuracy": accuracy, "learning_rate": rate}
         self.rows.append({**row, "seconds": self.seconds})
         self._observer.stage(
-            f"Epoch {epoch:g} of {task.recipe.epochs:g}: loss {loss:.4f}, hold-out {formats.accuracy(accuracy)}"
+            f"Epoch {epoch:g} of {training.recipe.epochs:g}: loss {loss:.4f}, hold-out {formats.accuracy(accuracy)}"
         )
         if self._on_row is not None:
             self._on_row(epoch, {name: value for name, value in row.items() if name != "epoch"})
@@ -61,4 +68,4 @@ class Journal(Hook):
         """Takes the rows of the earlier parts."""
         self.rows = [dict(row) for row in state["rows"]]
         self._before = state["seconds"]
-        self._observer.stage(f"Resuming {self._task.name} after {len(self.rows)} epochs")
+        self._observer.stage(f"Resuming {self._training.name} after {len(self.rows)} epochs")

@@ -1,4 +1,4 @@
-"""Trainings on several workers: the task travels to Ray Train, and what its leader tells comes back here."""
+"""Trainings on several workers: the training travels to Ray Train, and what its leader tells comes back here."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from autoprune.training.team import Team
 
 if TYPE_CHECKING:
     from autoprune.searching.journal import OnRow
-    from autoprune.searching.training import Task
+    from autoprune.searching.training import Training
 
 Tell = Callable[[tuple[Any, ...]], None]
 
@@ -36,13 +36,13 @@ class TeamTraining:
     """A training as every process of a team carries it out.
 
     Attributes:
-        task: without the function that saves, which stays with the driver.
+        training: without the function that saves, which stays with the driver.
         split: of the images.
         device: of the process that starts the team.
         checkpoint: name and bytes of the checkpoint to go on from, None to begin.
     """
 
-    task: Task
+    training: Training
     split: Split
     device: str
     checkpoint: tuple[str, bytes] | None
@@ -52,14 +52,14 @@ class TeamTraining:
         from autoprune.searching.training import trained
 
         device = device_of_worker(self.device, gpu=gpu)
-        data = self.task.data
+        data = self.training.data
         missing = missing_here(data.train) or (None if data.validation is None else missing_here(data.validation))
         if missing is not None:
             message = f"{missing}, or finetune with --workers 1."
             tell(("absent", message))
             raise DataError(message)
         torch.set_num_threads(1)
-        torch.manual_seed(derive_seed(self.task.options.seed, "dropout", rank))
+        torch.manual_seed(derive_seed(self.training.options.seed, "dropout", rank))
         team = Team(rank, size)
         with tempfile.TemporaryDirectory(prefix="autoprune-") as folder:
             place = Path(folder)
@@ -68,13 +68,13 @@ class TeamTraining:
             teller = _Teller(tell, place) if team.leads else NullObserver()
             try:
                 found = trained(
-                    self.task, self.split, teller, device, checkpoints=place, on_row=_rows(teller), team=team
+                    self.training, self.split, teller, device, checkpoints=place, on_row=_rows(teller), team=team
                 )
             except DivergenceError as error:
                 tell(("diverged", str(error)))
                 raise
         if team.leads:
-            state = {name: value.cpu() for name, value in self.task.model.state_dict().items()}
+            state = {name: value.cpu() for name, value in self.training.model.state_dict().items()}
             tell(("done", found, state))
 
 
@@ -108,9 +108,9 @@ def _rows(observer: Observer) -> OnRow | None:
 
 
 def trained_by_team(
-    task: Task, split: Split, observer: Observer, device: str, *, checkpoints: Path, on_row: OnRow | None = None
+    training: Training, split: Split, observer: Observer, device: str, *, checkpoints: Path, on_row: OnRow | None = None
 ) -> dict[str, Any]:
-    """Trains on as many workers as the task's options say; returns what `trained` returns, and trains `task.model`.
+    """Trains the model on as many workers as the training's options say; returns what `trained` returns.
 
     Raises:
         BackendError: Ray cannot be reached, or a process died; the checkpoints are sound.
@@ -119,10 +119,10 @@ def trained_by_team(
     """
     from autoprune.backends.ray_tune.team import run_team
 
-    options = task.options
+    options = training.options
     newest = newest_checkpoint(checkpoints)
     work = TeamTraining(
-        replace(task, save=_stays_here),
+        replace(training, save=_stays_here),
         split,
         device,
         None if newest is None else (newest.name, newest.read_bytes()),
@@ -146,7 +146,7 @@ def trained_by_team(
         raise
     assert hearing.result is not None
     found, state = hearing.result
-    task.model.load_state_dict(state)
+    training.model.load_state_dict(state)
     return found
 
 

@@ -41,7 +41,7 @@ from autoprune.searching.teamwork import trained_by_team
 from autoprune.searching.timing import torch_threads
 from autoprune.searching.training_options import RunOptions, TrainOptions
 from autoprune.study.lock import FolderLock
-from autoprune.tasks import base as data_task
+from autoprune.tasks.base import Task
 from autoprune.tasks.registry import CLASSIFICATION
 from autoprune.tracking.stores import require_usable
 from autoprune.tracking.uris import default_store, mask_secrets, mask_uri
@@ -62,7 +62,7 @@ _DISTILLATION = 0.9
 
 
 @dataclass(frozen=True, eq=False)
-class Task:
+class Training:
     """A training that is ready to begin or to go on.
 
     Attributes:
@@ -110,7 +110,7 @@ def train_network(options: TrainOptions, observer: Observer) -> dict[str, Any]:
     def save(trained: nn.Module, report: Mapping[str, Any]) -> None:
         save_weights(trained, options.out / WEIGHTS, report)
 
-    task = Task(
+    training = Training(
         kind="train",
         name=options.model,
         options=options,
@@ -122,10 +122,10 @@ def train_network(options: TrainOptions, observer: Observer) -> dict[str, Any]:
         hooks=_regularisers(options),
         tests_before=options.weights is not None,
     )
-    return carry_out(task, observer)
+    return carry_out(training, observer)
 
 
-def train_recipe(options: TrainOptions, task: data_task.Task = CLASSIFICATION) -> Recipe:
+def train_recipe(options: TrainOptions, task: Task = CLASSIFICATION) -> Recipe:
     """Returns the recipe of a training: SGD with a cosine, gentle where the network has been trained already.
 
     A rate of 0.1 at batch 128 with a weight decay of 5e-4 is the usual recipe of CIFAR networks with batch norm.
@@ -147,51 +147,51 @@ def varied(recipe: Recipe, options: RunOptions) -> Recipe:
     return replace(recipe, **{name: getattr(options, name) for name in names if getattr(options, name) is not None})
 
 
-def carry_out(task: Task, observer: Observer) -> dict[str, Any]:
+def carry_out(training: Training, observer: Observer) -> dict[str, Any]:
     """Runs a training to its end and returns its report, which `training.json` holds too.
 
     Raises:
         DivergenceError: the loss or a weight is not finite; the last good checkpoint is named.
         RunError: the folder cannot be written, or its checkpoints are of another training.
     """
-    if not task.options.no_mlflow:
-        require_usable(_store(task.options))
-    device = usable_device(task.options.device)
-    split = _split(task.data, task.options)
-    with FolderLock(task.options.out):
-        require_inside(task.options.out / CHECKPOINTS, task.options.out)
-        return _carry_out(task, observer, device=device, split=split)
+    if not training.options.no_mlflow:
+        require_usable(_store(training.options))
+    device = usable_device(training.options.device)
+    split = _split(training.data, training.options)
+    with FolderLock(training.options.out):
+        require_inside(training.options.out / CHECKPOINTS, training.options.out)
+        return _carry_out(training, observer, device=device, split=split)
 
 
-def _carry_out(task: Task, observer: Observer, *, device: str, split: Split) -> dict[str, Any]:
-    out, record = task.options.out, _begun(task, device, split)
+def _carry_out(training: Training, observer: Observer, *, device: str, split: Split) -> dict[str, Any]:
+    out, record = training.options.out, _begun(training, device, split)
     if record["finished"]:
         return record
-    threads = useful_threads(task.data.input_shape)
-    log = _log(task, record)
+    threads = useful_threads(training.data.input_shape)
+    log = _log(training, record)
     status = "FAILED"
     try:
         with torch_threads(threads), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed(task.options.seed, "dropout"))
-            if task.tests_before and record["accuracy_before"] is None:
-                observer.stage(f"Testing {task.name} before the training")
-                record["accuracy_before"] = _tested(task, device).accuracy
+            torch.manual_seed(derive_seed(training.options.seed, "dropout"))
+            if training.tests_before and record["accuracy_before"] is None:
+                observer.stage(f"Testing {training.name} before the training")
+                record["accuracy_before"] = _tested(training, device).accuracy
                 _write(record, out)
-            carried = trained if task.options.workers == 1 else trained_by_team
+            carried = trained if training.options.workers == 1 else trained_by_team
             on_row = None if log is None else log.epoch
-            record = {**record, **carried(task, split, observer, device, checkpoints=out / CHECKPOINTS, on_row=on_row)}
-        task.save(task.model.cpu(), record)
+            record |= carried(training, split, observer, device, checkpoints=out / CHECKPOINTS, on_row=on_row)
+        training.save(training.model.cpu(), record)
         record["finished"] = True
         _write(record, out)
         # From here on there is nothing to go on with.
         remove_checkpoints(out / CHECKPOINTS)
         status = "FINISHED"
     except DivergenceError as error:
-        raise DivergenceError(f"{error} {_last_good(task)}") from error
+        raise DivergenceError(f"{error} {_last_good(training)}") from error
     except KeyboardInterrupt as error:
         status = "KILLED"
         if newest_checkpoint(out / CHECKPOINTS) is not None:
-            error.add_note(f"Continue with: autoprune {task.kind} --resume {out}")
+            error.add_note(f"Continue with: autoprune {training.kind} --resume {out}")
         raise
     finally:
         _close(log, record, observer, out=out, status=status)
@@ -214,7 +214,7 @@ def save_weights(model: nn.Module, path: Path, report: Mapping[str, Any]) -> Non
 
 
 def trained(
-    task: Task,
+    training: Training,
     split: Split,
     observer: Observer,
     device: str,
@@ -223,10 +223,10 @@ def trained(
     on_row: OnRow | None = None,
     team: Team | None = None,
 ) -> dict[str, Any]:
-    """Trains `task.model` and tests it.
+    """Trains `training.model` and tests it.
 
     Args:
-        task: what to train, and how.
+        training: what to train, and how.
         split: of the training images.
         observer: hears of stages, epochs and steps.
         device: where to compute.
@@ -237,30 +237,30 @@ def trained(
     Returns:
         What `training.json` says of the result; nothing in a process that does not lead its team.
     """
-    journal = Journal(task, split.holdout, observer, on_row, count=len(split.training), device=device)
-    observer.stage(f"Training {task.name} on {len(split.training)} images ({device})")
+    journal = Journal(training, split.holdout, observer, on_row, count=len(split.training), device=device)
+    observer.stage(f"Training {training.name} on {len(split.training)} images ({device})")
     report = train(
-        task.model,
-        task.data.train,
+        training.model,
+        training.data.train,
         split.training,
-        task.recipe,
-        seed=derive_seed(task.options.seed, task.kind),
-        teacher=task.teacher,
-        augmentation=task.data.augmentation,
+        training.recipe,
+        seed=derive_seed(training.options.seed, training.kind),
+        teacher=training.teacher,
+        augmentation=training.data.augmentation,
         device=device,
-        hooks=(*task.hooks, journal),
+        hooks=(*training.hooks, journal),
         on_epoch=journal.on_epoch,
         on_step=observer.progress,
-        checkpoint=Checkpointing(checkpoints, every_steps=task.options.checkpoint_steps),
+        checkpoint=Checkpointing(checkpoints, every_steps=training.options.checkpoint_steps),
         team=team,
-        task=task.data.task,
+        task=training.data.task,
     )
     if team is not None and not team.leads:
         return {}
-    if not journal.rows or journal.rows[-1]["epoch"] != task.recipe.epochs:
-        journal.on_epoch(task.recipe.epochs, report.loss)  # a fraction of an epoch at the end
-    observer.stage(f"Testing {task.name}")
-    test = _tested(task, device)
+    if not journal.rows or journal.rows[-1]["epoch"] != training.recipe.epochs:
+        journal.on_epoch(training.recipe.epochs, report.loss)  # a fraction of an epoch at the end
+    observer.stage(f"Testing {training.name}")
+    test = _tested(training, device)
     best = max(journal.rows, key=lambda row: row["holdout_accuracy"])
     return {
         **figures(test),
@@ -274,34 +274,35 @@ def trained(
     }
 
 
-def _tested(task: Task, device: str) -> Scores:
-    return measure(task.model, task.data.test, device=device, task=task.data.task)
+def _tested(training: Training, device: str) -> Scores:
+    return measure(training.model, training.data.test, device=device, task=training.data.task)
 
 
-def _begun(task: Task, device: str, split: Split) -> dict[str, Any]:
+def _begun(training: Training, device: str, split: Split) -> dict[str, Any]:
     """Returns the record of the training, written down before its first step so that it can be resumed."""
-    out = task.options.out
-    if RunFolder(out).holds(TRAINING):
-        return RunFolder(out).training()
+    options = training.options
+    out, folder = options.out, RunFolder(options.out)
+    if folder.holds(TRAINING):
+        return folder.training()
     record: dict[str, Any] = {
         "format": TRAINING_FORMAT,
-        "kind": task.kind,
+        "kind": training.kind,
         "finished": False,
         "uuid": str(uuid.uuid4()),
-        "model": task.name,
-        "data": task.data.name,
-        "metric": task.data.task.reported,
+        "model": training.name,
+        "data": training.data.name,
+        "metric": training.data.task.reported,
         "folder": str(out),
-        "epochs": task.recipe.epochs,
-        "seed": task.options.seed,
+        "epochs": training.recipe.epochs,
+        "seed": options.seed,
         "device": device,
-        "images": {"training": len(split.training), "holdout": len(split.holdout), "test": len(task.data.test)},
+        "images": {"training": len(split.training), "holdout": len(split.holdout), "test": len(training.data.test)},
         "accuracy_before": None,
-        "recipe": {name: str(value) if value == math.inf else value for name, value in asdict(task.recipe).items()},
-        "options": {**task.options.to_json(), "tracking_uri": mask_secrets(task.options.tracking_uri or "") or None},
+        "recipe": {name: str(value) if value == math.inf else value for name, value in asdict(training.recipe).items()},
+        "options": {**options.to_json(), "tracking_uri": mask_secrets(options.tracking_uri or "") or None},
         "command": command_line(),
         "versions": package_versions(),
-        "tracking": None if task.options.no_mlflow else mask_uri(_store(task.options)),
+        "tracking": None if options.no_mlflow else mask_uri(_store(options)),
     }
     _write(record, out)
     return record
@@ -352,11 +353,11 @@ def _split(data: DataBundle, options: RunOptions) -> Split:
     return data.split(holdout=holdout, calibration=1, seed=derive_seed(options.seed, "split"))
 
 
-def _last_good(task: Task) -> str:
-    good = newest_checkpoint(task.options.out / CHECKPOINTS)
+def _last_good(training: Training) -> str:
+    good = newest_checkpoint(training.options.out / CHECKPOINTS)
     if good is None:
         return "It had no good epoch."
-    if task.kind != "train":
+    if training.kind != "train":
         return f"The last good checkpoint is {good}."
     return f"The last good checkpoint is {good}: start from it with --weights, a lower --learning-rate and a new --out."
 
@@ -369,8 +370,8 @@ def _store(options: RunOptions) -> str:
     return options.tracking_uri or os.environ.get(TRACKING_VARIABLE) or default_store(place)
 
 
-def _log(task: Task, record: Mapping[str, Any]) -> TrainingLog | None:
-    options = task.options
+def _log(training: Training, record: Mapping[str, Any]) -> TrainingLog | None:
+    options = training.options
     if options.no_mlflow:
         return None
     from autoprune.tracking.training_log import TrainingLog, TrainingRun
@@ -379,11 +380,11 @@ def _log(task: Task, record: Mapping[str, Any]) -> TrainingLog | None:
     given = {name: value for name, value in record["options"].items() if name in own and value is not None}
     run = TrainingRun(
         uri=_store(options),
-        experiment=f"autoprune {task.name}",
+        experiment=f"autoprune {training.name}",
         name=options.out.resolve().name,
         uuid=record["uuid"],
-        params={**given, **record["recipe"], "data": task.data.name, "seed": options.seed, "kind": task.kind},
-        tags={"model": task.name},
+        params={**given, **record["recipe"], "data": training.data.name, "seed": options.seed, "kind": training.kind},
+        tags={"model": training.name},
     )
     return TrainingLog(run)
 
