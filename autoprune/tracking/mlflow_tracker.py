@@ -1,33 +1,24 @@
 """Writes a search into MLflow: one parent run a search, one child run a finished candidate.
 
 Everything happens on a background thread, in batches: a slow or absent server costs the search nothing but its record
-there. The only module that imports MLflow.
+there.
 """
 
 from __future__ import annotations
 
 import logging
-import os
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from autoprune.core.candidate import Candidate, Outcome
 from autoprune.core.cost import Cost
 from autoprune.core.structure import PrunableGroup
-from autoprune.errors import BackendError
 from autoprune.tracking.background import BackgroundWriter, Job
-from autoprune.tracking.scribe import Ending, Scribe, Search, Told, legal_key
+from autoprune.tracking.scribe import Ending, Scribe, Search, Told
+from autoprune.tracking.session import Session, ended, import_mlflow, legal_params, silence_loggers
 from autoprune.tracking.ui import RunLocation
-from autoprune.tracking.uris import is_server, mask_secrets, mask_uri
-
-_LOGGERS = ("mlflow", "alembic", "sqlalchemy", "urllib3.connectionpool")
-
-#: How long a search that is over waits for a server that has not answered once.
-_UNANSWERED_SECONDS = 10.0
 
 
 class MlflowTracker:
@@ -64,13 +55,12 @@ class MlflowTracker:
         Raises:
             BackendError: MLflow is not installed.
         """
-        self._search = Search(
-            uri=tracking_uri,
+        search = Search(
             experiment=experiment,
             run_name=run_name,
             run_uuid=run_uuid,
-            params={legal_key(name): mask_secrets(str(value)) for name, value in (params or {}).items()},
-            tags={name: mask_secrets(value) for name, value in (tags or {}).items()},
+            params=legal_params(params or {}),
+            tags=dict(tags or {}),
             dense=dense_cost,
             groups=tuple(groups),
             metric=metric,
@@ -78,9 +68,8 @@ class MlflowTracker:
         )
         # Imported here and not on the thread: other libraries import pandas meanwhile, which bears no such race.
         self._levels = silence_loggers()
-        mlflow = import_mlflow()
-        silence_loggers()  # again: importing MLflow configures its logger
-        self._scribe = Scribe(mlflow, self._search)
+        self._session = Session(import_mlflow(), tracking_uri)
+        self._scribe = Scribe(self._session, search)
         self._writer = BackgroundWriter(self._scribe.open, name="autoprune-mlflow")
         self._past: list[Job] | None = None
         self._closed = False
@@ -141,47 +130,11 @@ class MlflowTracker:
         if self._closed:
             return None
         self._closed = True
-        if is_server(self._search.uri) and not self._writer.ready:
-            seconds = min(seconds, _UNANSWERED_SECONDS)
         last = Ending(dict(summary or {}), dict(files or {}), front_ids, interrupted)
-        complete = self._writer.finish(seconds=seconds, last=lambda: self._scribe.end(last))
-        if complete:
+        complaint = ended(
+            self._writer, lambda: self._scribe.end(last), uri=self._session.uri, what="search", seconds=seconds
+        )
+        if complaint is None:
             for name, level in self._levels.items():
                 logging.getLogger(name).setLevel(level)
-            return None
-        reason = mask_secrets(self._writer.error or "it did not answer in time")
-        return (
-            f"{self._writer.lost} entries of this search could not be written to MLflow at "
-            f"{mask_uri(self._search.uri)}: {reason}. The run folder has all of them."
-        )
-
-
-def import_mlflow() -> ModuleType:
-    """Returns MLflow, told to be quiet.
-
-    Raises:
-        BackendError: it is not installed.
-    """
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    # `set_terminated` prints a link to standard output otherwise, even where there is no server to open.
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            import mlflow
-            import mlflow.entities
-        except ImportError as error:
-            raise BackendError(
-                f"MLflow cannot be imported ({error}). Install it (`pip install mlflow`) or search without tracking."
-            ) from error
-    module: ModuleType = mlflow
-    return module
-
-
-def silence_loggers() -> dict[str, int]:
-    """Silences the loggers of MLflow and of what it calls; returns their former levels."""
-    levels = {name: logging.getLogger(name).level for name in _LOGGERS}
-    for name in _LOGGERS:
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    return levels
+        return complaint

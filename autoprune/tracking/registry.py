@@ -22,8 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoprune.errors import BackendError, ConfigError
-from autoprune.tracking.mlflow_tracker import import_mlflow, silence_loggers
-from autoprune.tracking.scribe import find_experiment, legal_key, now_ms, user_name
+from autoprune.tracking.session import Session, import_mlflow, now_ms
 from autoprune.tracking.uris import mask_secrets, mask_uri, store_file
 
 #: What the version that a name stands for is called in the registry.
@@ -117,14 +116,13 @@ def log_network(
     Raises:
         BackendError: MLflow is missing or too old, or the store does not take it.
     """
-    silence_loggers()
     mlflow = import_mlflow()
-    silence_loggers()  # again: importing MLflow configures its logger
     try:
         _require_export(mlflow)
         # The registry looks models up by the address of the process, even for a client of another one.
         with _store_of(mlflow, store):
-            return _Registrar(mlflow, store).log(picked, experiment=experiment, search=search, register=register)
+            registrar = _Registrar(Session(mlflow, store))
+            return registrar.log(picked, experiment=experiment, search=search, register=register)
     except BackendError:
         raise
     except Exception as error:  # whatever a store or a server raises
@@ -140,9 +138,7 @@ def open_existing(store: str) -> None:
     file = store_file(store)
     if file is None or not file.is_file():
         return
-    silence_loggers()
     mlflow = import_mlflow()
-    silence_loggers()
     with _store_of(mlflow, store):
         mlflow.MlflowClient(tracking_uri=store).search_registered_models(max_results=1)
 
@@ -159,29 +155,22 @@ def _require_export(mlflow: ModuleType) -> None:
 class _Registrar:
     """Writes to one store."""
 
-    def __init__(self, mlflow: ModuleType, store: str) -> None:
-        self._mlflow = mlflow
-        self._store = store
-        self._client = mlflow.MlflowClient(tracking_uri=store)
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._client = session.client
 
     def log(self, picked: PickedNetwork, *, experiment: str, search: str, register: str | None) -> LoggedNetwork:
         """Returns where the network is found after it was written, and registered if a name is given."""
-        experiment_id = find_experiment(self._client, experiment, self._store)
-        tags = {
-            **self._parent(experiment_id, search),
-            "autoprune.role": "picked",
-            "autoprune.candidate": str(picked.candidate),
-            "mlflow.user": user_name(),
-            "mlflow.source.name": "autoprune",
-        }
-        run = self._client.create_run(experiment_id, run_name=picked.run_name, tags=tags)
-        run_id = str(run.info.run_id)
+        session = self._session
+        experiment_id = session.experiment(experiment)
+        parent = session.find(experiment_id, search, role="search")
+        tags = {"autoprune.candidate": str(picked.candidate)}
+        if parent is not None:
+            tags["mlflow.parentRunId"] = str(parent.info.run_id)
+        run_id = session.make(experiment_id, picked.run_name, role="picked", tags=tags)
         status = "FAILED"
         try:
-            at, kinds = now_ms(), self._mlflow.entities
-            params = [kinds.Param(legal_key(key), mask_secrets(str(value))) for key, value in picked.params.items()]
-            metrics = [kinds.Metric(legal_key(key), float(value), at, 0) for key, value in picked.metrics.items()]
-            self._client.log_batch(run_id, params=params, metrics=metrics)
+            session.write(run_id, params=picked.params, metrics=session.metrics(picked.metrics, at=now_ms()))
             self._client.log_artifacts(run_id, str(picked.folder), "network")
             model_uri = self._model(picked, run_id)
             version = None if register is None else self._register(register, model_uri, run_id)
@@ -189,7 +178,7 @@ class _Registrar:
         finally:
             self._client.set_terminated(run_id, status)
         return LoggedNetwork(
-            uri=mask_uri(self._store),
+            uri=mask_uri(session.uri),
             experiment_id=experiment_id,
             run_id=run_id,
             model_uri=model_uri if register is None else f"models:/{register}@{ALIAS}",
@@ -197,14 +186,9 @@ class _Registrar:
             version=version,
         )
 
-    def _parent(self, experiment_id: str, search: str) -> dict[str, str]:
-        query = f"tags.`autoprune.run` = '{search}' AND tags.`autoprune.role` = 'search'"
-        found = self._client.search_runs([experiment_id], query, max_results=1)
-        return {"mlflow.parentRunId": str(found[0].info.run_id)} if found else {}
-
     def _model(self, picked: PickedNetwork, run_id: str) -> str:
         """Returns the address of the network as a model of the run."""
-        mlflow = self._mlflow
+        mlflow = self._session.mlflow
         with (
             mlflow.start_run(run_id=run_id, nested=True),
             tempfile.TemporaryDirectory(prefix="autoprune-") as folder,

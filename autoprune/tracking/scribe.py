@@ -1,19 +1,16 @@
 """What the background thread writes to MLflow: runs, parameters, metrics, tags, files.
 
-Handed the imported module by `mlflow_tracker`. Every public method may be run again after it failed half-way.
+Every public method may be run again after it failed half-way.
 """
 
 from __future__ import annotations
 
-import getpass
 import json
 import math
-import re
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from autoprune.core.candidate import Candidate, Evaluation, Failure, Outcome
@@ -22,10 +19,9 @@ from autoprune.core.resources import RESOURCES
 from autoprune.core.standings import Standings
 from autoprune.core.structure import PrunableGroup
 from autoprune.tracking import view
+from autoprune.tracking.session import Session, legal_key, now_ms
 from autoprune.tracking.ui import RunLocation
-from autoprune.tracking.uris import artifact_root, mask_secrets
 
-_ILLEGAL = re.compile(r"[^\w\-. :/]")
 _CHILD_PAGE = 1000
 #: The page paints a run's points and row in the colour of this tag: the front stands out of the rest.
 _COLOUR = "mlflow.runColor"
@@ -37,20 +33,14 @@ _PROGRESS_SECONDS = 1.0
 _TEST_NAMES = {"accuracy": "test_accuracy", "accuracy_before_finetune": "test_accuracy_before_finetune"}
 
 
-def now_ms() -> int:
-    """Returns milliseconds since 1970."""
-    return time.time_ns() // 1_000_000
-
-
 @dataclass(frozen=True)
 class Search:
     """What the thread knows of the search.
 
-    Its `uri` is the store's address, `run_uuid` names the search for good, `metric` is what people call its accuracy,
-    `resource` what the front trades for it.
+    Its `run_uuid` names it for good, `metric` is what people call its accuracy, and `resource` what the front trades
+    for it.
     """
 
-    uri: str
     experiment: str
     run_name: str
     run_uuid: str
@@ -84,11 +74,10 @@ class Ending:
 class Scribe:
     """The thread's side: every method may be run again after it failed half-way."""
 
-    def __init__(self, mlflow: ModuleType, search: Search) -> None:
+    def __init__(self, session: Session, search: Search) -> None:
         self.location: RunLocation | None = None
-        self._mlflow = mlflow
+        self._session = session
         self._search = search
-        self._client: Any = None
         self._experiment_id = ""
         self._parent = ""
         self._known: set[str] = set()
@@ -105,12 +94,12 @@ class Scribe:
     def open(self) -> None:
         """Finds or makes the experiment and the parent run."""
         search = self._search
-        self._client = self._client or self._mlflow.MlflowClient(tracking_uri=search.uri)
-        self._experiment_id = find_experiment(self._client, search.experiment, search.uri)
+        self._experiment_id = self._session.experiment(search.experiment)
         self._parent = self._parent or self._find_parent() or self._make_parent()
         # A parameter is written once for good: those of an earlier part of the search stay as they are.
-        self._log_params(self._parent, {k: v for k, v in self._search.params.items() if k not in self._known})
-        tried = view.is_tried(self._mlflow.__version__)
+        new = {key: value for key, value in search.params.items() if key not in self._known}
+        self._session.write(self._parent, params=new)
+        tried = view.is_tried(self._session.mlflow.__version__)
         if tried:
             ratios = [_ratio_key(group) for group in search.groups]
             tag = view.view_tag(
@@ -123,10 +112,12 @@ class Scribe:
             )
             tried = tag is not None
             if tag is not None:
-                self._client.set_experiment_tag(self._experiment_id, *tag)
+                self._session.client.set_experiment_tag(self._experiment_id, *tag)
         location = RunLocation(self._experiment_id, self._parent, view.view_id(self._parent) if tried else None)
-        self._client.set_experiment_tag(self._experiment_id, "mlflow.note.content", self._note(location))
-        self._client.set_experiment_tag(self._experiment_id, "mlflow.experimentKind", "custom_model_development")
+        self._session.client.set_experiment_tag(self._experiment_id, "mlflow.note.content", self._note(location))
+        self._session.client.set_experiment_tag(
+            self._experiment_id, "mlflow.experimentKind", "custom_model_development"
+        )
         self.location = location
 
     def write(self, told: Told) -> None:
@@ -154,32 +145,34 @@ class Scribe:
         front = self._front() if ending.front_ids is None else ending.front_ids
         self._write_progress()
         self._tag_front(front)
-        self._log(self._parent, _final_metrics(ending.summary), at=now_ms(), step=len(self._ended))
+        self._session.write(
+            self._parent,
+            metrics=self._session.metrics(_final_metrics(ending.summary), at=now_ms(), step=len(self._ended)),
+        )
         for name, path in ending.files.items():
             if path.is_dir():
-                self._client.log_artifacts(self._parent, str(path), name)
+                self._session.client.log_artifacts(self._parent, str(path), name)
             elif path.is_file():
                 parent = str(Path(name).parent)
-                self._client.log_artifact(self._parent, str(path), None if parent == "." else parent)
-        self._client.set_terminated(self._parent, "KILLED" if ending.interrupted else "FINISHED")
+                self._session.client.log_artifact(self._parent, str(path), None if parent == "." else parent)
+        self._session.client.set_terminated(self._parent, "KILLED" if ending.interrupted else "FINISHED")
 
     def _find_parent(self) -> str:
-        query = f"tags.`autoprune.run` = '{self._search.run_uuid}' AND tags.`autoprune.role` = 'search'"
-        runs = self._client.search_runs([self._experiment_id], query, max_results=1)
-        if not runs:
+        found = self._session.find(self._experiment_id, self._search.run_uuid, role="search")
+        if found is None:
             return ""
-        parent = str(runs[0].info.run_id)
-        self._client.update_run(parent, status="RUNNING")
-        self._known = set(runs[0].data.params)
+        parent = str(found.info.run_id)
+        self._session.client.update_run(parent, status="RUNNING")
+        self._known = set(found.data.params)
         for child in self._children_of(parent):
             self._take_up(child)
         return parent
 
     def _children_of(self, parent: str) -> Iterator[Any]:
         query = f"tags.`mlflow.parentRunId` = '{parent}' AND tags.`autoprune.role` = 'candidate'"
-        token = None
+        token, search_runs = None, self._session.client.search_runs
         while True:
-            page = self._client.search_runs([self._experiment_id], query, max_results=_CHILD_PAGE, page_token=token)
+            page = search_runs([self._experiment_id], query, max_results=_CHILD_PAGE, page_token=token)
             yield from page
             token = page.token
             if not token:
@@ -199,15 +192,8 @@ class Scribe:
 
     def _make_parent(self) -> str:
         search = self._search
-        tags = {
-            **search.tags,
-            "autoprune.role": "search",
-            "autoprune.run": search.run_uuid,
-            "mlflow.user": user_name(),
-            "mlflow.source.name": "autoprune",
-        }
-        run = self._client.create_run(self._experiment_id, run_name=search.run_name, tags=tags)
-        return str(run.info.run_id)
+        tags = {**search.tags, "autoprune.run": search.run_uuid}
+        return self._session.make(self._experiment_id, search.run_name, role="search", tags=tags)
 
     def _write_child(self, told: Told) -> None:
         outcome = told.outcome
@@ -216,39 +202,30 @@ class Scribe:
         seconds = sum(one.seconds for one in rungs) + (outcome.seconds if isinstance(outcome, Failure) else 0.0)
         run_id = self._children.get(candidate.id) or self._make_child(told, seconds)
         costs = {**_cost_metrics(candidate.cost, self._search.dense), "seconds": seconds}
-        metrics = self._metrics(costs, at=told.at, step=candidate.fidelity.level)
+        metrics = self._session.metrics(costs, at=told.at, step=candidate.fidelity.level)
         shown = self._ended.get(candidate.id, -1)
         for rung in rungs:
             if rung.candidate.fidelity.level > shown:
-                metrics += self._metrics(_rung_metrics(rung), at=told.at, step=rung.candidate.fidelity.level)
+                metrics += self._session.metrics(_rung_metrics(rung), at=told.at, step=rung.candidate.fidelity.level)
         tags = {"fidelity": candidate.fidelity.name}
         if isinstance(outcome, Failure):
-            tags["autoprune.failure"] = mask_secrets(outcome.reason)
-        # In one call: every call is a transaction, and a round trip to a server.
-        params = self._params(self._child_params(candidate))
-        self._client.log_batch(run_id, metrics=metrics, params=params, tags=self._tags(tags))
+            tags["autoprune.failure"] = outcome.reason
+        self._session.write(run_id, metrics=metrics, params=self._child_params(candidate), tags=tags)
         status = "FAILED" if isinstance(outcome, Failure) else "FINISHED"
-        self._client.set_terminated(run_id, status, end_time=told.at)
+        self._session.client.set_terminated(run_id, status, end_time=told.at)
 
     def _make_child(self, told: Told, seconds: float) -> str:
         candidate = told.outcome.candidate
         tags = {
             "mlflow.parentRunId": self._parent,
-            "mlflow.user": user_name(),
-            "mlflow.source.name": "autoprune",
-            "autoprune.role": "candidate",
             "autoprune.candidate": str(candidate.id),
             "strategy": candidate.proposed_by,
             **_front_tags(on_front=False),
         }
-        run = self._client.create_run(
-            self._experiment_id,
-            run_name=f"{candidate.id:03d} {candidate.proposed_by}",
-            start_time=told.at - int(1000 * seconds),
-            tags=tags,
-        )
-        self._children[candidate.id] = str(run.info.run_id)
-        return self._children[candidate.id]
+        name, started = f"{candidate.id:03d} {candidate.proposed_by}", told.at - int(1000 * seconds)
+        made = self._session.make(self._experiment_id, name, role="candidate", tags=tags, started=started)
+        self._children[candidate.id] = made
+        return made
 
     def _child_params(self, candidate: Candidate) -> dict[str, str]:
         pairs = list(zip(self._search.groups, candidate.structure.widths, strict=True))
@@ -264,7 +241,7 @@ class Scribe:
             metrics["incumbent.score"] = best.score
             metrics["hypervolume"] = front.hypervolume(self._search.dense)
             metrics["front_size"] = float(len(front))
-        return self._metrics(metrics, at=at, step=len(self._ended))
+        return self._session.metrics(metrics, at=at, step=len(self._ended))
 
     def _front(self) -> set[int]:
         return {one.candidate.id for one in self._standings.front}
@@ -272,7 +249,7 @@ class Scribe:
     def _write_progress(self) -> None:
         """Writes the steps that wait, in as few calls as the store allows."""
         while self._steps:
-            self._client.log_batch(self._parent, metrics=self._steps[:_MOST_METRICS])
+            self._session.write(self._parent, metrics=self._steps[:_MOST_METRICS])
             del self._steps[:_MOST_METRICS]
         self._progress_at = time.monotonic()
 
@@ -280,24 +257,8 @@ class Scribe:
         """Makes the children's `front` tags and colours say what `front` says, touching only those that change."""
         for number in sorted(self._tagged ^ front):
             if number in self._children:
-                tags = self._tags(_front_tags(on_front=number in front))
-                self._client.log_batch(self._children[number], tags=tags)
+                self._session.write(self._children[number], tags=_front_tags(on_front=number in front))
                 self._tagged ^= {number}
-
-    def _log(self, run_id: str, metrics: Mapping[str, float], *, at: int, step: int) -> None:
-        self._client.log_batch(run_id, metrics=self._metrics(metrics, at=at, step=step))
-
-    def _log_params(self, run_id: str, params: Mapping[str, str]) -> None:
-        self._client.log_batch(run_id, params=self._params(params))
-
-    def _metrics(self, metrics: Mapping[str, float], *, at: int, step: int) -> list[Any]:
-        return [self._mlflow.entities.Metric(legal_key(k), float(v), at, step) for k, v in metrics.items()]
-
-    def _params(self, params: Mapping[str, str]) -> list[Any]:
-        return [self._mlflow.entities.Param(k, v) for k, v in params.items()]
-
-    def _tags(self, tags: Mapping[str, str]) -> list[Any]:
-        return [self._mlflow.entities.RunTag(k, v) for k, v in tags.items()]
 
     def _note(self, location: RunLocation) -> str:
         cost = RESOURCES[self._search.resource].share_of
@@ -307,16 +268,6 @@ class Scribe:
             f"[parent run]({location.run_link('')}) draws the progress of the search and holds `front.html`, "
             "`front.csv` and the incumbent among its artifacts."
         )
-
-
-def find_experiment(client: Any, name: str, uri: str) -> str:
-    """Returns the id of an experiment of an `MlflowClient`; it is made, or brought back, where it is missing."""
-    found = client.get_experiment_by_name(name)
-    if found is None:
-        return str(client.create_experiment(name, artifact_location=artifact_root(uri)))
-    if found.lifecycle_stage == "deleted":
-        client.restore_experiment(found.experiment_id)
-    return str(found.experiment_id)
 
 
 def _front_tags(*, on_front: bool) -> dict[str, str]:
@@ -345,16 +296,3 @@ def _final_metrics(summary: Mapping[str, Any]) -> dict[str, float]:
 
 def _ratio_key(group: PrunableGroup) -> str:
     return legal_key(f"ratio.{group.name}")
-
-
-def legal_key(name: str) -> str:
-    """Returns a name that MLflow takes: letters, digits and `_-. :/`, at most 250 of them."""
-    return _ILLEGAL.sub("_", name)[:250]
-
-
-def user_name() -> str:
-    """Returns who runs this, for the column of that name."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's numeric user has no name
-        return "unknown"

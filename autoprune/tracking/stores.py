@@ -15,7 +15,7 @@ def require_usable(uri: str) -> None:
     # MLflow takes seconds to import; of these kinds it always has a store.
     if is_server(uri) or store_file(uri) is not None:
         return
-    from autoprune.tracking.mlflow_tracker import import_mlflow
+    from autoprune.tracking.session import import_mlflow
 
     mlflow = import_mlflow()
     try:

@@ -5,16 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 from autoprune.tracking.background import BackgroundWriter
-from autoprune.tracking.mlflow_tracker import import_mlflow, silence_loggers
-from autoprune.tracking.scribe import find_experiment, legal_key, now_ms, user_name
-from autoprune.tracking.uris import is_server, mask_secrets, mask_uri
-
-#: How long a training that is over waits for the store, and for a server that has not answered once.
-_SECONDS, _UNANSWERED_SECONDS = 30.0, 10.0
+from autoprune.tracking.session import Session, ended, import_mlflow, legal_params, now_ms
 
 
 @dataclass(frozen=True)
@@ -48,10 +41,7 @@ class TrainingLog:
             BackendError: MLflow is not installed.
         """
         self._uri = run.uri
-        silence_loggers()
-        mlflow = import_mlflow()
-        silence_loggers()  # again: importing MLflow configures its logger
-        self._pen = _Pen(mlflow, run)
+        self._pen = _Pen(Session(import_mlflow(), run.uri), run)
         self._writer = BackgroundWriter(self._pen.open, name="autoprune-mlflow")
         self._closed = False
 
@@ -77,62 +67,45 @@ class TrainingLog:
         if self._closed:
             return None
         self._closed = True
-        silent = is_server(self._uri) and not self._writer.ready
-        complete = self._writer.finish(
-            seconds=_UNANSWERED_SECONDS if silent else _SECONDS,
-            last=lambda: self._pen.end(metrics or {}, files, status),
-        )
-        if complete:
-            return None
-        reason = mask_secrets(self._writer.error or "it did not answer in time")
-        return (
-            f"{self._writer.lost} entries of this training could not be written to MLflow at {mask_uri(self._uri)}: "
-            f"{reason}. Its folder has all of them."
-        )
+
+        def last() -> None:
+            self._pen.end(metrics or {}, files, status)
+
+        return ended(self._writer, last, uri=self._uri, what="training")
 
 
 class _Pen:
     """The thread's side: every method may be run again after it failed half-way."""
 
-    def __init__(self, mlflow: ModuleType, run: TrainingRun) -> None:
-        self._mlflow = mlflow
+    def __init__(self, session: Session, run: TrainingRun) -> None:
+        self._session = session
         self._run = run
-        self._client: Any = None
         self._id = ""
 
     def open(self) -> None:
         """Finds or makes the experiment and the run."""
-        run = self._run
-        self._client = self._client or self._mlflow.MlflowClient(tracking_uri=run.uri)
-        experiment = find_experiment(self._client, run.experiment, run.uri)
+        run, session = self._run, self._session
+        experiment = session.experiment(run.experiment)
         if not self._id:
-            query = f"tags.`autoprune.run` = '{run.uuid}' AND tags.`autoprune.role` = 'training'"
-            found = self._client.search_runs([experiment], query, max_results=1)
-            self._id = str(found[0].info.run_id) if found else self._make(experiment)
-        self._client.update_run(self._id, status="RUNNING")
-        known = self._client.get_run(self._id).data.params
-        texts = {legal_key(key): mask_secrets(str(value)) for key, value in run.params.items()}
-        new = [self._mlflow.entities.Param(key, value) for key, value in texts.items() if key not in known]
-        self._client.log_batch(self._id, params=new)
+            found = session.find(experiment, run.uuid, role="training")
+            self._id = self._make(experiment) if found is None else str(found.info.run_id)
+        session.client.update_run(self._id, status="RUNNING")
+        known = session.client.get_run(self._id).data.params
+        session.write(
+            self._id, params={key: value for key, value in legal_params(run.params).items() if key not in known}
+        )
 
     def write(self, metrics: Mapping[str, float], *, step: int, at: int) -> None:
         """Writes the figures of a step."""
-        values = [self._mlflow.entities.Metric(legal_key(k), float(v), at, step) for k, v in metrics.items()]
-        self._client.log_batch(self._id, metrics=values)
+        self._session.write(self._id, metrics=self._session.metrics(metrics, at=at, step=step))
 
     def end(self, metrics: Mapping[str, float], files: Sequence[Path], status: str) -> None:
         """Writes the final figures and files and ends the run."""
         self.write(metrics, step=0, at=now_ms())
         for path in files:
-            self._client.log_artifact(self._id, str(path))
-        self._client.set_terminated(self._id, status)
+            self._session.client.log_artifact(self._id, str(path))
+        self._session.client.set_terminated(self._id, status)
 
     def _make(self, experiment: str) -> str:
-        tags = {
-            **{key: mask_secrets(value) for key, value in self._run.tags.items()},
-            "autoprune.role": "training",
-            "autoprune.run": self._run.uuid,
-            "mlflow.user": user_name(),
-            "mlflow.source.name": "autoprune",
-        }
-        return str(self._client.create_run(experiment, run_name=self._run.name, tags=tags).info.run_id)
+        tags = {**self._run.tags, "autoprune.run": self._run.uuid}
+        return self._session.make(experiment, self._run.name, role="training", tags=tags)
