@@ -23,12 +23,18 @@ Budgets = Annotated[
 ]
 Front = Annotated[
     str | None,
-    typer.Option(metavar="RANGE", rich_help_panel=_GOAL, help="Search a whole range instead, such as 20..80%flops."),
+    typer.Option(
+        metavar="RANGE",
+        rich_help_panel=_GOAL,
+        help="Search a whole range instead, such as 20..80%flops. (default: none)",
+    ),
 ]
 FinetuneEpochs = Annotated[
     float | None,
     typer.Option(
-        metavar="N", rich_help_panel=_GOAL, help="Epochs of finetuning with distillation at the end; 0 for none."
+        metavar="N",
+        rich_help_panel=_GOAL,
+        help="Epochs of finetuning with distillation at the end; 0 for none. (default: 1 after a search, else 0)",
     ),
 ]
 
@@ -84,7 +90,9 @@ Model = Annotated[
 Weights = Annotated[
     Path | None,
     typer.Option(
-        metavar="FILE", rich_help_panel=_NETWORK, help="State dict of the trained network: .pt, .pth or .safetensors."
+        metavar="FILE",
+        rich_help_panel=_NETWORK,
+        help="State dict of the trained network: .pt, .pth or .safetensors. (default: as the network is built)",
     ),
 ]
 Data = Annotated[
@@ -176,7 +184,8 @@ Strategy = Annotated[
     ),
 ]
 Candidates = Annotated[
-    int | None, typer.Option(metavar="N", rich_help_panel=_SEARCH, help="How many structures to evaluate.")
+    int | None,
+    typer.Option(metavar="N", rich_help_panel=_SEARCH, help="How many structures to evaluate. (default: 100)"),
 ]
 TimeLimit = Annotated[
     str | None,
@@ -190,12 +199,20 @@ Seed = Annotated[
 ]
 CalibrationImages = Annotated[
     int | None,
-    typer.Option(metavar="N", rich_help_panel=_SEARCH, help="Training images that cut networks are reconstructed on."),
+    typer.Option(
+        metavar="N",
+        rich_help_panel=_SEARCH,
+        help="Training images that cut networks are reconstructed on. (default: classification 512, detection 64, "
+        "segmentation 32)",
+    ),
 ]
 HoldoutImages = Annotated[
     int | None,
     typer.Option(
-        metavar="N", rich_help_panel=_SEARCH, help="Training images held out to score candidates; never the test set."
+        metavar="N",
+        rich_help_panel=_SEARCH,
+        help="Training images held out to score candidates; never the test set. (default: 4000, about a quarter of "
+        "few)",
     ),
 ]
 

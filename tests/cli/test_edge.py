@@ -4,6 +4,7 @@ import errno
 
 import pytest
 import torch
+import typer
 
 from autoprune.cli import main
 from autoprune.cli.edge import guarded, run
@@ -145,6 +146,27 @@ def test_without_a_command_the_help_is_shown(capsys):
 def test_every_command_has_a_help_text(capsys, command):
     assert run([command, "--help"]) == 0
     assert f"autoprune {command}" in capsys.readouterr().out
+
+
+def test_the_help_of_a_search_names_every_default():
+    from autoprune.cli.app import app
+    from autoprune.searching.options import SearchOptions
+    from autoprune.searching.preparation import HOLDOUT_IMAGES
+    from autoprune.searching.results import DEFAULT_FINETUNE_EPOCHS
+    from autoprune.tasks.registry import CLASSIFICATION, make_task
+
+    options = typer.main.get_command(app).commands["search"].params
+    said = {item.name: item.help for item in options if not item.is_flag and item.name not in ("resume", "experiment")}
+    assert [name for name, text in said.items() if "(default: " not in text] == []
+    images = [make_task(name).calibration_images for name in ("detection", "segmentation")]
+    for name, default in {
+        "finetune_epochs": f"{DEFAULT_FINETUNE_EPOCHS:g} after a search",
+        "candidates": SearchOptions().candidates,
+        "holdout_images": HOLDOUT_IMAGES,
+        "calibration_images": f"classification {CLASSIFICATION.calibration_images}, detection {images[0]}, "
+        f"segmentation {images[1]}",
+    }.items():
+        assert f"(default: {default}" in said[name]
 
 
 def test_the_entry_point_ends_the_process_with_the_code():
