@@ -9,6 +9,7 @@ from typing import Any
 
 from autoprune.core.budget import Budget
 from autoprune.core.candidate import Candidate, Evaluation
+from autoprune.core.cost import Cost
 from autoprune.core.front import rank
 from autoprune.core.resources import RESOURCES
 from autoprune.errors import ConfigError, RunError
@@ -73,34 +74,38 @@ class Choice:
             if not mine:
                 raise self._unknown(max((item.candidate.id for item in evaluations), default=-1))
             return mine[-1]
-        top = max((item.candidate.fidelity.level for item in evaluations), default=0)
+        if not evaluations:
+            raise ConfigError("No evaluated candidate fits: none was evaluated. Continue the search with --resume.")
+        top = max(item.candidate.fidelity.level for item in evaluations)
         fitting = [item for item in evaluations if item.candidate.fidelity.level == top]
         if self.budget is not None:
-            limit = Budget.parse(self.budget).resolve(prepared.network.cost_model.dense)
-            fitting = [item for item in fitting if limit.allows(item.candidate.cost)]
+            fitting = self._within(self.budget, fitting, prepared.network.cost_model.dense)
         if self.min_accuracy is not None:
+            best = max(item.accuracy for item in fitting)
             fitting = [item for item in fitting if item.accuracy >= self.min_accuracy]
-        if not fitting:
-            raise ConfigError(self._nothing(evaluations, prepared))
+            if not fitting:
+                where = "" if self.budget is None else f" within {self.budget}"
+                raise ConfigError(
+                    f"No evaluated candidate{where} has a hold-out accuracy of {self.min_accuracy:g}: the best is "
+                    f"{best:.4f}. Ask for less."
+                )
         resource = prepared.space.front_resource
         if self.min_accuracy is not None:
             return min(fitting, key=lambda item: (item.candidate.cost.of(resource), rank(item, resource)))
         return min(fitting, key=lambda item: rank(item, resource))
 
-    def _nothing(self, evaluations: Sequence[Evaluation], prepared: Prepared) -> str:
-        """Returns why nothing fits: the cheapest and the best there is."""
-        if not evaluations:
-            return "No evaluated candidate fits: none was evaluated. Continue the search with --resume."
-        dense = prepared.network.cost_model.dense
-        limit = Budget.parse(self.budget or "100%flops").resolve(dense)
-        least = min(item.candidate.cost.of(limit.resource) for item in evaluations)
-        noun = RESOURCES[limit.resource].share_of
-        share = f"{100 * least / dense.of(limit.resource):.1f} % of the {noun} ({limit.shown(least)})"
-        best = max(item.accuracy for item in evaluations)
-        return (
-            f"No evaluated candidate fits: the cheapest keeps {share}, and the best hold-out accuracy is {best:.4f}. "
-            "Ask for less, or search a range: autoprune search --front 20..80%flops."
-        )
+    def _within(self, budget: str, evaluations: Sequence[Evaluation], dense: Cost) -> list[Evaluation]:
+        """Returns those within a budget, of which there must be one."""
+        limit = Budget.parse(budget).resolve(dense)
+        found = [item for item in evaluations if limit.allows(item.candidate.cost)]
+        if not found:
+            least = min(item.candidate.cost.of(limit.resource) for item in evaluations)
+            share = f"{100 * least / dense.of(limit.resource):.1f} % of the {RESOURCES[limit.resource].share_of}"
+            raise ConfigError(
+                f"No evaluated candidate is within {budget}: the cheapest keeps {share} ({limit.shown(least)}). Allow "
+                "more, or search a range: autoprune search --front 20..80%flops."
+            )
+        return found
 
 
 def pick(

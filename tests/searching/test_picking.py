@@ -75,6 +75,14 @@ def test_a_demand_that_no_candidate_meets_is_one_clear_line(searched):
         picked(searched, budget="1%flops")
 
 
+def test_what_is_said_of_a_demand_that_no_candidate_meets_contradicts_no_part_of_it(searched):
+    with pytest.raises(ConfigError, match=r"candidate is within 1%flops: .* Allow more"):
+        picked(searched, budget="1%flops", min_accuracy=0.0)
+    with pytest.raises(ConfigError, match=r"within 90%flops has .* of 1: the best is 0\.\d+\. Ask for less") as both:
+        picked(searched, budget="90%flops", min_accuracy=1.0)
+    assert "cheapest" not in str(both.value)
+
+
 def test_a_budget_of_bytes_picks_what_holds_it(searched):
     with (searched / "front.csv").open() as table:
         limit = min(int(row["weights"]) for row in csv.DictReader(table))
