@@ -18,7 +18,7 @@ from autoprune.config.layout import CHECKPOINTS, FRONT_CSV, FRONT_HTML, INCUMBEN
 from autoprune.config.options import default_run_folder, holds_search
 from autoprune.core.candidate import Candidate, Evaluation, Outcome
 from autoprune.core.files import require_inside
-from autoprune.core.seams import BackendReport, Tracker
+from autoprune.core.seams import BackendReport, Strategy, Tracker
 from autoprune.errors import RunError
 from autoprune.report.observer import Observer
 from autoprune.searching.finish import Finisher, describe, figures, save_finished
@@ -106,10 +106,12 @@ def run(problem: Problem, options: SearchOptions, observer: Observer) -> Conclud
 
 def _run(prepared: Prepared, observer: Observer, *, out: Path, started: float) -> Concluded:
     header = _header(prepared, out)
+    # Before MLflow hears of the search: one that cannot begin must not be the latest on its page.
+    strategy = _strategy(prepared)
     with _ledger(out, header) as ledger, _mlflow(prepared, header, out) as mlflow:
         heard: list[Tracker] = [observer, *([] if mlflow is None else [mlflow])]
         observer.begins(metric=prepared.problem.data.task.reported, resource=prepared.space.front_resource)
-        study = _study(prepared, [ledger, *heard])
+        study = _study(prepared, strategy, [ledger, *heard])
         with nullcontext() if mlflow is None else mlflow.hearing_past():
             replayed = replay(ledger.events, study, heard_by=[_Past(observer), *heard[1:]])
         if replayed.outcomes:
@@ -167,11 +169,15 @@ def _header(prepared: Prepared, out: Path) -> dict[str, Any]:
     return {**header, "uuid": str(before.get("uuid", uuid.uuid4()))}
 
 
-def _study(prepared: Prepared, trackers: list[Tracker]) -> Study:
+def _strategy(prepared: Prepared) -> Strategy:
     options, space = prepared.options, prepared.space
-    strategy = make_strategy(
+    return make_strategy(
         options.strategy, space=space, profile=prepared.profile, seed=options.seed, candidates=options.candidates
     )
+
+
+def _study(prepared: Prepared, strategy: Strategy, trackers: list[Tracker]) -> Study:
+    options, space = prepared.options, prepared.space
     return Study(
         space,
         strategy,
@@ -209,7 +215,7 @@ def searched(prepared: Prepared, observer: Observer) -> tuple[Evaluation, Backen
     Raises:
         RunError: no candidate could be evaluated.
     """
-    study = _study(prepared, [observer])
+    study = _study(prepared, _strategy(prepared), [observer])
     report, interrupted = _evaluate(prepared, study, observer)
     if interrupted:
         raise KeyboardInterrupt

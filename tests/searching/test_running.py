@@ -315,6 +315,13 @@ def test_a_search_in_which_nothing_works_ends_with_the_reason(toy, monkeypatch):
     assert not any("fidelity" in note for note in result.summary["notes"])
 
 
+def test_a_search_that_cannot_begin_is_not_in_mlflow_and_bars_no_folder(toy, folder):
+    with pytest.raises(ConfigError, match="unifrom"):
+        toy(strategy="unifrom", no_mlflow=False, tracking_uri=f"sqlite:///{folder}/m.db")
+    assert not (folder / "m.db").exists()
+    assert not (folder / "run" / "ledger.jsonl").exists()
+
+
 def test_a_python_caller_hears_that_nothing_works(folder, monkeypatch):
     from autoprune.evaluation.evaluator import CandidateEvaluator
 
