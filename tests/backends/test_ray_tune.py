@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from types import SimpleNamespace
 
 import pytest
 from toy_search import (
@@ -35,6 +36,20 @@ def test_a_cluster_that_is_not_there_is_an_error_of_one_line_within_seconds():
     assert time.monotonic() - started < 60
     with pytest.raises(BackendError, match="Write auto or HOST:PORT"):
         RayBackend(1, address="somewhere:x").run(build_study(), ToyFactory(), should_stop=never)
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize(("address", "told"), [(None, False), ("auto", False), ("here:1", False), ("there:1", True)])
+def test_a_ray_of_this_process_is_used_and_that_it_is_another_is_said(address, told, monkeypatch, caplog):
+    from autoprune.backends.ray_tune.cluster import cluster
+
+    monkeypatch.setattr("ray.is_initialized", lambda: True)
+    monkeypatch.setattr("ray.get_runtime_context", lambda: SimpleNamespace(gcs_address="here:1"))
+    with cluster(address, 1, 0):
+        assert [record.getMessage() for record in caplog.records] == told * [
+            "Ray runs in this process already, at here:1: it is used, and not there:1. Call ray.shutdown() before, to "
+            "be connected there."
+        ]
 
 
 @pytest.mark.ray

@@ -30,6 +30,8 @@ _SETTINGS = {
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
 }
 
+_log = logging.getLogger(__name__)
+
 
 @contextmanager
 def settings() -> Iterator[None]:
@@ -89,12 +91,21 @@ def cluster(address: str | None, cpus: int, array_bytes: int, *, gpus: Sequence[
     """Connects to a cluster, or starts Ray on this machine; ends on exit what it began.
 
     Args:
-        address: of a running cluster; None to start Ray here, or to use what runs in this process.
+        address: of a running cluster; None to start Ray here. A Ray that runs in this process is used anyway, with a
+            warning where it has another address.
         cpus: that a Ray which is started here is to have.
         array_bytes: size of the arrays that workers share.
         gpus: that a Ray which is started here is to have, as `CUDA_VISIBLE_DEVICES` names them.
     """
     if ray.is_initialized():
+        here = ray.get_runtime_context().gcs_address
+        if address not in (None, "auto", here):
+            _log.warning(
+                "Ray runs in this process already, at %s: it is used, and not %s. Call ray.shutdown() before, to be "
+                "connected there.",
+                here,
+                address,
+            )
         yield
         return
     if address is not None:
