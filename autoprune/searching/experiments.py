@@ -96,6 +96,7 @@ def _search(path: Path, target: Path, *, seeds: Sequence[int] | None, display: D
                 observer.close()
             if found.summary.get("interrupted"):
                 raise KeyboardInterrupt
+            found.require_found()
             runs.append({key: found.summary[key] for key in _KEPT if key in found.summary})
     listed = "".join(f" --seed {seed}" for seed in seeds or ())
     _write(target, {**_provenance(path, listed), "kind": "search", "runs": runs})
@@ -166,10 +167,11 @@ def _searched(options: SearchOptions, run: Path, observer: Observer) -> Mapping[
         before = folder.summary()
         if not before["interrupted"]:
             return before
-    summary = run_search(options, observer=observer).summary
-    if summary.get("interrupted"):
+    found = run_search(options, observer=observer)
+    if found.summary.get("interrupted"):
         raise KeyboardInterrupt
-    return summary
+    found.require_found()
+    return found.summary
 
 
 def _finetune_options(options: SearchOptions, source: Path, out: Path, *, holdout: int) -> FinetuneOptions:

@@ -89,6 +89,19 @@ def test_one_that_was_stopped_while_it_finetuned_goes_on_there(file, monkeypatch
     assert first["run"]["incumbent"]["widths"] == again["run"]["incumbent"]["widths"]
 
 
+@pytest.mark.parametrize("kind", ["published", "search"])
+def test_a_search_that_finds_nothing_leaves_no_results_for_the_table(file, folder, monkeypatch, capsys, kind):
+    def fail(self, *args, **kwargs):
+        raise RuntimeError("out of everything")
+
+    monkeypatch.setattr("autoprune.evaluation.evaluator.CandidateEvaluator.build", fail)
+    if kind == "search":
+        (folder / "mine.toml").write_text(FILE.partition("[[published]]")[0].replace('kind = "published"', ""))
+    assert command_line(["experiment", "mine.toml"]) == 2
+    assert "No candidate could be evaluated." in capsys.readouterr().err
+    assert not file.exists()
+
+
 def test_what_was_begun_by_another_file_is_not_gone_on_with(file, folder, monkeypatch):
     def stopped(options, observer):
         raise KeyboardInterrupt
