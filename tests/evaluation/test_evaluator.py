@@ -71,6 +71,20 @@ def test_finetuning_changes_the_network(made, evaluator):
     assert scores[0] != scores[1]
 
 
+def test_a_finetune_takes_batches_of_the_size_that_suits_the_task(made, monkeypatch):
+    class Detecting(type(made[1].task)):
+        batch_size = 16
+
+    recipes = []
+    monkeypatch.setattr("autoprune.evaluation.evaluator.train", lambda *args, **_: recipes.append(args[3]))
+    factory_ = dataclasses.replace(made[1], task=Detecting())
+    built = factory_.build(frozen_arrays(factory_.arrays), worker="main")
+    wanted = candidate(factory_, 0.5, rung(Merge.SLICE, epochs=1.0))
+    for parts in (1, 2):
+        built.build(wanted.structure, wanted.fidelity, seed=0, parts=parts)
+    assert [recipe.batch_size for recipe in recipes] == [16, 8]
+
+
 @pytest.mark.parametrize("score", SCORES)
 def test_the_score_is_the_chosen_metric(made, score):
     _, factory_ = made
