@@ -147,6 +147,7 @@ class Prepared:
             "model": self.problem.name,
             "weights": self.fingerprint,
             "data": self.problem.data.name,
+            **({"images": dict(self.problem.digests)} if self.problem.digests else {}),
             "task": self.problem.data.task.name,
             "budget": list(options.goals),
             "scope": options.scope,

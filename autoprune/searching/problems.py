@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,6 +27,7 @@ from autoprune.models.saved import SavedModel, load, read_saved
 from autoprune.models.zoo import ModelInfo, build_model, model_info
 from autoprune.plugins import require_foreign
 from autoprune.report.observer import Observer
+from autoprune.searching.digests import digest_of
 from autoprune.searching.options import SearchOptions
 from autoprune.searching.run_folder import RunFolder
 from autoprune.searching.timing import torch_threads
@@ -45,6 +48,7 @@ class Problem:
         data: the images.
         trained_here: whether autoprune trained it itself, on all training images: the embedded default.
         objects: what has no name another process could load it by: `model`, `data`.
+        given: a caller's images as they came, before the network named their classes; None for images with a name.
     """
 
     name: str
@@ -54,6 +58,15 @@ class Problem:
     data: DataBundle
     trained_here: bool = False
     objects: tuple[str, ...] = ()
+    given: DataBundle | None = None
+
+    @cached_property
+    def digests(self) -> Mapping[str, str]:
+        """{part: number and digest} of a caller's images; empty for images with a name."""
+        if self.given is None:
+            return {}
+        parts = {"training": self.given.train, "validation": self.given.validation, "test": self.given.test}
+        return {part: digest_of(images) for part, images in parts.items() if images is not None}
 
 
 def load_problem(options: SearchOptions, observer: Observer) -> Problem:
@@ -86,15 +99,16 @@ def problem_from(model: nn.Module | str, data: Any, options: SearchOptions, obse
             return load_problem(replace(options, data=data), observer)
         info, bundle = model_info(model), _images(data, options)
         usual = is_embedded(model) and _alike(bundle, load_data(info.default_data))
-        return replace(_named(model, bundle, options, observer, usual=usual), objects=("data",))
+        named = _named(model, bundle, options, observer, usual=usual)
+        return replace(named, objects=("data",), given=bundle)
     if not isinstance(model, nn.Module):
         raise ModelError(f"The model is a {type(model).__name__}. Give an nn.Module or a name such as 'cifar/vgg16'.")
     bundle = _images(data, options)
     objects = ("model",) if isinstance(data, str) else ("model", "data")
     own = uncompiled(_own_copy(model))
     name, dense = type(own).__name__, adapt(own)
-    bundle = named_by(dense, bundle, name=name, observer=observer, device=options.device)
-    return Problem(name, None, None, dense, bundle, objects=objects)
+    known = named_by(dense, bundle, name=name, observer=observer, device=options.device)
+    return Problem(name, None, None, dense, known, objects=objects, given=bundle if "data" in objects else None)
 
 
 def saved_problem(

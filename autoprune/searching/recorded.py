@@ -20,6 +20,8 @@ from autoprune.strategies.registry import strategy_names
 from autoprune.tracking.uris import MASK, place_on_disk
 
 TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
+#: What searches did before an option existed, where that is not its default: their candidates are cut as they were.
+BEFORE: Mapping[str, Any] = {"channels": "norm"}
 
 
 def recorded_options(
@@ -42,8 +44,7 @@ def recorded_options(
         raise RunError(f"The ledger in {str(folder)!r} does not say how the search was started. Start it anew.")
     known = {field.name for field in fields(SearchOptions)} & set(OPTIONS)
     read = {name: value for name, value in values.items() if name in known and value is not None and name != "out"}
-    # Searches from before the choice existed cut by norm; their candidates are to be cut as they were.
-    read.setdefault("channels", "norm")
+    read = {**BEFORE, **read}
     if tracks and not (changes.get("no_mlflow") or changes.get("tracking_uri")) and not read.get("no_mlflow"):
         read["tracking_uri"] = recorded_store(read.get("tracking_uri"), folder)
     given = {name: value for name, value in {**read, **changes}.items() if value is not None}

@@ -32,6 +32,7 @@ from autoprune.searching.results import (
     uniform_of,
     write_results,
 )
+from autoprune.searching.resuming import require_same
 from autoprune.searching.run_folder import RunFolder
 from autoprune.searching.timing import torch_threads
 from autoprune.searching.workers import evaluated, require_cores
@@ -99,6 +100,7 @@ def run(problem: Problem, options: SearchOptions, observer: Observer) -> Conclud
             require_inside(out / name, out)
         if not holds_search(out / LEDGER):
             RunFolder(out).require_new()
+        require_same(out, problem, options)
         # What is wrong with the ledger is said when it is opened.
         prepared = prepare(problem, options, observer, recorded_latency=RunFolder(out).recorded("latency"))
         return _run(prepared, observer, out=out, started=started)
@@ -166,6 +168,8 @@ def _header(prepared: Prepared, out: Path) -> dict[str, Any]:
         before = RunFolder(out).header()
         # What determines the search is compared key by key; where it lies and who works for it may change.
         header["options"] = before.get("options")
+        if "images" not in before:
+            header.pop("images", None)  # a search from before they were written down
     return {**header, "uuid": str(before.get("uuid", uuid.uuid4()))}
 
 
