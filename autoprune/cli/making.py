@@ -33,6 +33,7 @@ def search(
     strategy: p.Strategy = None,
     candidates: p.Candidates = None,
     time_limit: p.TimeLimit = None,
+    evaluation_timeout: p.EvaluationTimeout = None,
     seed: p.Seed = None,
     channels: p.Channels = None,
     calibration_images: p.CalibrationImages = None,

@@ -265,6 +265,15 @@ RayAddress = Annotated[
         help="A running Ray cluster: auto or HOST:PORT. (default: start one here)",
     ),
 ]
+EvaluationTimeout = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TIME",
+        rich_help_panel=_WORKERS,
+        help="When an evaluation counts as hung: it fails and its worker is started anew. Not with the serial backend. "
+        "(default: 20 times the slowest so far, at least 10m)",
+    ),
+]
 TrainingWorkers = Annotated[
     int | None,
     typer.Option(

@@ -162,6 +162,7 @@ OPTIONS: Mapping[str, Option] = {
         _option("strategy", _text),
         _option("candidates", _integer(1)),
         _option("time_limit", parse_duration),
+        _option("evaluation_timeout", parse_duration),
         _option("finetune_epochs", _number),
         _option("backend", _choice(BACKENDS)),
         _option("workers", _integer(1)),
@@ -189,6 +190,7 @@ CODE_OPTIONS = ("model", "data", "task", "strategy")
 RESUMABLE = frozenset(
     (
         *("backend", "workers", "gpus_per_worker", "ray_address", "device", "time_limit", "finetune_epochs"),
+        "evaluation_timeout",
         *("data_root", "tracking_uri", "no_mlflow"),
     )
 )
@@ -362,5 +364,10 @@ def _check_workers(options: dict[str, Any]) -> None:
             raise ConfigError(
                 f"The serial backend has no workers: leave {OPTIONS[name].flag} out, or use --backend ray."
             )
+    if options.get("evaluation_timeout") is not None:
+        raise ConfigError(
+            f"The serial backend cannot end an evaluation that hangs in its own process: leave "
+            f"{OPTIONS['evaluation_timeout'].flag} out, or use --backend ray."
+        )
     if options.get("workers", 1) != 1:
         raise ConfigError(f"The serial backend runs one worker, not {options['workers']}. Use --backend ray for more.")

@@ -22,6 +22,8 @@ class SearchOptions:
         strategy: who proposes.
         candidates: how many structures are evaluated.
         time_limit: seconds the search may take, None for no limit.
+        evaluation_timeout: seconds after which one rung of one candidate counts as failed and its worker is started
+            anew; None for a generous multiple of the slowest so far. The serial backend cannot end an evaluation.
         finetune_epochs: of uniform and incumbent at the end; 0 for none, None for the default.
         backend: `ray` or `serial`.
         workers: evaluators at a time; None for two a GPU, or one a core where there is none.
@@ -53,6 +55,7 @@ class SearchOptions:
     strategy: str = "auto"
     candidates: int = 100
     time_limit: float | None = None
+    evaluation_timeout: float | None = None
     finetune_epochs: float | None = None
     backend: str = "ray"
     workers: int | None = None

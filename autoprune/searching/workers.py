@@ -73,4 +73,5 @@ def backend_of(prepared: Prepared, observer: Observer) -> Backend:
         local_cpus=usable_cores(),
         local_gpus=visible_gpus(device),
         warn=observer.warning,
+        evaluation_timeout=options.evaluation_timeout,
     )

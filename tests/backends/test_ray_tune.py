@@ -160,8 +160,20 @@ class TestOnOneCluster:
         assert study.done
         assert {evaluation.worker for evaluation in study.evaluations} == {"worker-0", "worker-1"}
         reasons = {failure.candidate.id: failure.reason for failure in study.failures}
-        assert reasons == {2: "ArithmeticError: candidate 2 diverged", 4: "took longer than 3 s"}
+        assert reasons == {2: "ArithmeticError: candidate 2 diverged", 4: "timed out after 3 s"}
         tally("worker hangs beyond its time limit", "one failed candidate")
+
+    def test_what_hangs_is_noticed_by_how_long_the_others_took_without_any_time_limit(self, tally, monkeypatch):
+        monkeypatch.setattr(seams, "_LOOK", 0.2)
+        monkeypatch.setattr("autoprune.backends.patience._LEAST", 2.0)
+        # The first of all hangs: what it may take is known only while it does.
+        study = build_study(candidates=8)
+        RayBackend(2).run(study, ToyFactory({"hangs": (0, 5), "seconds": 0.05}), should_stop=never)
+        assert study.done
+        reasons = {failure.candidate.id: failure.reason for failure in study.failures}
+        assert reasons == {0: "timed out after 2 s", 5: "timed out after 2 s"}
+        assert len(study.evaluations) >= 6
+        tally("worker hangs, no time limit given", "one failed candidate")
 
     def test_an_evaluator_that_cannot_be_built_ends_the_search(self):
         with pytest.raises(BackendError, match="cannot build its evaluator: RuntimeError: no such images") as caught:

@@ -6,6 +6,7 @@ import pytest
 from toy_search import Events, ToyFactory, build_ladder, build_study
 
 from autoprune.backends.evaluating import evaluate
+from autoprune.backends.patience import Patience
 from autoprune.backends.ray_tune import seams
 from autoprune.backends.ray_tune.actors import Broken
 from autoprune.backends.ray_tune.seams import Driver
@@ -33,6 +34,9 @@ class FakePool:
     def retire(self, index, *, reason):
         self.retired = [*getattr(self, "retired", []), index]
 
+    def limit(self, level, seconds):
+        self.limits = {**getattr(self, "limits", {}), level: seconds}
+
     def kill(self):
         pass
 
@@ -51,7 +55,7 @@ def _all_quiet(monkeypatch):
 
 
 def driver_of(study, workers, warn=str):
-    return Driver(study, FakePool(workers), timeout=None, should_stop=lambda: False, warn=warn)
+    return Driver(study, FakePool(workers), patience=Patience(None), should_stop=lambda: False, warn=warn)
 
 
 def quiet(driver, loops=5):
@@ -156,3 +160,13 @@ def test_every_candidate_is_handed_out_once_and_told_once(workers):
     assert driver.done
     assert sorted(handed) == list(range(study.proposed))
     assert sorted(evaluation.candidate.id for evaluation in study.evaluations) == sorted(handed)
+
+
+def test_the_board_is_told_how_long_a_rung_may_take_once_one_has_ended():
+    pool = FakePool(2)
+    driver = Driver(one_rung([]), pool, patience=Patience(None), should_stop=lambda: False, warn=str)
+    config = driver.suggest("a")
+    assert not hasattr(pool, "limits")
+    assert config["timeout"] is None
+    end(driver, "a", config)
+    assert pool.limits == {0: 600.0}

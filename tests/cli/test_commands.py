@@ -46,7 +46,7 @@ def test_every_option_of_a_search_arrives(fake_search, tmp_path):
         "--front 20..80%flops --model cifar/resnet20-b --weights w.pt --data cifar10 --data-root . --scope internal "
         "--search-space cifar-resnet --strategy random --candidates 7 --time-limit 5m --calibration-images 8 "
         "--holdout-images 9 --backend ray --workers 2 --gpus-per-worker 0.25 --ray-address auto --device cpu --out o "
-        "--tracking-uri sqlite:///x.db --no-mlflow"
+        "--evaluation-timeout 1h30m --tracking-uri sqlite:///x.db --no-mlflow"
     )
     assert run(["search", *text.split()]) == 0
     [(_, (options,), _)] = fake_search.calls
@@ -63,6 +63,7 @@ def test_every_option_of_a_search_arrives(fake_search, tmp_path):
         "strategy": "random",
         "candidates": 7,
         "time_limit": 300.0,
+        "evaluation_timeout": 5400.0,
         "calibration_images": 8,
         "holdout_images": 9,
         "backend": "ray",

@@ -77,6 +77,11 @@ def test_a_wrong_duration_is_an_error(text):
         ),
         ({"backend": "serial", "workers": 2}, "runs one worker, not 2"),
         ({"backend": "serial", "ray_address": "auto"}, "leave --ray-address out"),
+        (
+            {"backend": "serial", "evaluation_timeout": "5m"},
+            "in its own process: leave --evaluation-timeout out",
+        ),
+        ({"evaluation_timeout": "0"}, "--evaluation-timeout is '0', but must be above 0"),
         ({"front": "50%flops"}, "is not a range"),
         ({"budgets": ["20..80%flops"]}, "Ask for it with --front"),
         ({"model": " "}, "must be a non-empty string"),

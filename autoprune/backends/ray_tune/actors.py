@@ -40,6 +40,13 @@ class Broken:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Overdue:
+    """No answer within so many seconds."""
+
+    limit: float
+
+
 class Worker:
     """The body of an evaluator actor."""
 
@@ -83,12 +90,13 @@ class Worker:
 class Board:
     """What the driver and its workers let each other know.
 
-    From the driver: the shared objects, and the rung that each climbing candidate is at. From the workers: where they
-    are, for Ray may start them anew on another node.
+    From the driver: the shared objects, the rung that each climbing candidate is at, and how long rungs may take. From
+    the workers: where they are, for Ray may start them anew on another node.
     """
 
     def __init__(self) -> None:
         self._rungs: dict[int, Fidelity] = {}
+        self._limits: dict[int, float | None] = {}
         self._places: dict[str, str] = {}
         self._references: Sequence[Any] = ()
         self._given = asyncio.Event()
@@ -116,6 +124,14 @@ class Board:
         """Returns the rung of a candidate."""
         return self._rungs[candidate_id]
 
+    async def limit(self, level: int, seconds: float | None) -> None:
+        """Notes how long a rung may take."""
+        self._limits[level] = seconds
+
+    async def limit_of(self, level: int) -> float | None:
+        """Returns how many seconds a rung may take by now, None for no limit."""
+        return self._limits.get(level)
+
 
 class CandidateTrial(tune.Trainable):  # type: ignore[misc]
     """A Tune trial: one candidate, one result a rung, evaluated elsewhere."""
@@ -139,11 +155,10 @@ class CandidateTrial(tune.Trainable):  # type: ignore[misc]
         """Returns the timed outcome of one rung."""
         candidate: Candidate = self._config["candidate"]
         if self._begun:
-            board = self._actor(self._config["board"])
-            candidate = replace(candidate, fidelity=ray.get(board.read.remote(candidate.id)))
+            candidate = replace(candidate, fidelity=ray.get(self._board.read.remote(candidate.id)))
             self._ready = self._evaluator.ready.remote()
         self._begun = True
-        return {"timed": self._evaluate(candidate, timeout=self._config["timeout"])}
+        return {"timed": self._evaluate(candidate)}
 
     def _begin(self, config: dict[str, Any]) -> None:
         self._config = config
@@ -158,7 +173,11 @@ class CandidateTrial(tune.Trainable):  # type: ignore[misc]
             self._actors[name] = ray.get_actor(name, namespace=self._config["namespace"])
         return self._actors[name]
 
-    def _evaluate(self, candidate: Candidate, *, timeout: float | None) -> Timed | Broken | None:
+    @property
+    def _board(self) -> Any:
+        return self._actor(self._config["board"])
+
+    def _evaluate(self, candidate: Candidate) -> Timed | Broken | None:
         """Returns the timed outcome, None where the worker died: the driver decides who tries again."""
         started = time.time()
         try:
@@ -167,15 +186,27 @@ class CandidateTrial(tune.Trainable):  # type: ignore[misc]
             if problem is not None:
                 return Broken(problem)
             evaluation = self._evaluator.evaluate.options(max_task_retries=0).remote(candidate)
-            answer: Timed | Broken = ray.get(evaluation, timeout=timeout)
-            return answer
-        except GetTimeoutError:
-            # Nothing else stops a computation that hangs. Ray restarts the evaluator.
-            ray.kill(self._evaluator, no_restart=False)
-            ended = time.time()
-            failure = Failure(
-                candidate, f"took longer than {timeout:g} s", ended - started, str(self._config["worker"])
-            )
-            return Timed(failure, started, ended)
+            answer = self._waited(evaluation, candidate.fidelity.level)
         except RayError:
             return None
+        if not isinstance(answer, _Overdue):
+            return answer
+        # Nothing else stops a computation that hangs. Ray restarts the evaluator.
+        ray.kill(self._evaluator, no_restart=False)
+        ended = time.time()
+        reason = f"timed out after {answer.limit:g} s"
+        return Timed(Failure(candidate, reason, ended - started, str(self._config["worker"])), started, ended)
+
+    def _waited(self, evaluation: Any, level: int) -> Timed | Broken | _Overdue:
+        """Returns the answer, or that it is overdue: by a limit that may come, and grow, while others are heard."""
+        asked: float | None = self._config["timeout"]
+        began, limit = time.monotonic(), asked
+        while True:
+            left = self._config["look"] if limit is None else began + limit - time.monotonic()
+            try:
+                answer: Timed | Broken = ray.get(evaluation, timeout=max(0.0, min(left, self._config["look"])))
+                return answer
+            except GetTimeoutError:
+                limit = ray.get(self._board.limit_of.remote(level)) if asked is None else asked
+                if limit is not None and time.monotonic() - began >= limit:
+                    return _Overdue(limit)

@@ -10,6 +10,7 @@ from ray import tune
 
 from autoprune.backends.evaluating import report_of
 from autoprune.backends.interrupts import Interrupts
+from autoprune.backends.patience import Patience
 from autoprune.backends.ray_tune import nodes
 from autoprune.backends.ray_tune.actors import CandidateTrial
 from autoprune.backends.ray_tune.cluster import cluster, quiet, settings
@@ -57,7 +58,8 @@ class RayBackend:
                 them. Ray is told, not asked: it counts what the driver shows, not what torch can use.
             warn: hears in one line that workers will do without the GPUs that this machine has, or that a worker is
                 left out.
-            evaluation_timeout: seconds after which one rung of one candidate counts as failed.
+            evaluation_timeout: seconds after which one rung of one candidate counts as failed and its worker is
+                started anew; None for what `Patience` makes of those that have ended.
 
         Raises:
             BackendError: a number makes no sense.
@@ -109,7 +111,7 @@ class RayBackend:
             driver = Driver(
                 study,
                 pool,
-                timeout=self._evaluation_timeout,
+                patience=Patience(self._evaluation_timeout),
                 should_stop=lambda: interrupts.requested or should_stop(),
                 warn=self._warn,
             )

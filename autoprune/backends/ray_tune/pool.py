@@ -62,6 +62,10 @@ class Pool:
             "worker": f"worker-{index}",
         }
 
+    def limit(self, level: int, seconds: float | None) -> None:
+        """Lets evaluations of a rung, those under way too, take so many seconds."""
+        self.board.limit.remote(level, seconds)
+
     def check(self) -> None:
         """Looks, without waiting, whether the evaluators start as they should.
 

@@ -15,6 +15,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from autoprune.backends.evaluating import Span, Timed
+from autoprune.backends.patience import Patience
 from autoprune.backends.ray_tune.actors import RETRIES, Broken
 from autoprune.backends.ray_tune.pool import Pool
 from autoprune.core.candidate import Candidate, Failure
@@ -24,6 +25,8 @@ from autoprune.core.seams import PassiveStudy
 _AHEAD = 2
 #: Seconds without news after which all workers have begun: who asks sooner lets one of them wait.
 _SETTLED = 0.1
+#: Seconds between two looks of one who waits for an evaluation at how long it may take by now.
+_LOOK = 30.0
 #: Broken answers in a row after which a worker is retired, and seconds before it is tried again, doubled each time: 15
 #: in all, for what a process that was killed has left behind to go.
 _TRIES = 5
@@ -42,7 +45,7 @@ class Driver:
         study: PassiveStudy,
         pool: Pool,
         *,
-        timeout: float | None,
+        patience: Patience,
         should_stop: Callable[[], bool],
         warn: Callable[[str], None],
     ) -> None:
@@ -51,7 +54,7 @@ class Driver:
         self.stopped = False
         self._study = study
         self._pool = pool
-        self._timeout = timeout
+        self._patience = patience
         self._should_stop = should_stop
         self._warn = warn
         self._free = list(reversed(range(pool.size)))
@@ -96,7 +99,8 @@ class Driver:
             self._news_at = time.monotonic()
             index = self._free.pop()
             self._running[trial_id] = candidate, index
-            return {**self._pool.names(index), "candidate": candidate, "timeout": self._timeout}
+            limits = {"timeout": self._patience.asked, "look": _LOOK}
+            return {**self._pool.names(index), "candidate": candidate, **limits}
         return finished
 
     def result(self, trial_id: str, timed: Timed | Broken | None) -> bool:
@@ -116,6 +120,8 @@ class Driver:
                 return False
             del self._tries[index]
             self.timings.append(Span(timed.outcome.worker, timed.started, timed.ended))
+            if self._patience.heard(timed):
+                self._pool.limit(candidate.fidelity.level, self._patience.limit(candidate.fidelity.level))
             rung = self._study.tell(timed.outcome)
             if rung is not None:
                 self._running[trial_id] = replace(candidate, fidelity=rung), index
