@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from autoprune.core.files import write_whole
 from autoprune.core.seeds import derive_seed
 from autoprune.data.bundle import missing_here
 from autoprune.data.splits import Split
 from autoprune.devices import device_of_worker, visible_gpus
 from autoprune.errors import AutopruneError, DataError, DivergenceError
 from autoprune.report.observer import NullObserver, Observer
-from autoprune.training.checkpoints import newest_checkpoint
+from autoprune.training.checkpoints import keep_checkpoint, newest_checkpoint
 from autoprune.training.team import Team
 
 if TYPE_CHECKING:
@@ -168,9 +167,7 @@ class _Hearing:
         elif what == "row" and self._on_row is not None:
             self._on_row(*values)
         elif what == "checkpoint":
-            name, content = values
-            self._checkpoints.mkdir(parents=True, exist_ok=True)
-            write_whole(self._checkpoints / name, lambda place: place.write_bytes(content))
+            keep_checkpoint(self._checkpoints, *values)
         elif what in _FAILURES:
             self.failure = _FAILURES[what](*values)
         elif what == "done":

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from autoprune.core.files import WRITER, remove_leftovers, require_format, this_version, write_whole
+from autoprune.core.files import WRITER, Writer, remove_leftovers, require_format, this_version, write_whole
 from autoprune.errors import ConfigError, RunError, one_line
 
 FORMAT = 1
@@ -61,18 +61,8 @@ class CheckpointFolder:
         """Writes the state after a step; a disk that refuses costs the checkpoint, not the training."""
         state = _on_cpu(state)
         content = {"format": FORMAT, WRITER: this_version(), "identity": self._identity, **state}
-        path = self._directory / f"step-{step:08d}.pt"
-        try:
-            self._directory.mkdir(parents=True, exist_ok=True)
-            # What a training that was killed has left: half a checkpoint is as large as a whole one.
-            remove_leftovers(self._directory)
-            whole = {**content, "digest": _digest(content)}
-            write_whole(path, lambda place: torch.save(whole, place))
-            for _, old in _found(self._directory)[_KEPT:]:
-                old.unlink(missing_ok=True)
-        # torch wraps the errors of the disk below it in a RuntimeError.
-        except (OSError, RuntimeError) as error:
-            _log.warning("No checkpoint can be written to %s (%s); the training goes on.", path, one_line(error))
+        whole = {**content, "digest": _digest(content)}
+        _write(self._directory / f"step-{step:08d}.pt", lambda place: torch.save(whole, place))
 
     def newest(self, *, anyhow: bool = False) -> dict[str, Any] | None:
         """Returns the newest state that is whole, or None where there is no checkpoint.
@@ -120,6 +110,11 @@ class CheckpointFolder:
             )
 
 
+def keep_checkpoint(directory: Path, name: str, content: bytes) -> None:
+    """Writes a checkpoint that another process has made, as `CheckpointFolder.save` writes its own."""
+    _write(Path(directory) / name, lambda place: place.write_bytes(content))
+
+
 def newest_checkpoint(directory: Path) -> Path | None:
     """Returns the newest checkpoint file in a folder, None where there is none; it is not read."""
     found = _found(Path(directory))
@@ -152,6 +147,20 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if content.pop("digest", None) != _digest(content):
         raise RunError(f"The checkpoint {path} is damaged: its content does not match its checksum.")
     return content
+
+
+def _write(path: Path, write: Writer) -> None:
+    """Writes a checkpoint and leaves the newest; a disk that refuses costs the checkpoint, not the training."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # What a training that was killed has left: half a checkpoint is as large as a whole one.
+        remove_leftovers(path.parent)
+        write_whole(path, write)
+        for _, old in _found(path.parent)[_KEPT:]:
+            old.unlink(missing_ok=True)
+    # torch wraps the errors of the disk below it in a RuntimeError.
+    except (OSError, RuntimeError) as error:
+        _log.warning("No checkpoint can be written to %s (%s); the training goes on.", path, one_line(error))
 
 
 def _found(directory: Path) -> list[tuple[int, Path]]:
