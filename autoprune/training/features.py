@@ -19,12 +19,26 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import RemovableHandle
 
+from autoprune.models.hollow import HollowConv2d
 from autoprune.models.network import IndexArray, LayerKind, TracedNetwork
 from autoprune.models.surgery import Kept
 from autoprune.training.hooks import Hook, TrainingState
 
-_PreHook = Callable[[nn.Module, tuple[Any, ...]], None]
+_Hear = Callable[[Tensor], None]
+
+_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+#: Forwards whose argument is what the layer's operation reads, up to padding.
+_PLAIN = frozenset(layer.forward for layer in (*_LAYERS, HollowConv2d))
+_OPERATIONS = frozenset(
+    (
+        *(functional.linear, functional.conv1d, functional.conv2d, functional.conv3d),
+        *(functional.conv_transpose1d, functional.conv_transpose2d, functional.conv_transpose3d),
+    )
+)
 
 #: Of the features beside the distilled logits: ResNet-20-B ended the same, within the noise, with 30, 100 and 300.
 FEATURE_WEIGHT = 100.0
@@ -39,11 +53,13 @@ class LayerInput:
         layer: qualified name of the module.
         axis: of the channels, counted from the end for linear layers.
         kept: (n,) ascending positions along the axis; None where all are kept.
+        width: N, of the axis in the dense network.
     """
 
     layer: str
     axis: int
     kept: IndexArray | None
+    width: int
 
 
 def layer_inputs(network: TracedNetwork, kept: Kept) -> tuple[LayerInput, ...]:
@@ -56,7 +72,8 @@ def layer_inputs(network: TracedNetwork, kept: Kept) -> tuple[LayerInput, ...]:
         if layout is None or rows is None or len(rows) == 0:
             continue
         axis = -1 if call.kind is LayerKind.LINEAR else 1
-        found[call.layer] = LayerInput(call.layer, axis, None if len(rows) == len(layout.group) else rows)
+        width = len(layout.group)
+        found[call.layer] = LayerInput(call.layer, axis, None if len(rows) == width else rows, width)
     return tuple(found.values())
 
 
@@ -88,7 +105,8 @@ class FeatureDistillation(Hook):
         for item in self._inputs:
             if item.layer in modules and item.layer in teachers:
                 rows = None if item.kept is None else torch.from_numpy(item.kept).to(state.device)
-                self._watched.append(_Watched(modules[item.layer], teachers[item.layer], rows, item.axis))
+                chosen = _Chosen(rows, item.axis, item.width)
+                self._watched.append(_Watched(modules[item.layer], teachers[item.layer], chosen))
 
     def penalty(self) -> Tensor | None:
         """Returns the weighted distance on the batch that both networks have just read; None where there is none."""
@@ -96,6 +114,11 @@ class FeatureDistillation(Hook):
             self._choose()
         gaps = [gap for one in self._watched for gap in one.gaps()]
         return self._weight * torch.stack(gaps).mean() if gaps else None
+
+    def gradients_ready(self) -> None:
+        """Forgets what was read meanwhile: gradient checkpointing runs layers again in the backward pass."""
+        for one in self._watched:
+            one.forget()
 
     def end(self) -> None:
         """Stops watching."""
@@ -115,17 +138,39 @@ class FeatureDistillation(Hook):
             one.leave()
 
 
+@dataclass(frozen=True, slots=True)
+class _Chosen:
+    """Which channels of what a layer of the dense network reads are compared, see `LayerInput`."""
+
+    rows: Tensor | None
+    axis: int
+    width: int
+
+    def of(self, x: Tensor) -> Tensor | None:
+        """Returns them; None where the axis is not the one that was traced."""
+        if x.dim() < 2 or x.shape[self.axis] != self.width:
+            return None
+        return x if self.rows is None else x.index_select(self.axis, self.rows)
+
+
 class _Watched:
     """What one layer has read since it was last asked, in the network under training and in its teacher."""
 
-    def __init__(self, layer: nn.Module, teachers: nn.Module, rows: Tensor | None, axis: int) -> None:
-        self._axis = axis
+    def __init__(self, layer: nn.Module, teachers: nn.Module, chosen: _Chosen) -> None:
+        self._axis = chosen.axis
         self._read: list[Tensor] = []
         self._wanted: list[Tensor] = []
-        self._handles = (
-            layer.register_forward_pre_hook(_reading(self._read)),
-            teachers.register_forward_pre_hook(_choosing(self._wanted, rows, axis)),
-        )
+
+        def read(x: Tensor) -> None:
+            if x.requires_grad:  # not while the network is only tested
+                self._read.append(x)
+
+        def want(x: Tensor) -> None:
+            found = chosen.of(x)
+            if found is not None:
+                self._wanted.append(found)
+
+        self._handles = (*_listen(layer, read), *_listen(teachers, want))
 
     @property
     def resolution(self) -> tuple[int, ...] | None:
@@ -140,9 +185,13 @@ class _Watched:
         """Returns the distance of each map that both have read, and forgets them."""
         pairs = zip(self._read, self._wanted, strict=False)
         found = [_gap(mine.float(), wanted.float()) for mine, wanted in pairs if mine.shape == wanted.shape]
+        self.forget()
+        return found
+
+    def forget(self) -> None:
+        """Forgets what has been read."""
         self._read.clear()
         self._wanted.clear()
-        return found
 
     def leave(self) -> None:
         """Reads no more."""
@@ -150,24 +199,52 @@ class _Watched:
             handle.remove()
 
 
-def _reading(seen: list[Tensor]) -> _PreHook:
-    """Returns a hook that remembers what a layer reads if gradients reach it: not while the network is only tested."""
+def _listen(layer: nn.Module, hear: _Hear) -> tuple[RemovableHandle, ...]:
+    """Lets `hear` have whatever the operation of a layer reads; returns the hooks.
 
-    def hook(_: nn.Module, arguments: tuple[Any, ...]) -> None:
-        if arguments and isinstance(arguments[0], Tensor) and arguments[0].requires_grad:
-            seen.append(arguments[0])
+    That is the layer's argument, unless the layer has a forward of its own: one that appends coordinates, say, before
+    it convolves. Within that forward the operation itself is listened to.
+    """
+    if type(layer).forward in _PLAIN or any(layer.children()):
 
-    return hook
+        def argument(_: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+            x = next(iter((*arguments, *named.values())), None)
+            if isinstance(x, Tensor):
+                hear(x)
+
+        return (layer.register_forward_pre_hook(argument, with_kwargs=True),)
+    open_ears: list[_Ear] = []
+
+    def enter(_: nn.Module, _arguments: tuple[Any, ...]) -> None:
+        open_ears.append(_Ear(layer, hear))
+        open_ears[-1].__enter__()  # type: ignore[no-untyped-call]
+
+    def leave(*_: object) -> None:
+        if open_ears:
+            open_ears.pop().__exit__(None, None, None)  # type: ignore[no-untyped-call]
+
+    # Called even where the forward raises: an ear that stays open would hear all that torch does.
+    return layer.register_forward_pre_hook(enter), layer.register_forward_hook(leave, always_call=True)
 
 
-def _choosing(seen: list[Tensor], rows: Tensor | None, axis: int) -> _PreHook:
-    """Returns a hook that remembers the kept channels of what a layer of the teacher reads."""
+class _Ear(TorchFunctionMode):
+    """While entered, hears what convolutions and linear layers with the weight of a module read."""
 
-    def hook(_: nn.Module, arguments: tuple[Any, ...]) -> None:
-        if arguments and isinstance(arguments[0], Tensor):
-            seen.append(arguments[0] if rows is None else arguments[0].index_select(axis, rows))
+    def __init__(self, layer: nn.Module, hear: _Hear) -> None:
+        super().__init__()
+        self._shape = getattr(getattr(layer, "weight", None), "shape", None)
+        self._hear = hear
 
-    return hook
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Calls the function, and tells what it reads if it is a layer's."""
+        if func in _OPERATIONS:
+            given = dict(zip(("input", "weight"), args, strict=False), **(kwargs or {}))
+            # By shape: the weight may be standardised or scaled first.
+            if getattr(given.get("weight"), "shape", None) == self._shape:
+                self._hear(given["input"])
+        return func(*args, **(kwargs or {}))
 
 
 def _gap(features: Tensor, target: Tensor) -> Tensor:

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from autoprune.data import ArrayImages, load_data
 from autoprune.models.network import TracedNetwork
@@ -191,3 +193,133 @@ def test_a_training_leaves_no_hook_behind_and_is_reproducible() -> None:
         assert not any(module._forward_pre_hooks for model in (small, dense) for module in model.modules())
         prints.append(state_fingerprint(small))
     assert prints[0] != prints[1] == prints[2]
+
+
+class WithCoordinates(nn.Conv2d):
+    """A convolution that reads where it is, besides: its argument has two channels fewer than it reads."""
+
+    def reads(self, x: Tensor) -> Tensor:
+        rows = torch.linspace(-1, 1, x.shape[-1])[:, None].expand(x.shape[-2:])
+        return torch.cat([torch.stack([rows, rows.mT]).expand(len(x), -1, -1, -1), x], 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.conv2d(self.reads(x), weight=self.weight, bias=self.bias, padding=1)
+
+
+class Squaring(nn.Conv2d):
+    """A convolution that reads its argument squared: shapes alone would not tell."""
+
+    def reads(self, x: Tensor) -> Tensor:
+        return x.square()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(self.reads(x))
+
+
+class Own(nn.Module):
+    """Layers with forwards of their own, of which the second may be run again in the backward pass."""
+
+    def __init__(self, kind: str, *, again: bool = False) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 6, 3, padding=1)
+        self.layer = {
+            "coordinates": WithCoordinates(8, 7, 3, padding=1),
+            "squared": Squaring(6, 7, 3, padding=1),
+            "plain": nn.Conv2d(6, 7, 3, padding=1),
+        }[kind]
+        self.head = nn.Linear(7, 5)
+        self.again = again
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).relu()
+        x = checkpoint(self.layer, x, use_reentrant=False) if self.again and self.training else self.layer(x)
+        return self.head(x.relu().mean((2, 3)))
+
+
+def own(kind: str, *, again: bool = False) -> tuple[nn.Module, TracedNetwork, Kept]:
+    torch.manual_seed(0)
+    model = Own(kind, again=again).eval()
+    network = trace(model, torch.zeros(1, *SHAPE))
+    # The last channels, so that a layout that is off by a few would be seen.
+    return model, network, Kept(tuple(np.arange(g.width // 2, g.width) for g in network.groups))
+
+
+def read(layer: nn.Module, x: Tensor) -> Tensor:
+    return x if type(layer) is nn.Conv2d else layer.reads(x)
+
+
+@pytest.mark.parametrize("kind", ["coordinates", "squared", "plain"])
+def test_what_a_layer_with_a_forward_of_its_own_convolves_is_compared_not_its_argument(kind) -> None:
+    dense, network, kept = own(kind)
+    small = cut(dense, network, kept)
+    with torch.no_grad():
+        small.stem.weight += 0.1  # as if it had been trained: before that, it computes what the dense one does
+    (item,) = [item for item in layer_inputs(network, kept) if item.layer == "layer"]
+    x = images(4)
+    mine, wanted = ((read(model.layer, model.stem(x).relu())).detach() for model in (small, dense))
+    wanted = wanted if item.kept is None else wanted[:, item.kept]
+    expected = nn.functional.mse_loss(mine, wanted) / wanted.var(correction=0)
+    hook = FeatureDistillation([item], weight=1.0)
+    hook.begin(state(small, dense))
+    with torch.no_grad():
+        dense(images(4))
+    small(images(4))
+    gap = hook.penalty()
+    hook.end()
+    assert gap is not None
+    assert gap.item() == pytest.approx(expected.item(), rel=1e-4)
+    assert gap.item() > 1e-3
+    assert not any(m._forward_pre_hooks or m._forward_hooks for model in (dense, small) for m in model.modules())
+
+
+def test_layers_that_run_again_in_the_backward_pass_change_nothing() -> None:
+    prints = []
+    for again in (False, True):
+        dense, network, kept = own("coordinates", again=again)
+        small = cut(dense, network, kept).train()
+        hook = FeatureDistillation(layer_inputs(network, kept), weight=10.0)
+        optimiser = torch.optim.SGD(small.parameters(), 1e-2)
+        hook.begin(state(small, dense))
+        for step in range(3):
+            x = images(4) + step
+            with torch.no_grad():
+                dense(x)
+            out = small(x)
+            gap = hook.penalty()
+            assert gap is not None
+            optimiser.zero_grad()
+            (out.square().mean() + gap).backward()
+            hook.gradients_ready()
+            optimiser.step()
+        hook.end()
+        prints.append(state_fingerprint(small))
+    assert prints[0] == prints[1]
+
+
+def test_maps_that_cannot_be_compared_are_left_out() -> None:
+    dense, network, kept = stages(0.5)
+    small = cut(dense, network, kept)
+    inputs = layer_inputs(network, kept)
+    odd = [replace(item, width=item.width + 1) if item.layer == "head" else item for item in inputs]
+    found = []
+    for chosen in (odd, [item for item in inputs if item.layer != "head"]):
+        hook = FeatureDistillation(chosen)
+        hook.begin(state(small, dense))
+        dense(images(4))
+        small(images(4))
+        gap = hook.penalty()
+        hook.end()
+        assert gap is not None
+        found.append(gap.item())
+    assert found[0] == found[1]
+
+
+def test_a_layer_whose_forward_raises_is_no_longer_listened_to() -> None:
+    dense, network, kept = own("coordinates")
+    small = cut(dense, network, kept)
+    hook = FeatureDistillation(layer_inputs(network, kept))
+    hook.begin(state(small, dense))
+    with pytest.raises(RuntimeError):
+        small.layer(torch.zeros(1, 9, 4, 4))
+    assert torch.overrides._get_current_function_mode() is None
+    hook.end()
