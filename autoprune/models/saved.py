@@ -24,6 +24,7 @@ from autoprune.models.attention import adapt
 from autoprune.models.compiled import uncompiled
 from autoprune.models.layers import ChannelMap
 from autoprune.models.network import TracedNetwork
+from autoprune.models.ready import initialised, on_any_device
 from autoprune.models.surgery import Kept, replicate
 from autoprune.models.weights import sha256_of
 from autoprune.plugins import require_foreign
@@ -226,7 +227,7 @@ def load(directory: str | Path, *, model: nn.Module | None = None) -> nn.Module:
 
     Raises:
         RunError: the folder cannot be read, its weights are not those that were saved, or do not fit the network.
-        ModelError: the dense network cannot be built, or is none.
+        ModelError: the dense network cannot be built, or is none, or its lazy layers cannot be made.
     """
     if not isinstance(directory, str | Path):
         raise RunError(f"The folder of a saved network is a {type(directory).__name__}, not a path. Name one.")
@@ -243,7 +244,9 @@ def load(directory: str | Path, *, model: nn.Module | None = None) -> nn.Module:
 
         require_foreign(saved.model, directory)
         model = build_model(saved.model, classes=saved.classes, weights=None)
-    made = rebuild(adapt(uncompiled(model)), _read_weights(directory, saved), saved.maps, where=str(directory))
+    model = adapt(uncompiled(initialised(model, saved.input_shape)))
+    made = rebuild(model, _read_weights(directory, saved), saved.maps, where=str(directory))
+    on_any_device(made)
     try:
         with torch.no_grad():
             made(torch.zeros(1, *saved.input_shape))

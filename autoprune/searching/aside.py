@@ -46,9 +46,11 @@ def exported(network: Any, images: Any) -> bytes:
     """
     import torch
 
+    from autoprune.models.ready import with_one_argument
+
     try:
         shapes = ({0: torch.export.Dim.AUTO},)
-        program = torch.export.export(network, (torch.from_numpy(images),), dynamic_shapes=shapes)
+        program = torch.export.export(with_one_argument(network), (torch.from_numpy(images),), dynamic_shapes=shapes)
         file = io.BytesIO()
         torch.export.save(program, file)
     except Exception as error:  # whatever the tracer and the network's own code raise

@@ -18,6 +18,7 @@ from autoprune.core.files import WRITER, Writer, cannot_write, this_version, wri
 from autoprune.data.preprocessing import Preprocessing
 from autoprune.errors import AutopruneError, ConfigError, ModelError, one_line
 from autoprune.models.exports.base import Exportable, ExportFormat, Forward, WithPreprocessing, hushed, tensors_of
+from autoprune.models.ready import initialised
 from autoprune.models.saved import SavedModel, load, read_saved
 from autoprune.models.zoo import build_model
 from autoprune.report.observer import NullObserver, Observer
@@ -70,6 +71,8 @@ def export_saved(
     folder = saved_folder(directory)
     saved = read_saved(folder)
     observer.stage(f"Loading {folder}")
+    if model is not None:
+        model = initialised(model, saved.input_shape)
     eager = load(folder, model=None if model is None else deepcopy(model))
     entries = []
     for name, made in formats.items():

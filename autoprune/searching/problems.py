@@ -23,6 +23,7 @@ from autoprune.errors import ConfigError, DataError, ModelError, one_line
 from autoprune.evaluation.scoring import logits_of
 from autoprune.models.attention import adapt
 from autoprune.models.compiled import uncompiled
+from autoprune.models.ready import holds_itself, on_any_device
 from autoprune.models.saved import SavedModel, load, read_saved
 from autoprune.models.zoo import ModelInfo, build_model, model_info
 from autoprune.plugins import require_foreign
@@ -105,6 +106,12 @@ def problem_from(model: nn.Module | str, data: Any, options: SearchOptions, obse
         raise ModelError(f"The model is a {type(model).__name__}. Give an nn.Module or a name such as 'cifar/vgg16'.")
     bundle = _images(data, options)
     objects = ("model",) if isinstance(data, str) else ("model", "data")
+    held = holds_itself(model)
+    if held is not None:
+        observer.warning(
+            f"{type(model).__name__}.{held} is a function that holds layers of the network: copies of it use yours, "
+            "which are neither cut nor left alone. Make it a method."
+        )
     own = uncompiled(_own_copy(model))
     name, dense = type(own).__name__, adapt(own)
     known = named_by(dense, bundle, name=name, observer=observer, device=options.device)
@@ -241,7 +248,7 @@ def _classes(spec: str, data: DataBundle) -> int | None:
 def _own_copy(model: nn.Module) -> nn.Module:
     """Returns a copy in eval mode on the CPU: the caller's network stays where it is, and goes on training."""
     try:
-        return copy.deepcopy(model).cpu().eval()
+        return on_any_device(copy.deepcopy(model)).cpu().eval()
     except Exception as error:  # a user's own attributes may refuse in any way
         raise ModelError(
             f"{type(model).__name__} cannot be copied: {one_line(error)}. Give a fresh instance with the weights in it."

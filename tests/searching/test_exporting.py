@@ -37,12 +37,25 @@ def vit() -> nn.Module:
     return model.eval()
 
 
+class AnyArguments(nn.Module):
+    """A network whose forward does not name what it takes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = toy("depthwise")
+
+    def forward(self, *args: torch.Tensor, **_: object) -> torch.Tensor:
+        return self.inner(*args)
+
+
 #: {network: (how it is made, to what it is exported)}; each exporter takes seconds.
 NETWORKS = {
     "residual, option A": (lambda: toy("residual with channel maps"), tuple(SUFFIXES)),
     "vision transformer": (vit, ("onnx", "torch-export")),
     "depthwise": (lambda: toy("depthwise"), ("onnx", "torchscript", "safetensors")),
     "outputs in a dictionary": (lambda: toy("several heads"), ("torch-export",)),
+    "any arguments": (AnyArguments, ("onnx", "torch-export", "torchscript")),
+    "data parallel": (lambda: nn.DataParallel(toy("depthwise")).eval(), ("onnx", "torch-export")),
     "reused layers": (lambda: toy("reused layers"), ("safetensors",)),
 }
 

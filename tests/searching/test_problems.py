@@ -34,6 +34,24 @@ def problem(model, data=None):
     return Problem("toy", None, None, model.eval(), data or bundle_from(*sets()))
 
 
+class Holding(Network):
+    """A network with a function in it that uses its layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = lambda x: torch.relu(self.stem(x))
+
+    def forward(self, x):
+        return self.head(self.block2(self.block1(self.first(x))).mean((2, 3)))
+
+
+def test_a_network_that_a_function_in_it_holds_is_warned_of():
+    heard = Heard()
+    problem_from(Holding(), sets(), SearchOptions(), heard)
+    (warning,) = heard.warnings
+    assert warning.startswith("Holding.first is a function that holds layers of the network")
+
+
 class TestFit:
     def test_a_network_that_fits_its_images_passes(self):
         require_fit(problem(network()))

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.utils._pytree import tree_leaves
 
+from autoprune.models.ready import with_one_argument
+
 #: From images (B, C, H, W) to the tensors that came back, in the order of the eager network's.
 Forward = Callable[[Tensor], list[Tensor]]
 
@@ -43,7 +45,7 @@ class Exportable:
     def program(self) -> ExportedProgram:
         """The graph that `torch.export` finds; ONNX starts from it, too."""
         shapes = ({0: Dim("batch")},) if self.dynamic else None
-        return torch.export.export(self.model, (self.example,), dynamic_shapes=shapes)
+        return torch.export.export(with_one_argument(self.model), (self.example,), dynamic_shapes=shapes)
 
 
 class ExportFormat(Protocol):

@@ -1,0 +1,96 @@
+"""Networks as users hold them, made ready to be copied, moved and run anywhere."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Iterator, Sequence
+from types import FunctionType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.lazy import LazyModuleMixin
+
+from autoprune.errors import ModelError, one_line
+
+
+def initialised(model: nn.Module, shape: Sequence[int]) -> nn.Module:
+    """Returns the network, its lazy layers made by a forward pass on a (C, H, W) image.
+
+    In place: torch cannot copy what has not been made yet.
+
+    Raises:
+        ModelError: it does not take such images.
+    """
+    lazy = (module for module in model.modules() if isinstance(module, LazyModuleMixin))
+    if not any(module.has_uninitialized_params() for module in lazy):
+        return model
+    modes = {module: module.training for module in model.modules()}
+    try:
+        # Its weights are drawn from torch's generator, which is the caller's.
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            model.eval()(torch.zeros(1, *shape))
+    except Exception as error:  # the forward may be the user's code
+        raise ModelError(
+            f"The lazy layers of {type(model).__name__} cannot be made: its forward fails on "
+            f"{'x'.join(map(str, shape))} images ({one_line(error)}). Give a network that has run once."
+        ) from error
+    finally:
+        for module, training in modes.items():
+            module.training = training
+    return model
+
+
+def on_any_device(model: nn.Module) -> nn.Module:
+    """Returns the network, every `nn.DataParallel` in it changed in place to compute wherever its weights are."""
+    for module in model.modules():
+        if isinstance(module, nn.DataParallel):
+            module.device_ids = []
+    return model
+
+
+class OneArgument(nn.Module):
+    """A network whose forward takes what it likes, called with images alone: exporters ask for the arguments' names."""
+
+    def __init__(self, model: nn.Module) -> None:
+        """Wraps the network."""
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Any:
+        """Returns what the network says of images."""
+        return self.model(images)
+
+
+def with_one_argument(model: nn.Module) -> nn.Module:
+    """Returns the network, wrapped where its forward does not name its first argument: `*args`."""
+    first = next(iter(inspect.signature(model.forward).parameters.values()), None)
+    named = first is not None and first.kind in (first.POSITIONAL_ONLY, first.POSITIONAL_OR_KEYWORD)
+    return model if named else OneArgument(model)
+
+
+def holds_itself(model: nn.Module) -> str | None:
+    """Returns the name of an attribute that is a function with a module of the network in its closure, None for none.
+
+    A copy of the network has the same function, which goes on using the layers of this one.
+    """
+    own = {id(module) for module in model.modules()}
+    for name, module in model.named_modules():
+        for key, value in vars(module).items():
+            if any(id(held) in own for held in _closed_over(value)):
+                return f"{name}.{key}" if name else key
+    return None
+
+
+def _closed_over(value: object) -> Iterator[object]:
+    """Yields what a function keeps: a lambda, a local function, or a partial of one."""
+    while isinstance(value, functools.partial):
+        yield from value.args
+        value = value.func
+    if isinstance(value, FunctionType):
+        for cell in value.__closure__ or ():
+            try:
+                yield cell.cell_contents
+            except ValueError:  # not filled yet
+                continue
