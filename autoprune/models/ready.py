@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
-from collections.abc import Iterator, Sequence
-from types import FunctionType
+from collections.abc import Iterator, Mapping, Sequence
+from types import FunctionType, ModuleType
 from typing import Any
 
 import torch
@@ -40,6 +41,29 @@ def initialised(model: nn.Module, shape: Sequence[int]) -> nn.Module:
         for module, training in modes.items():
             module.training = training
     return model
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """Returns a copy, values that modules keep from a forward pass detached: torch copies no others.
+
+    `torch.nn.utils.weight_norm` keeps the weight that it computes, and networks keep attention maps to look at.
+    """
+    seen = {id(module) for module in model.modules()}
+    kept = (tensor for module in model.modules() for tensor in _tensors(vars(module), seen))
+    return copy.deepcopy(model, {id(tensor): tensor.detach().clone() for tensor in kept if not tensor.is_leaf})
+
+
+def _tensors(value: object, seen: set[int]) -> Iterator[Tensor]:
+    """Yields the tensors in lists, dictionaries and objects that have not been `seen`."""
+    if isinstance(value, Tensor):
+        yield value
+        return
+    if isinstance(value, str | bytes | type | ModuleType | FunctionType) or id(value) in seen:
+        return
+    seen.add(id(value))
+    inner = value if isinstance(value, Mapping) else getattr(value, "__dict__", {})
+    for item in value if isinstance(value, list | tuple | set) else inner.values():
+        yield from _tensors(item, seen)
 
 
 def on_any_device(model: nn.Module) -> nn.Module:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from autoprune.core.files import WRITER, Writer, cannot_write, this_version, wri
 from autoprune.data.preprocessing import Preprocessing
 from autoprune.errors import AutopruneError, ConfigError, ModelError, one_line
 from autoprune.models.exports.base import Exportable, ExportFormat, Forward, WithPreprocessing, hushed, tensors_of
-from autoprune.models.ready import initialised
+from autoprune.models.ready import copied, initialised
 from autoprune.models.saved import SavedModel, load, read_saved
 from autoprune.models.zoo import build_model
 from autoprune.report.observer import NullObserver, Observer
@@ -73,7 +72,7 @@ def export_saved(
     observer.stage(f"Loading {folder}")
     if model is not None:
         model = initialised(model, saved.input_shape)
-    eager = load(folder, model=None if model is None else deepcopy(model))
+    eager = load(folder, model=None if model is None else copied(model))
     entries = []
     for name, made in formats.items():
         observer.stage(f"Exporting to {name}")
@@ -110,7 +109,7 @@ def _exportable(
 
     def dense() -> nn.Module:
         if model is not None:
-            return deepcopy(model)
+            return copied(model)
         assert saved.model is not None
         return build_model(saved.model, classes=saved.classes, weights=None)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -23,7 +22,7 @@ from autoprune.errors import ConfigError, DataError, ModelError, one_line
 from autoprune.evaluation.scoring import logits_of
 from autoprune.models.attention import adapt
 from autoprune.models.compiled import uncompiled
-from autoprune.models.ready import holds_itself, on_any_device
+from autoprune.models.ready import copied, holds_itself, on_any_device
 from autoprune.models.saved import SavedModel, load, read_saved
 from autoprune.models.zoo import ModelInfo, build_model, model_info
 from autoprune.plugins import require_foreign
@@ -248,7 +247,7 @@ def _classes(spec: str, data: DataBundle) -> int | None:
 def _own_copy(model: nn.Module) -> nn.Module:
     """Returns a copy in eval mode on the CPU: the caller's network stays where it is, and goes on training."""
     try:
-        return on_any_device(copy.deepcopy(model)).cpu().eval()
+        return on_any_device(copied(model)).cpu().eval()
     except Exception as error:  # a user's own attributes may refuse in any way
         raise ModelError(
             f"{type(model).__name__} cannot be copied: {one_line(error)}. Give a fresh instance with the weights in it."

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import functools
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from autoprune.errors import ModelError
-from autoprune.models.ready import OneArgument, holds_itself, initialised, on_any_device, with_one_argument
+from autoprune.models.ready import OneArgument, copied, holds_itself, initialised, on_any_device, with_one_argument
 from autoprune.models.saved import load
 from tests.models.saved_cut import saved_cut
 from tests.models.toy_networks import SHAPE, images, toy
@@ -63,6 +65,52 @@ def test_a_network_in_data_parallel_computes_where_its_weights_are() -> None:
     with pytest.raises(RuntimeError):
         model(images(2))
     assert torch.equal(on_any_device(model)(images(2)), plain(images(2)))
+
+
+class Remembering(nn.Module):
+    """A network that keeps values of its last forward pass, here and there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.maps: list[object] = []
+        self.elsewhere = SimpleNamespace(model=self, last=None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.elsewhere.last = self.conv(x)
+        self.maps = [{"map": self.elsewhere.last * 2}, self]
+        return self.elsewhere.last.mean((2, 3))
+
+
+class TestCopies:
+    @pytest.mark.parametrize(
+        "make",
+        [
+            Remembering,
+            lambda: nn.Sequential(Remembering(), nn.Linear(4, 2)),
+            lambda: torch.nn.utils.weight_norm(nn.Conv2d(3, 4, 3)),
+            lambda: torch.nn.utils.spectral_norm(nn.Conv2d(3, 4, 3)),
+        ],
+    )
+    def test_values_of_a_forward_pass_are_no_hindrance(self, make) -> None:
+        model = make().eval()
+        model(images(2))
+        with pytest.raises(RuntimeError, match="deepcopy"):
+            copy.deepcopy(model)
+        twin = copied(model)
+        assert torch.equal(twin(images(2)), model(images(2)))
+        assert not {id(module) for module in twin.modules()} & {id(module) for module in model.modules()}
+
+    def test_what_is_tied_stays_tied_and_the_network_keeps_its_own_values(self) -> None:
+        model = Remembering()
+        model.again = model.conv
+        model(images(2))
+        last = model.elsewhere.last
+        twin = copied(model)
+        assert twin.again is twin.conv
+        assert twin.elsewhere.model is twin
+        assert model.elsewhere.last is last
+        assert last.requires_grad
 
 
 class TestOneArgument:
