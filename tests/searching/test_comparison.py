@@ -160,7 +160,7 @@ def test_a_search_writes_no_store_beside_a_folder_that_is_thrown_away(folder, mo
 
     def searched(options, *, observer):
         asked.append(options)
-        return SimpleNamespace(summary={"seed": options.seed})
+        return SimpleNamespace(summary={"seed": options.seed}, require_found=lambda: None)
 
     monkeypatch.setattr(experiments, "run_search", searched)
     if variable is not None:
@@ -176,7 +176,9 @@ def test_results_of_what_ships_with_an_installed_autoprune_go_to_the_working_dir
     shipped.write_text('format = 1\nmodel = "toy_problem:network"\nbudget = "50%flops"\n')
     monkeypatch.setattr(resources, "_in_checkout", lambda _: None)
     monkeypatch.setattr(resources, "_shipped", lambda _: [shipped])
-    monkeypatch.setattr(experiments, "run_search", lambda *_, **__: SimpleNamespace(summary={}))
+    monkeypatch.setattr(
+        experiments, "run_search", lambda *_, **__: SimpleNamespace(summary={}, require_found=lambda: None)
+    )
     assert command_line(["experiment", "mine"]) == 0
     assert "The results are in results/mine.json." in capsys.readouterr().out
     assert (folder / "results" / "mine.json").is_file()
