@@ -12,6 +12,7 @@ both unseen). One seed.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -41,11 +42,12 @@ _EPOCH = finetune_recipe(1.0, images=50_000, features=True)
 def recipes(images: int) -> dict[str, Recipe]:
     """Returns the recipes that are compared, for one epoch of that many images."""
     ours = finetune_recipe(1.0, images=images, features=True)
-    # Between the two alone the batches differ: the rate is that of as many steps.
-    gentle = finetune_recipe(1.0, images=images * ours.batch_size // _EPOCH.batch_size, features=True)
     return {
         "batches and rate of an epoch of CIFAR-10": _EPOCH,
-        "its batches, the rate that so few steps bear": replace(_EPOCH, learning_rate=gentle.learning_rate),
+        "its batches, the rate for so few steps": replace(_EPOCH, learning_rate=ours.learning_rate),
+        "smaller batches, the rate for as many steps": replace(
+            ours, learning_rate=_EPOCH.learning_rate * math.sqrt(ours.steps(images) / _EPOCH.steps(50_000))
+        ),
         "as autoprune finetunes": ours,
     }
 
