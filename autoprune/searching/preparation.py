@@ -34,7 +34,7 @@ from autoprune.models.selection import Ranking, rank_groups
 from autoprune.models.tracing import trace
 from autoprune.models.verify import restricted, verified
 from autoprune.models.weights import state_fingerprint
-from autoprune.report.observer import Observer
+from autoprune.report.observer import NullObserver, Observer
 from autoprune.searching.latency_budget import LatencyRecord, Setting
 from autoprune.searching.latency_use import with_latency
 from autoprune.searching.options import SearchOptions
@@ -257,7 +257,8 @@ def _require_groups(network: TracedNetwork, problem: Problem, options: SearchOpt
     if network.groups:
         return
     reasons = "; ".join(f"{layer}: {reason}" for layer, reason in list(network.frozen.items())[:3])
-    wider = " Try --scope coupled." if options.scope == "internal" else ""
+    coupled = replace(options, scope="coupled")
+    wider = " Try --scope coupled." if coupled != options and traced(problem, coupled, NullObserver()).groups else ""
     raise StructureError(f"{problem.name} has no prunable group in the scope {options.scope!r} ({reasons}).{wider}")
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 from toy_problem import network, sets
 
 from autoprune import devices
@@ -77,6 +78,14 @@ class TestPrepare:
 
         with pytest.raises(StructureError, match=r"no prunable group.*Try --scope coupled"):
             prepare(problem(stream_only()), SearchOptions(), NullObserver())
+
+    def test_the_other_scope_is_not_named_where_it_has_no_group_either(self):
+        from toy_problem import CLASSES
+
+        linear = nn.Sequential(nn.Flatten(), nn.Linear(64, CLASSES)).eval()
+        with pytest.raises(StructureError, match="no prunable group") as refusal:
+            prepare(problem(linear), SearchOptions(), NullObserver())
+        assert "--scope" not in str(refusal.value)
 
     def test_rules_for_groups_of_the_other_scope_are_no_mistake(self, tmp_path):
         (tmp_path / "space.toml").write_text('frozen = ["stem"]\n[[rule]]\nmatch = "block1.*"\nmin_width = 3\n')
