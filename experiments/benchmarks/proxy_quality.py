@@ -27,7 +27,7 @@ from experiments.benchmarks.common import write
 #: {network: (data, what is asked)}; an epoch of CIFAR-10 takes minutes of a core.
 CHECKED = {
     "digits/resnet": ("digits", ProxyOptions(structures=30, epochs=10.0, twice=True)),
-    "cifar/resnet20-b": ("cifar10", ProxyOptions(structures=14, epochs=2.0)),
+    "cifar/resnet20-b": ("cifar10", ProxyOptions(structures=14, epochs=1.0)),
 }
 
 
