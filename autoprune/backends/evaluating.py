@@ -15,11 +15,19 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Timed:
-    """An outcome with its start and end, in seconds since the epoch: workers on other machines share no other clock."""
+    """An outcome with its start and end, in seconds since the epoch: workers on other machines share no other clock.
+
+    Attributes:
+        outcome: of the evaluation.
+        started: its start.
+        ended: its end.
+        overdue: whether nobody waited for it any longer.
+    """
 
     outcome: Outcome
     started: float
     ended: float
+    overdue: bool = False
 
 
 def evaluate(evaluator: Evaluator, candidate: Candidate, *, worker: str) -> Timed:

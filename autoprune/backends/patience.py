@@ -27,13 +27,17 @@ class Patience:
 
     def heard(self, timed: Timed) -> bool:
         """Takes an outcome; returns whether the limit of its rung is another now."""
-        outcome = timed.outcome
-        # Failures break off early, and answers that were known take no time.
-        if not isinstance(outcome, Evaluation) or outcome.reused:
-            return False
+        outcome, seconds = timed.outcome, timed.ended - timed.started
         level = outcome.candidate.fidelity.level
         before = self.limit(level)
-        self._slowest[level] = max(self._slowest.get(level, 0.0), timed.ended - timed.started)
+        if timed.overdue:
+            # It may be a slow machine among fast ones: the next is waited for twice as long.
+            slowest = 2 * seconds / _TIMES
+        elif isinstance(outcome, Evaluation) and not outcome.reused:
+            slowest = seconds
+        else:
+            return False  # failures break off early, and answers that were known take no time
+        self._slowest[level] = max(self._slowest.get(level, 0.0), slowest)
         return self.limit(level) != before
 
     def limit(self, level: int) -> float | None:

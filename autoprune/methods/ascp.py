@@ -71,7 +71,7 @@ class Ascp:
         representative: what the members of a cluster become: their `mean`, or the `medoid`, the member nearest to all.
         edits_per_epoch: reconstructions per epoch; at least 8 in all.
         learning_rate: at its peak; 0 for that of finetuning.
-        batch_size: images per step.
+        batch_size: images per step; where no rate is given, few images are trained on in smaller ones.
         distillation: share of the dense network's divergence in the loss; 0 trains on the labels alone.
         as_published: an error: the paper's constants could not be had.
     """

@@ -83,7 +83,7 @@ class Psap:
         edits_per_epoch: pruning steps per epoch; at least 8 in all.
         from_scratch: start from random weights; the first 5 % are dense then, and the labels alone are trained on.
         learning_rate: at its peak; 0 for that of finetuning, from scratch 0.1.
-        batch_size: images per step.
+        batch_size: images per step; where no rate is given, few images are trained on in smaller ones.
         distillation: share of the dense network's divergence in the loss, from a checkpoint.
         as_published: an error: the paper's constants could not be had.
     """

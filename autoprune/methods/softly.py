@@ -263,14 +263,15 @@ def training_recipe(subject: Subject, *, learning_rate: float, batch_size: int, 
     Args:
         subject: its epochs and training images are those of the training.
         learning_rate: 0 for that of `finetune_recipe`.
-        batch_size: images per step at most.
+        batch_size: images per step; where no rate is given, few images are trained on in smaller ones.
         distillation: share of the dense network's divergence in the loss.
 
     Raises:
         ConfigError: a value is out of range.
     """
     base = finetune_recipe(subject.epochs, images=max(1, len(subject.training)), batch_size=batch_size)
-    return replace(base, learning_rate=learning_rate or base.learning_rate, distillation=distillation)
+    base = replace(base, distillation=distillation)
+    return replace(base, learning_rate=learning_rate, batch_size=batch_size) if learning_rate else base
 
 
 def train_with(subject: Subject, model: nn.Module, hook: Hook, recipe: Recipe, *, distil: bool) -> dict[str, float]:

@@ -141,12 +141,13 @@ class _NormRefresher:
             if number >= self.first:
                 _set_statistics(mean, variance, x)
             return func(*args, **kwargs)
-        own_mean, own_variance = torch.empty_like(mean), torch.empty_like(variance)
+        own_mean, own_variance = mean.clone(), variance.clone()
         _set_statistics(own_mean, own_variance, x)
         self._calls.setdefault(mean.data_ptr(), (mean, variance, []))[2].append((number, own_mean, own_variance))
         rows = x.numel() // max(1, x.shape[1])
-        # Training divides by the biased variance and remembers the other.
-        return func(*args[:3], own_mean, own_variance * ((rows - 1) / rows), *args[5:], **kwargs)
+        # Training divides by the biased variance and remembers the other; a single row has none and leaves it alone.
+        biased = own_variance * ((rows - 1) / rows) if rows > 1 else own_variance
+        return func(*args[:3], own_mean, biased, *args[5:], **kwargs)
 
     def settle(self) -> bool:
         """Gives norms that ran more than once their statistics, which they keep from now on; returns whether any did.

@@ -15,7 +15,7 @@ from autoprune.models.tracing import trace
 from autoprune.report.observer import Observer
 from autoprune.searching.dense import dense_network
 from autoprune.searching.problems import Problem, is_unlabelled, named_by, require_fit, saved_problem
-from autoprune.searching.training import Training, carry_out, varied
+from autoprune.searching.training import Training, carry_out, split_of, varied
 from autoprune.searching.training_options import FinetuneOptions
 from autoprune.training.features import FeatureDistillation
 from autoprune.training.recipe import finetune_recipe
@@ -43,7 +43,10 @@ def finetune(options: FinetuneOptions, observer: Observer) -> dict[str, Any]:
         require_fit(Problem("The dense network", saved.model, saved.classes, teacher, data))
     recipe = varied(
         finetune_recipe(
-            options.epochs, images=len(data.train), batch_size=data.task.batch_size, features=teacher is not None
+            options.epochs,
+            images=len(split_of(data, options).training),
+            batch_size=data.task.batch_size,
+            features=teacher is not None,
         ),
         options,
     )

@@ -283,10 +283,14 @@ def _holdout(directory: Path, data: DataBundle) -> IntArray:
     try:
         images, seed = summary["images"], int(summary["seed"])
         sizes = {"holdout": int(images["holdout"]), "calibration": int(images["calibration"])}
+        apart = "validation" in images
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"The hold-out of {str(directory)!r} is not known: {run.path / SUMMARY} does not say it. {remedy}"
         ) from error
+    if apart != (data.validation is not None):
+        had = "a" if apart else "no"
+        raise DataError(f"The data that {str(run.path)!r} was searched on had {had} validation set. {remedy}")
     return data.split(**sizes, seed=derive_seed(seed, "split")).holdout
 
 

@@ -155,6 +155,7 @@ class Prepared:
             "candidates": options.candidates,
             "seed": options.seed,
             "split": [len(split.calibration), len(split.holdout), len(split.training)],
+            **({"apart": True} if split.apart else {}),
             "groups": {group.name: [group.width, group.min_width, group.multiple_of] for group in self.network.groups},
             "ladder": [asdict(rung) for rung in self.ladder.rungs],
             **({} if self.latency is None else {"latency": self.latency.to_json()}),

@@ -94,12 +94,12 @@ def check_proxies(options: SearchOptions, asked: ProxyOptions, observer: Observe
     assert options.out is not None
     with FolderLock(options.out):
         prepared = prepare(load_problem(options, observer), options, observer)
-        prepared, judging = divided(prepared)
+        whole, (prepared, judging) = prepared, divided(prepared)
         ladder = fidelities_of(prepared, asked.epochs, twice=asked.twice)
         prepared, judging = replace(prepared, ladder=ladder), replace(judging, ladder=ladder)
         cheap = len(ladder.rungs) - (2 if asked.twice else 1)
         structures = stratified_structures(prepared, asked.structures)
-        record = _Record(options.out / PROXIES, _identity(prepared, asked, ladder.rungs))
+        record = _Record(options.out / PROXIES, _identity(whole, asked, ladder.rungs))
         for part, where, names in (
             (ladder.rungs[:cheap], prepared, f"{cheap} proxies"),
             (ladder.rungs[cheap:], judging, f"a finetune of {asked.epochs:g} epochs{', twice' if asked.twice else ''}"),
@@ -177,8 +177,9 @@ def divided(prepared: Prepared) -> tuple[Prepared, Prepared]:
     """
     split = prepared.split
     if split.apart:
-        everything = np.arange(len(prepared.problem.data.scoring))
-        order = np.concatenate([split.holdout, everything[~np.isin(everything, split.holdout)]])
+        # Stratified as a whole, and it begins with the hold-out of the search.
+        sizes = {"holdout": len(prepared.problem.data.scoring), "calibration": len(split.calibration)}
+        order = prepared.problem.data.split(**sizes, seed=derive_seed(prepared.options.seed, "split")).holdout
         count, training = min(len(split.holdout), len(order) // 2), split.training
         scoring, judging = order[:count], order[count : 2 * count]
     else:
@@ -187,7 +188,7 @@ def divided(prepared: Prepared) -> tuple[Prepared, Prepared]:
         scoring, judging = split.holdout, spare[:count]
         training = split.training[~np.isin(split.training, judging)]
     if count < 1:
-        raise ConfigError("There are too few images to score the finetune apart. Give fewer with --holdout-images.")
+        raise ConfigError("There are too few images to score the finetune apart. Give more images.")
     scores, judges = (
         replace(prepared, split=replace(split, holdout=holdout, training=training)) for holdout in (scoring, judging)
     )
@@ -315,6 +316,7 @@ def _identity(prepared: Prepared, asked: ProxyOptions, rungs: Sequence[Fidelity]
         "channels": prepared.options.channels,
         "structures": asked.structures,
         "fidelities": [rung.name for rung in rungs],
+        **({"judges": "validation"} if prepared.split.apart else {}),
     }
 
 

@@ -47,6 +47,8 @@ def recorded_options(
     read = {**BEFORE, **read}
     if tracks and not (changes.get("no_mlflow") or changes.get("tracking_uri")) and not read.get("no_mlflow"):
         read["tracking_uri"] = recorded_store(read.get("tracking_uri"), folder)
+    if changes.get("backend") == "serial":
+        read.pop("evaluation_timeout", None)  # it cannot give up on itself
     given = {name: value for name, value in {**read, **changes}.items() if value is not None}
     try:
         options = SearchOptions(

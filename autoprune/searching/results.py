@@ -57,6 +57,7 @@ def summary_of(prepared: Prepared, incumbent: Evaluation | None, *, finetune_epo
             "calibration": len(split.calibration),
             "holdout": len(split.holdout),
             "training": len(split.training),
+            **({} if data.validation is None else {"validation": len(data.validation)}),
             "test": len(data.test),
         },
         "versions": package_versions(),

@@ -83,7 +83,9 @@ class RunFolder:
         """Returns the path that the search was given for an option, None where there is none, or nothing any more."""
         options = self.recorded("options")
         value = options.get(option) if isinstance(options, Mapping) else None
-        return Path(value) if isinstance(value, str) and Path(value).exists() else None
+        with suppress(OSError, ValueError):  # a name that no disk bears
+            return Path(value) if isinstance(value, str) and Path(value).exists() else None
+        return None
 
     def has_outcomes(self) -> bool:
         """Returns whether anything was evaluated; the ledger may be damaged or too new to be read."""

@@ -157,7 +157,7 @@ def carry_out(training: Training, observer: Observer) -> dict[str, Any]:
     if not training.options.no_mlflow:
         require_usable(_store(training.options))
     device = usable_device(training.options.device)
-    split = _split(training.data, training.options)
+    split = split_of(training.data, training.options)
     with FolderLock(training.options.out):
         require_inside(training.options.out / CHECKPOINTS, training.options.out)
         return _carry_out(training, observer, device=device, split=split)
@@ -167,6 +167,7 @@ def _carry_out(training: Training, observer: Observer, *, device: str, split: Sp
     out, record = training.options.out, _begun(training, device, split)
     if record["finished"]:
         return record
+    training = replace(training, recipe=_by_rules_of_then(training, record["recipe"]))
     threads = useful_threads(training.data.input_shape)
     log = _log(training, record)
     status = "FAILED"
@@ -278,6 +279,13 @@ def _tested(training: Training, device: str) -> Scores:
     return measure(training.model, training.data.test, device=device, task=training.data.task)
 
 
+def _by_rules_of_then(training: Training, values: Mapping[str, Any]) -> Recipe:
+    """Returns the recipe with what nobody gave as it was recorded: the rules for it may have changed meanwhile."""
+    ruled = [name for name in ("learning_rate", "batch_size") if getattr(training.options, name) is None]
+    recorded: dict[str, Any] = {name: values[name] for name in ruled if name in values}
+    return replace(training.recipe, **recorded)
+
+
 def _begun(training: Training, device: str, split: Split) -> dict[str, Any]:
     """Returns the record of the training, written down before its first step so that it can be resumed."""
     options = training.options
@@ -345,7 +353,7 @@ def _regularisers(options: TrainOptions) -> tuple[Hook, ...]:
     return (make_regulariser(options.regulariser, options.regulariser_strength),)
 
 
-def _split(data: DataBundle, options: RunOptions) -> Split:
+def split_of(data: DataBundle, options: RunOptions) -> Split:
     """Returns hold-out and training images; a search of the same seed holds the first of these out, too."""
     apart = data.validation is not None
     most = len(data.scoring) if apart else max(1, int(_HOLDOUT_SHARE * len(data.scoring)))

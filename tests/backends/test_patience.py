@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from toy_search import build_ladder, build_study
 
@@ -56,3 +58,14 @@ def test_whoever_hears_is_told_only_of_limits_that_are_others_now():
         *(True, False, False),
         *(True, False, True),
     ]
+
+
+def test_one_that_was_given_up_doubles_a_limit_that_nobody_asked_for():
+    patience = Patience(None)
+    patience.heard(took(1.0))
+    for limit in (_LEAST, 2 * _LEAST, 4 * _LEAST):
+        assert patience.limit(0) == limit
+        assert patience.heard(replace(took(limit, failed=True), overdue=True))
+    asked = Patience(7.0)
+    assert not asked.heard(replace(took(7.0, failed=True), overdue=True))
+    assert asked.limit(0) == 7.0

@@ -7,7 +7,7 @@ from torch.utils.data import Subset
 from toy_problem import sets
 
 from autoprune.cli.edge import run as command_line
-from autoprune.core.seeds import generator
+from autoprune.core.seeds import derive_seed, generator
 from autoprune.data.bundle import as_images
 from autoprune.evaluation.evaluator import CandidateEvaluator
 from autoprune.report.observer import NullObserver
@@ -156,9 +156,13 @@ def test_no_score_trains_on_the_images_that_judge_the_finetune(prepared):
 
 
 @pytest.mark.parametrize(("validation", "holdout", "each"), [(40, 12, 12), (30, 20, 15), (31, 31, 15)])
-def test_a_validation_set_scores_and_judges_with_different_images(prepared, validation, holdout, each):
-    data = replace(prepared.problem.data, validation=as_images(Subset(sets()[0], range(validation))))
-    split = data.split(holdout=holdout, calibration=8, seed=0)
+def test_a_validation_set_scores_and_judges_with_different_images_of_all_classes(prepared, validation, holdout, each):
+    train = sets()[0]
+    labels = train.tensors[1][:validation]
+    # Sorted by class, as folders are.
+    own = as_images(Subset(train, labels.argsort(stable=True).tolist()))
+    data = replace(prepared.problem.data, validation=own)
+    split = data.split(holdout=holdout, calibration=8, seed=derive_seed(0, "split"))
     scoring, judging = divided(replace(prepared, problem=replace(prepared.problem, data=data), split=split))
     scores, judges = set(scoring.split.holdout), set(judging.split.holdout)
     assert len(scores) == len(judges) == each
@@ -167,6 +171,7 @@ def test_a_validation_set_scores_and_judges_with_different_images(prepared, vali
     for part in (scoring.split, judging.split):
         assert part.apart
         assert list(part.training) == list(split.training)
+        assert set(np.asarray(own.labels)[part.holdout]) == set(labels.tolist())
 
 
 def test_structures_are_distinct_within_budget_and_begin_with_uniform_widths(folder):

@@ -266,13 +266,16 @@ def test_a_finetuning_is_taught_by_the_features_of_the_dense_network_unless_by_l
     assert gaps == []
 
 
-def test_a_finetuning_stopped_in_the_middle_goes_on_to_the_same_network(saved):
+def test_a_finetuning_stopped_in_the_middle_goes_on_to_the_same_network(saved, monkeypatch):
     finetune(tuning("whole"), Watching())
     with pytest.raises(KeyboardInterrupt) as stopped:
         finetune(tuning("cut"), Watching(die_at=9))
     assert "autoprune finetune --resume cut" in " ".join(stopped.value.__notes__)
     record = RunFolder(Path("cut")).training()
     assert record["kind"] == "finetune"
+    # Even where another version would finetune by other rules.
+    monkeypatch.setattr("autoprune.training.recipe._RATED_STEPS", 7.0)
+    monkeypatch.setattr("autoprune.training.recipe._SMALLEST_BATCH", 2)
     finetune(options_from(FinetuneOptions, record["options"], out=Path("cut")), Watching())
     assert state_fingerprint(load("cut")) == state_fingerprint(load("whole"))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -195,7 +196,8 @@ class CandidateTrial(tune.Trainable):  # type: ignore[misc]
         ray.kill(self._evaluator, no_restart=False)
         ended = time.time()
         reason = f"timed out after {answer.limit:g} s"
-        return Timed(Failure(candidate, reason, ended - started, str(self._config["worker"])), started, ended)
+        failure = Failure(candidate, reason, ended - started, str(self._config["worker"]))
+        return Timed(failure, started, ended, overdue=True)
 
     def _waited(self, evaluation: Any, level: int) -> Timed | Broken | _Overdue:
         """Returns the answer, or that it is overdue: by a limit that may come, and grow, while others are heard."""
@@ -207,6 +209,8 @@ class CandidateTrial(tune.Trainable):  # type: ignore[misc]
                 answer: Timed | Broken = ray.get(evaluation, timeout=max(0.0, min(left, self._config["look"])))
                 return answer
             except GetTimeoutError:
-                limit = ray.get(self._board.limit_of.remote(level)) if asked is None else asked
+                if asked is None:
+                    with suppress(RayError):  # no fault of the evaluator's
+                        limit = ray.get(self._board.limit_of.remote(level))
                 if limit is not None and time.monotonic() - began >= limit:
                     return _Overdue(limit)

@@ -120,6 +120,11 @@ class Driver:
                 return False
             del self._tries[index]
             self.timings.append(Span(timed.outcome.worker, timed.started, timed.ended))
+            if timed.overdue:
+                self._warn(
+                    f"{timed.outcome.worker} took longer than {timed.ended - timed.started:.0f} s for candidate "
+                    f"{candidate.id} and is started anew. --evaluation-timeout sets another limit."
+                )
             if self._patience.heard(timed):
                 self._pool.limit(candidate.fidelity.level, self._patience.limit(candidate.fidelity.level))
             rung = self._study.tell(timed.outcome)
