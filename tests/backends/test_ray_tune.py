@@ -171,7 +171,10 @@ class TestOnOneCluster:
         RayBackend(2).run(study, ToyFactory({"hangs": (0, 5), "seconds": 0.05}), should_stop=never)
         assert study.done
         reasons = {failure.candidate.id: failure.reason for failure in study.failures}
-        assert reasons == {0: "timed out after 2 s", 5: "timed out after 2 s"}
+        assert set(reasons) == {0, 5}
+        assert all(reason.startswith("timed out after ") for reason in reasons.values())
+        # The other may have been waited for longer, should the first have been given up for nothing.
+        assert reasons[0] == "timed out after 2 s"
         assert len(study.evaluations) >= 6
         tally("worker hangs, no time limit given", "one failed candidate")
 
