@@ -211,8 +211,8 @@ HoldoutImages = Annotated[
     typer.Option(
         metavar="N",
         rich_help_panel=_SEARCH,
-        help="Training images held out to score candidates; never the test set. (default: 4000, about a quarter of "
-        "few)",
+        help="Images that score candidates: of the validation set, or held out from training; never the test set. "
+        "(default: 4000, fewer where there are few)",
     ),
 ]
 
