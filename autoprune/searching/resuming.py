@@ -8,16 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-from autoprune.config.layout import LEDGER
-from autoprune.config.options import OPTIONS, RESUMABLE, holds_search
+from autoprune.config.options import OPTIONS, RESUMABLE
 from autoprune.errors import RunError
 from autoprune.searching.options import SearchOptions
 from autoprune.searching.problems import Problem
 from autoprune.searching.recorded import BEFORE
-from autoprune.study.ledger import read_header
 
 #: Options that the ledger compares by what they come to: the weights, the groups, the split, ...
 _BY_CONTENT = frozenset(
@@ -28,21 +25,23 @@ _BY_CONTENT = frozenset(
 )
 
 
-def require_same(out: Path, problem: Problem, options: SearchOptions) -> None:
-    """Checks, before anything is computed, that a search in the folder was begun with these options and images.
+def require_same(begun: Mapping[str, Any], problem: Problem, options: SearchOptions) -> None:
+    """Checks, before anything is computed, that a search was begun with these options and images.
+
+    Args:
+        begun: what its ledger says of the run; empty where none was begun.
+        problem: network and images.
+        options: as asked now.
 
     Raises:
         RunError: it was begun with others.
     """
-    if not holds_search(out / LEDGER):
-        return
-    header = read_header(out / LEDGER)
-    changed = [*_options(header.get("options"), options), *_images(header.get("images"), problem)]
+    changed = [*_options(begun.get("options"), options), *_images(begun.get("images"), problem)]
     if changed:
         pairs = ", ".join(f"{name}={old!r} (now {new!r})" for name, old, new in changed)
         raise RunError(
-            f"The search in {str(out)!r} was started with {pairs}. Give it what it was started with, or begin another "
-            "in another folder with out=..."
+            f"The search in {str(options.out)!r} was started with {pairs}. Give it what it was started with, or "
+            "begin another in another folder with out=..."
         )
 
 

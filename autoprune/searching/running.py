@@ -37,7 +37,7 @@ from autoprune.searching.run_folder import RunFolder
 from autoprune.searching.timing import torch_threads
 from autoprune.searching.workers import evaluated, require_cores
 from autoprune.strategies.registry import make_strategy
-from autoprune.study.ledger import Ledger, read_ledger
+from autoprune.study.ledger import Held, Ledger, read_held, read_ledger
 from autoprune.study.lock import FolderLock
 from autoprune.study.replay import replay
 from autoprune.study.study import Study
@@ -98,19 +98,21 @@ def run(problem: Problem, options: SearchOptions, observer: Observer) -> Conclud
     with FolderLock(out):
         for name in (INCUMBENT, CHECKPOINTS):
             require_inside(out / name, out)
-        if not holds_search(out / LEDGER):
+        if holds_search(out / LEDGER):
+            held = read_held(out / LEDGER)
+        else:
+            held = Held()
             RunFolder(out).require_new()
-        require_same(out, problem, options)
-        # What is wrong with the ledger is said when it is opened.
-        prepared = prepare(problem, options, observer, recorded_latency=RunFolder(out).recorded("latency"))
-        return _run(prepared, observer, out=out, started=started)
+        require_same(held.run, problem, options)
+        prepared = prepare(problem, options, observer, recorded_latency=held.run.get("latency"))
+        return _run(prepared, observer, held, out=out, started=started)
 
 
-def _run(prepared: Prepared, observer: Observer, *, out: Path, started: float) -> Concluded:
-    header = _header(prepared, out)
+def _run(prepared: Prepared, observer: Observer, held: Held, *, out: Path, started: float) -> Concluded:
+    header = _header(prepared, held.run)
     # Before MLflow hears of the search: one that cannot begin must not be the latest on its page.
     strategy = _strategy(prepared)
-    with _ledger(out, header) as ledger, _mlflow(prepared, header, out) as mlflow:
+    with _ledger(out / LEDGER, header, held) as ledger, _mlflow(prepared, header, out) as mlflow:
         heard: list[Tracker] = [observer, *([] if mlflow is None else [mlflow])]
         observer.begins(metric=prepared.problem.data.task.reported, resource=prepared.space.front_resource)
         study = _study(prepared, strategy, [ledger, *heard])
@@ -144,28 +146,25 @@ class _Past:
 
 
 @contextmanager
-def _ledger(out: Path, header: Mapping[str, Any]) -> Iterator[Ledger]:
+def _ledger(path: Path, header: Mapping[str, Any], held: Held) -> Iterator[Ledger]:
     """Yields the ledger of the run folder; one begun here that an error leaves without an outcome is taken away again.
 
     Otherwise a search whose cluster cannot be reached would bar its own folder to the next attempt.
     """
-    begun = not holds_search(out / LEDGER)
-    with Ledger(out / LEDGER, run=header) as ledger:
+    with Ledger(path, run=header, held=held) as ledger:
         try:
             yield ledger
         except BaseException:
             with suppress(OSError, RunError):
-                if begun and not any(event["event"] == "told" for event in read_ledger(ledger.path)):
-                    ledger.path.unlink()
+                if not held.events and not any(event["event"] == "told" for event in read_ledger(path)):
+                    path.unlink()
             raise
 
 
-def _header(prepared: Prepared, out: Path) -> dict[str, Any]:
-    """Returns the ledger's header; a resumed search keeps the identity and the options it was given at first."""
+def _header(prepared: Prepared, before: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the ledger's header; a resumed search keeps the identity and the options it was given `before`."""
     header = prepared.header()
-    before: Mapping[str, Any] = {}
-    if holds_search(out / LEDGER):
-        before = RunFolder(out).header()
+    if before:
         # What determines the search is compared key by key; where it lies and who works for it may change.
         header["options"] = before.get("options")
         if "images" not in before:

@@ -22,6 +22,7 @@ import shlex
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -42,11 +43,38 @@ _LONGEST_VALUE = 80
 _log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What a ledger holds.
+
+    Attributes:
+        events: the header first; none where nothing was begun.
+        size: bytes of the whole lines, behind which the next one is written.
+    """
+
+    events: tuple[Event, ...] = ()
+    size: int = 0
+
+    @property
+    def run(self) -> Mapping[str, Any]:
+        """What the header says of the run, whatever must match on resume; empty where nothing was begun."""
+        return run_of(self.events) if self.events else {}
+
+
 def read_ledger(path: Path) -> tuple[Event, ...]:
     """Returns the events of a ledger, the header first, without changing the file.
 
     Raises:
         RunError: the file is missing, damaged before its last line, or of another format.
+    """
+    return read_held(path).events
+
+
+def read_held(path: Path) -> Held:
+    """Returns what a ledger holds, at least its header, without changing the file.
+
+    Raises:
+        RunError: as `read_ledger`.
     """
     return _read(path, _log.warning)
 
@@ -59,7 +87,7 @@ def read_header(path: Path) -> Mapping[str, Any]:
     Raises:
         RunError: as `read_ledger`.
     """
-    return run_of(_read(path, _log.debug))
+    return _read(path, _log.debug).run
 
 
 def run_of(events: Sequence[Event]) -> Mapping[str, Any]:
@@ -68,15 +96,15 @@ def run_of(events: Sequence[Event]) -> Mapping[str, Any]:
     return run
 
 
-def _read(path: Path, tell: Callable[..., None]) -> tuple[Event, ...]:
+def _read(path: Path, tell: Callable[..., None]) -> Held:
     try:
         data = path.read_bytes()
     except OSError as error:
         raise RunError(f"Cannot read the ledger {path}: {error.strerror}. Name the folder of a search.") from error
-    events, _ = _parse(data, path, tell)
-    if not events:
+    held = _parse(data, path, tell)
+    if not held.events:
         raise RunError(f"The ledger {path} is empty: nothing was computed. Start the search anew.")
-    return events
+    return held
 
 
 class Ledger:
@@ -87,12 +115,13 @@ class Ledger:
         events: what it held when it was opened, the header first; replay them into a fresh study.
     """
 
-    def __init__(self, path: Path, *, run: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, *, run: Mapping[str, Any], held: Held | None = None) -> None:
         """Starts a ledger, or opens it to go on with a search.
 
         Args:
             path: the file; its folder exists.
             run: whatever must match on resume, as JSON values.
+            held: what the file holds, where it has been read under the lock of its folder; None reads it here.
 
         Raises:
             RunError: the file cannot be written, is damaged, is open elsewhere, or belongs to another search.
@@ -105,7 +134,9 @@ class Ledger:
             raise RunError(f"Cannot open the ledger {path}: {error.strerror}. Choose a folder to write to.") from error
         try:
             self._lock()
-            self.events = self._open(json.loads(json.dumps(run)))
+            self.events = self._open(
+                json.loads(json.dumps(run)), _parse(path.read_bytes(), path) if held is None else held
+            )
         except BaseException:
             os.close(self._file)
             raise
@@ -145,20 +176,19 @@ class Ledger:
                 "folder with --out."
             ) from error
 
-    def _open(self, run: Mapping[str, Any]) -> tuple[Event, ...]:
-        events, whole = _parse(self.path.read_bytes(), self.path)
-        os.ftruncate(self._file, whole)
-        if not events:
+    def _open(self, run: Mapping[str, Any], held: Held) -> tuple[Event, ...]:
+        os.ftruncate(self._file, held.size)
+        if not held.events:
             return (self._begin(run),)
-        changed = [key for key in sorted({*run, *run_of(events)}) if run.get(key) != run_of(events).get(key)]
+        before = held.run
+        changed = [key for key in sorted({*run, *before}) if run.get(key) != before.get(key)]
         if changed:
-            before = run_of(events)
             pairs = ", ".join(f"{key}={_short(before.get(key))} (now {_short(run.get(key))})" for key in changed)
             raise RunError(
                 f"The search in {self.path.parent} was started with {pairs}. Resume it with the same options, or "
                 "choose another folder with --out."
             )
-        return events
+        return held.events
 
     def _begin(self, run: Mapping[str, Any]) -> Event:
         """Writes and returns the header; a disk that refuses it is left without the file, as if nothing had begun."""
@@ -250,8 +280,8 @@ def _check(text: str) -> str:
     return f"{zlib.crc32(text.encode()):08x}"
 
 
-def _parse(data: bytes, path: Path, tell: Callable[..., None] = _log.warning) -> tuple[tuple[Event, ...], int]:
-    """Returns the events of a ledger and how many bytes their lines take; `tell` hears of lines that are dropped."""
+def _parse(data: bytes, path: Path, tell: Callable[..., None] = _log.warning) -> Held:
+    """Returns what the bytes of a ledger hold; `tell` hears of lines that are dropped."""
     events: list[Event] = []
     seen: set[bytes] = set()
     whole = 0
@@ -273,7 +303,7 @@ def _parse(data: bytes, path: Path, tell: Callable[..., None] = _log.warning) ->
         if event["event"] != "waited":
             seen.add(line)
         events.append(event)
-    return tuple(events), whole
+    return Held(tuple(events), whole)
 
 
 def _require_ours(event: Event, number: int, path: Path) -> None:

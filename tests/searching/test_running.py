@@ -354,22 +354,30 @@ def test_a_range_of_budgets_searches_the_front(toy, unit, resource):
     assert numbers["progress"][-1]["hypervolume"] == pytest.approx(result.summary["hypervolume"])
 
 
-def test_only_a_ledger_that_a_failed_call_began_itself_is_taken_away(tmp_path):
-    from autoprune.searching.running import _ledger
+class Refusing(NullObserver):
+    """Lets a search fail when its ledger has been opened, as a cluster does that cannot be reached."""
 
-    def failing(out):
-        with pytest.raises(ConfigError), _ledger(out, {"uuid": "one"}):
-            raise ConfigError("no cluster")
+    def begins(self, *, metric, resource):
+        raise ConfigError("no cluster")
 
-    (tmp_path / "new").mkdir()
-    failing(tmp_path / "new")
-    assert not (tmp_path / "new" / "ledger.jsonl").exists()
-    (tmp_path / "old").mkdir()
-    with _ledger(tmp_path / "old", {"uuid": "one"}):
-        pass
-    before = (tmp_path / "old" / "ledger.jsonl").read_bytes()
-    failing(tmp_path / "old")
-    assert (tmp_path / "old" / "ledger.jsonl").read_bytes() == before
+
+def test_only_a_ledger_that_a_failed_call_began_itself_is_taken_away(toy):
+    with pytest.raises(ConfigError, match="no cluster"):
+        toy("new", observer=Refusing())
+    assert not Path("new/ledger.jsonl").exists()
+    toy("old", observer=Interrupting(after=1))
+    before = Path("old/ledger.jsonl").read_bytes()
+    with pytest.raises(ConfigError, match="no cluster"):
+        toy("old", observer=Refusing())
+    assert Path("old/ledger.jsonl").read_bytes() == before
+
+
+def test_a_search_that_goes_on_reads_its_ledger_once(toy, monkeypatch):
+    toy(observer=Interrupting(after=2))
+    read, times = Path.read_bytes, []
+    monkeypatch.setattr(Path, "read_bytes", lambda path: times.append(path.name) or read(path))
+    toy()
+    assert times.count("ledger.jsonl") == 1
 
 
 def test_a_range_that_starts_where_no_structure_lies_is_searched_from_what_can_be_reached(toy, events):

@@ -3,6 +3,7 @@
 import json
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from toy_search import (
 from autoprune.core.candidate import Evaluation, Failure
 from autoprune.errors import RunError
 from autoprune.study import Ledger, read_header, read_ledger, replay, run_of
+from autoprune.study.ledger import Held, read_held
 
 RUN = {"seed": 7, "budget": ["50%flops"], "nested": {"rungs": (1, 2)}}
 
@@ -135,6 +137,21 @@ def test_a_line_that_a_crash_cut_short_is_dropped(path, cut):
         assert ledger.events == whole[:-1]
         ledger.waited()
     assert read_ledger(path) == (*whole[:-1], {"event": "waited"})
+
+
+def test_what_was_read_of_a_ledger_opens_it_without_reading_it_again(path, monkeypatch):
+    with Ledger(path, run=RUN) as ledger:
+        two_workers(study_of("random", trackers=[ledger]), 5)
+    path.write_bytes(path.read_bytes()[:-3])
+    held = read_held(path)
+    assert held.run["seed"] == 7
+    with monkeypatch.context() as patch:
+        patch.delattr(Path, "read_bytes")
+        with Ledger(path, run=RUN, held=held) as ledger:
+            assert ledger.events == held.events
+            ledger.waited()
+    assert read_ledger(path) == (*held.events, {"event": "waited"})
+    assert Held().run == {}
 
 
 def test_reading_never_changes_the_file(path):
