@@ -34,7 +34,7 @@ from autoprune.report.observer import NullObserver
 from autoprune.searching.dense import dense_network
 from autoprune.searching.finish import cost_entry, figures
 from autoprune.searching.options import SearchOptions
-from autoprune.searching.preparation import prepare, traced
+from autoprune.searching.preparation import in_scope, prepare, traced
 from autoprune.searching.problems import Problem, is_unlabelled, load_problem, named_by, saved_problem
 from autoprune.searching.run_folder import RunFolder
 from autoprune.strategies.heuristics import heuristic_structures
@@ -56,7 +56,8 @@ def trace_report(options: SearchOptions, *, verify: bool) -> dict[str, Any]:
     """
     problem, why_not = _problem(options)
     if problem is not None:
-        network, model = traced(problem, replace(options, scope="coupled"), NullObserver()), problem.model
+        quiet, model = NullObserver(), problem.model
+        network = in_scope(traced(problem, options, quiet), problem, replace(options, scope="coupled"), quiet)
     else:
         network, model = _traced(options.model or DEFAULT_MODEL, options.weights)
     report: dict[str, Any] = {

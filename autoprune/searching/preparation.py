@@ -34,7 +34,7 @@ from autoprune.models.selection import Ranking, rank_groups
 from autoprune.models.tracing import trace
 from autoprune.models.verify import restricted, verified
 from autoprune.models.weights import state_fingerprint
-from autoprune.report.observer import NullObserver, Observer
+from autoprune.report.observer import Observer
 from autoprune.searching.latency_budget import LatencyRecord, Setting
 from autoprune.searching.latency_use import with_latency
 from autoprune.searching.options import SearchOptions
@@ -183,8 +183,9 @@ def prepare(problem: Problem, options: SearchOptions, observer: Observer, *, rec
     record: LatencyRecord | None = None
     with torch_threads(useful_threads(problem.data.input_shape)):
         require_fit(problem)
-        network = traced(problem, options, observer)
-        _require_groups(network, problem, options)
+        whole = traced(problem, options, observer)
+        network = in_scope(whole, problem, options, observer)
+        _require_groups(network, problem, options, wider=bool(whole.groups))
         budgets = parse_budgets(options.goals)
         if recorded_latency is not None or any(budget.resource == "latency" for budget in budgets):
             network, record = with_latency(
@@ -225,7 +226,7 @@ def default_ladder(calibration: int, holdout: int) -> Ladder:
 
 
 def traced(problem: Problem, options: SearchOptions, observer: Observer) -> TracedNetwork:
-    """Returns the verified trace, restricted to the scope and the rules of the search space; perhaps without a group.
+    """Returns the verified trace with the groups of every scope, within the rules of the search space; perhaps none.
 
     Raises:
         ModelError: the network cannot be traced.
@@ -238,6 +239,11 @@ def traced(problem: Problem, options: SearchOptions, observer: Observer) -> Trac
     if options.search_space is not None:
         # Before the scope takes groups away: a rule for them is no mistake.
         network = replace(network, groups=apply_rules(network.groups, load_search_space(options.search_space)))
+    return network
+
+
+def in_scope(network: TracedNetwork, problem: Problem, options: SearchOptions, observer: Observer) -> TracedNetwork:
+    """Returns what `traced` returned with the groups of the scope alone, those that may vanish proved."""
     names = {group.name for group in network.groups if options.scope == "coupled" or not group.coupled}
     network, refused = with_vanishing(problem.model, restricted(network, names))
     if refused:
@@ -254,13 +260,13 @@ def _for_batch(network: TracedNetwork, batch: int) -> TracedNetwork:
     return replace(network, cost_model=network.cost_model.with_form("peak", peak.times(batch)))
 
 
-def _require_groups(network: TracedNetwork, problem: Problem, options: SearchOptions) -> None:
+def _require_groups(network: TracedNetwork, problem: Problem, options: SearchOptions, *, wider: bool) -> None:
+    """Refuses a network without a group in the scope; `wider` says whether there is one beyond."""
     if network.groups:
         return
     reasons = "; ".join(f"{layer}: {reason}" for layer, reason in list(network.frozen.items())[:3])
-    coupled = replace(options, scope="coupled")
-    wider = " Try --scope coupled." if coupled != options and traced(problem, coupled, NullObserver()).groups else ""
-    raise StructureError(f"{problem.name} has no prunable group in the scope {options.scope!r} ({reasons}).{wider}")
+    hint = " Try --scope coupled." if wider else ""
+    raise StructureError(f"{problem.name} has no prunable group in the scope {options.scope!r} ({reasons}).{hint}")
 
 
 def _split(data: DataBundle, options: SearchOptions) -> Split:

@@ -73,11 +73,14 @@ class TestPrepare:
         assert prepared().calibration.to_arrays().keys() == whole.calibration.to_arrays().keys()
         assert len(calls) == 2
 
-    def test_a_network_without_prunable_groups_names_the_reason_and_the_other_scope(self):
+    def test_a_network_without_prunable_groups_names_the_reason_and_the_other_scope(self, monkeypatch):
         from toy_problem import stream_only
 
+        trace, traces = preparation.trace, []
+        monkeypatch.setattr(preparation, "trace", lambda *given: traces.append(given) or trace(*given))
         with pytest.raises(StructureError, match=r"no prunable group.*Try --scope coupled"):
             prepare(problem(stream_only()), SearchOptions(), NullObserver())
+        assert len(traces) == 1
 
     def test_the_other_scope_is_not_named_where_it_has_no_group_either(self):
         from toy_problem import CLASSES
