@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -23,12 +23,15 @@ class Split:
             validation set.
         training: training images that finetuning uses.
         apart: whether `holdout` are indices into a validation set.
+        unused: images of the validation set that score nothing; they go on with the order of `holdout`, so that every
+            run of the two is stratified.
     """
 
     calibration: IntArray
     holdout: IntArray
     training: IntArray
     apart: bool = False
+    unused: IntArray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
     @property
     def unreserved(self) -> IntArray:
@@ -74,8 +77,14 @@ def split_apart(labels: IntArray, validation: IntArray, *, holdout: int, calibra
         if asked > len(images):
             raise DataError(f"There are {len(images)} {part} images, not {asked}. Ask for fewer with {option}.")
     training = stratified_order(labels, generator(seed, "split"))
-    scoring = stratified_order(validation, generator(seed, "split", "validation"))[:holdout]
-    return Split(calibration=training[:calibration], holdout=scoring, training=training, apart=True)
+    scoring = stratified_order(validation, generator(seed, "split", "validation"))
+    return Split(
+        calibration=training[:calibration],
+        holdout=scoring[:holdout],
+        training=training,
+        apart=True,
+        unused=scoring[holdout:],
+    )
 
 
 def _require_some(holdout: int, calibration: int) -> None:

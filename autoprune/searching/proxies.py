@@ -177,9 +177,7 @@ def divided(prepared: Prepared) -> tuple[Prepared, Prepared]:
     """
     split = prepared.split
     if split.apart:
-        # Stratified as a whole, and it begins with the hold-out of the search.
-        sizes = {"holdout": len(prepared.problem.data.scoring), "calibration": len(split.calibration)}
-        order = prepared.problem.data.split(**sizes, seed=derive_seed(prepared.options.seed, "split")).holdout
+        order = np.concatenate([split.holdout, split.unused])
         count, training = min(len(split.holdout), len(order) // 2), split.training
         scoring, judging = order[:count], order[count : 2 * count]
     else:

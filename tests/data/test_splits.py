@@ -43,6 +43,9 @@ def test_a_validation_set_scores_and_all_training_images_train() -> None:
     validation = np.repeat([0, 1, 2], [30, 20, 10])
     split = split_apart(LABELS, validation, holdout=12, calibration=50, seed=0)
     assert np.bincount(validation[split.holdout]).tolist() == [6, 4, 2]
+    order = np.concatenate([split.holdout, split.unused])
+    assert sorted(order) == list(range(len(validation)))
+    assert np.bincount(validation[order[6:18]]).tolist() == [6, 4, 2]
     assert sorted(split.training) == sorted(split.unreserved) == list(range(len(LABELS)))
     assert set(split.calibration) <= set(split.training)
 
