@@ -50,7 +50,7 @@ _RESAMPLINGS = 2_000
 _CONFIDENCE = 0.9
 #: Share of the finetune that the training proxy gets.
 _SHORT = 0.05
-#: Ends the name of the second finetune.
+#: Ends the name of the second finetune, and sets its seeds apart from those of the first.
 _AGAIN = " again"
 #: Largest relative change of a width for structures near uniform widths, and at a middle distance.
 _REACHES = (0.25, 0.7)
@@ -81,6 +81,35 @@ class ProxyOptions:
             raise ConfigError(f"--min-tau is {self.min_tau:g}, but must lie in [0, 1].")
 
 
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """What structures are scored by, in the order of the ladder.
+
+    Attributes:
+        proxies: the cheap scores.
+        finetune: what they stand for.
+        again: the same finetune with other seeds; None where it is made once.
+    """
+
+    proxies: tuple[Fidelity, ...]
+    finetune: Fidelity
+    again: Fidelity | None = None
+
+    @property
+    def finetunes(self) -> tuple[Fidelity, ...]:
+        """The finetune, and the second one if there is one."""
+        return (self.finetune,) if self.again is None else (self.finetune, self.again)
+
+    @property
+    def ladder(self) -> Ladder:
+        """All of them."""
+        return Ladder((*self.proxies, *self.finetunes))
+
+    def seed(self, rung: Fidelity, *, structure: int, search: int) -> int:
+        """Returns the seed of a structure's score, by its number and the seed of the search."""
+        return derive_seed(search, structure, *([_AGAIN] if rung == self.again else []))
+
+
 def check_proxies(options: SearchOptions, asked: ProxyOptions, observer: Observer) -> dict[str, Any]:
     """Returns how well each proxy ranks structures, having written it to `proxies.json` in the run folder.
 
@@ -95,26 +124,27 @@ def check_proxies(options: SearchOptions, asked: ProxyOptions, observer: Observe
     with FolderLock(options.out):
         prepared = prepare(load_problem(options, observer), options, observer)
         whole, (prepared, judging) = prepared, divided(prepared)
-        ladder = fidelities_of(prepared, asked.epochs, twice=asked.twice)
+        compared = fidelities_of(prepared, asked.epochs, twice=asked.twice)
+        ladder = compared.ladder
         prepared, judging = replace(prepared, ladder=ladder), replace(judging, ladder=ladder)
-        cheap = len(ladder.rungs) - (2 if asked.twice else 1)
         structures = stratified_structures(prepared, asked.structures)
-        record = _Record(options.out / PROXIES, _identity(whole, asked, ladder.rungs))
+        record = _Record(options.out / PROXIES, _identity(whole, asked, ladder.rungs), structures=len(structures))
+        long = f"a finetune of {asked.epochs:g} epochs{', twice' if asked.twice else ''}"
         for part, where, names in (
-            (ladder.rungs[:cheap], prepared, f"{cheap} proxies"),
-            (ladder.rungs[cheap:], judging, f"a finetune of {asked.epochs:g} epochs{', twice' if asked.twice else ''}"),
+            (compared.proxies, prepared, f"{len(compared.proxies)} proxies"),
+            (compared.finetunes, judging, long),
         ):
             observer.stage(f"Scoring {len(structures)} structures by {names}")
-            _drive(where, PairStudy(structures, part, prepared, record, observer), observer)
-        images = len(judging.split.holdout)
-        report = _report(record, prepared, asked, structures=len(structures), images=images)
+            pairs = [pair for rung in part for pair in _pairs(structures, rung, compared, prepared)]
+            _drive(where, PairStudy(pairs, record, observer), observer)
+        report = _report(record, prepared, asked, compared, images=len(judging.split.holdout))
         report["seconds"] = time.perf_counter() - started
         record.finish(report)
     return report
 
 
-def fidelities_of(prepared: Prepared, epochs: float, *, twice: bool = False) -> Ladder:
-    """Returns the proxies and, last, the finetune that they stand for, twice if asked.
+def fidelities_of(prepared: Prepared, epochs: float, *, twice: bool = False) -> Compared:
+    """Returns the proxies and the finetune that they stand for, twice if asked.
 
     Proxies are cuts without training, named `merge calibration/hold-out images`, and a twentieth of the finetune.
     """
@@ -130,7 +160,7 @@ def fidelities_of(prepared: Prepared, epochs: float, *, twice: bool = False) -> 
     )
     whole = replace(short, level=len(named) + 1, name=f"finetune-{epochs:g}", epochs=epochs)
     again = replace(whole, level=whole.level + 1, name=whole.name + _AGAIN)
-    return Ladder((*named, short, whole, *([again] if twice else [])))
+    return Compared((*named, short), whole, again if twice else None)
 
 
 def _name(merge: Merge, images: tuple[int, int]) -> str:
@@ -193,34 +223,29 @@ def divided(prepared: Prepared) -> tuple[Prepared, Prepared]:
     return scores, judges
 
 
+def _pairs(structures: Sequence[Structure], rung: Fidelity, compared: Compared, prepared: Prepared) -> list[Candidate]:
+    """Returns every structure at a fidelity."""
+    return [
+        Candidate(
+            id=rung.level * len(structures) + number,
+            structure=structure,
+            cost=prepared.space.cost(structure),
+            fidelity=rung,
+            seed=compared.seed(rung, structure=number, search=prepared.options.seed),
+            proposed_by="check-proxy",
+        )
+        for number, structure in enumerate(structures)
+    ]
+
+
 class PairStudy:
     """Asks for every structure at every fidelity once, and keeps what comes of it; see `PassiveStudy`."""
 
-    def __init__(
-        self,
-        structures: Sequence[Structure],
-        rungs: Sequence[Fidelity],
-        prepared: Prepared,
-        record: _Record,
-        observer: Observer,
-    ) -> None:
+    def __init__(self, pairs: Sequence[Candidate], record: _Record, observer: Observer) -> None:
         self._record = record
         self._observer = observer
-        self._structures = len(structures)
-        self._pairs = len(structures) * len(rungs)
-        self._open = [
-            Candidate(
-                id=rung.level * len(structures) + number,
-                structure=structure,
-                cost=prepared.space.cost(structure),
-                fidelity=rung,
-                seed=derive_seed(prepared.options.seed, number, *([_AGAIN] if rung.name.endswith(_AGAIN) else [])),
-                proposed_by="check-proxy",
-            )
-            for rung in rungs
-            for number, structure in enumerate(structures)
-            if not record.knows(number, rung)
-        ]
+        self._pairs = len(pairs)
+        self._open = [pair for pair in pairs if not record.knows(pair)]
         self._pending = 0
 
     def ask(self) -> Candidate | None:
@@ -233,7 +258,7 @@ class PairStudy:
     def tell(self, outcome: Outcome) -> None:
         """Keeps an outcome; no candidate climbs."""
         self._pending -= 1
-        self._record.add(outcome.candidate.id % self._structures, outcome)
+        self._record.add(outcome)
         self._observer.progress(self._pairs - len(self._open) - self._pending, self._pairs)
 
     @property
@@ -250,7 +275,8 @@ def _drive(prepared: Prepared, study: PairStudy, observer: Observer) -> None:
 class _Record:
     """What has been measured so far, on disk after every outcome."""
 
-    def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, identity: Mapping[str, Any], *, structures: int) -> None:
+        self.structures = structures
         self._path = path
         self._identity = dict(identity)
         self._seen: dict[str, dict[str, Any]] = {}
@@ -270,23 +296,23 @@ class _Record:
         # What failed in another process is tried again: its worker may have died, or memory been short.
         self._seen = {key: row for key, row in measured.items() if "failed" not in row}
 
-    def knows(self, structure: int, rung: Fidelity) -> bool:
+    def knows(self, pair: Candidate) -> bool:
         """Returns whether a pair has been measured, or tried by this process."""
-        return _key(structure, rung) in self._seen
+        return self._key(pair) in self._seen
 
-    def add(self, structure: int, outcome: Outcome) -> None:
-        """Writes down what came of a structure at the fidelity of the outcome's candidate."""
+    def add(self, outcome: Outcome) -> None:
+        """Writes down what came of a structure at a fidelity."""
         row: dict[str, Any] = {"widths": list(outcome.candidate.structure.widths), "seconds": outcome.seconds}
         if isinstance(outcome, Evaluation):
             row.update(score=outcome.score, accuracy=outcome.accuracy)
         elif isinstance(outcome, Failure):
             row["failed"] = outcome.reason
-        self._seen[_key(structure, outcome.candidate.fidelity)] = row
+        self._seen[self._key(outcome.candidate)] = row
         self._write({})
 
-    def column(self, rung: Fidelity, key: str, structures: int) -> FloatArray:
+    def column(self, rung: Fidelity, key: str) -> FloatArray:
         """Returns (S,) values of one fidelity, NaN where it failed."""
-        rows = [self._seen.get(_key(number, rung), {}) for number in range(structures)]
+        rows = [self._seen.get(_key(number, rung), {}) for number in range(self.structures)]
         return np.array([row.get(key, np.nan) if "failed" not in row else np.nan for row in rows], dtype=np.float64)
 
     def failures(self) -> list[str]:
@@ -296,6 +322,9 @@ class _Record:
     def finish(self, report: Mapping[str, Any]) -> None:
         """Writes the result beside the measurements."""
         self._write(report)
+
+    def _key(self, pair: Candidate) -> str:
+        return _key(pair.id % self.structures, pair.fidelity)
 
     def _write(self, report: Mapping[str, Any]) -> None:
         content = {"format": PROXIES_FORMAT, "identity": self._identity, **report, "measured": self._seen}
@@ -319,21 +348,18 @@ def _identity(prepared: Prepared, asked: ProxyOptions, rungs: Sequence[Fidelity]
 
 
 def _report(
-    record: _Record, prepared: Prepared, asked: ProxyOptions, *, structures: int, images: int
+    record: _Record, prepared: Prepared, asked: ProxyOptions, compared: Compared, *, images: int
 ) -> dict[str, Any]:
-    rungs = prepared.ladder.rungs
-    proxies, finetunes = (rungs[:-2], rungs[-2:]) if asked.twice else (rungs[:-1], rungs[-1:])
-    finetune = finetunes[0]
-    ends = np.stack([record.column(rung, "accuracy", structures) for rung in finetunes])
+    finetune = compared.finetune
+    ends = np.stack([record.column(rung, "accuracy") for rung in compared.finetunes])
     truth = ends.mean(axis=0)
     if np.isfinite(truth).sum() < FEWEST_STRUCTURES:
         raise RunError(f"Too few finetunes succeeded to compare with. The first that failed: {record.failures()[0]}.")
-    whole = float(np.nanmedian(record.column(finetune, "seconds", structures)))
+    whole = float(np.nanmedian(record.column(finetune, "seconds")))
     rng = generator(prepared.options.seed, "bootstrap")
     rows = []
-    for rung in proxies:
-        scores = record.column(rung, "score", structures)
-        times = record.column(rung, "seconds", structures)
+    for rung in compared.proxies:
+        scores, times = record.column(rung, "score"), record.column(rung, "seconds")
         seconds = float(np.nanmedian(times)) if np.isfinite(times).any() else None
         share = None if seconds is None else seconds / whole
         rows.append({"name": rung.name, "seconds": seconds, "share": share, **_agreement(scores, truth, rng)})
@@ -342,7 +368,7 @@ def _report(
         "model": prepared.problem.name,
         "data": prepared.problem.data.name,
         "budget": list(prepared.options.goals),
-        "structures": structures,
+        "structures": record.structures,
         "finetune": {
             "name": finetune.name,
             "epochs": finetune.epochs,
@@ -351,7 +377,7 @@ def _report(
             "lowest": float(np.nanmin(truth)),
             "highest": float(np.nanmax(truth)),
             "sampling_error": sampling_error(truth, images),
-            "again": _agreement(ends[0], ends[1], rng) if asked.twice else None,
+            "again": None if compared.again is None else _agreement(ends[0], ends[1], rng),
         },
         "min_tau": asked.min_tau,
         "proxies": rows,
