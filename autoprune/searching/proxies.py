@@ -6,8 +6,8 @@ with two seeds, it says how far it agrees with itself, and the mean, which is le
 compared with.
 
 Notation:
-    S   structures, P proxies
-    tau Kendall's rank correlation (tau-b) between a proxy's score and the accuracy after the finetune
+    S   structures
+    tau rank correlation with the finetune, see `autoprune.searching.agreement`
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from autoprune.core.structure import Structure
 from autoprune.errors import ConfigError, RunError
 from autoprune.evaluation.evaluator import fidelity_for
 from autoprune.report.observer import Observer
-from autoprune.report.progress import kendall_tau
+from autoprune.searching.agreement import agreement, sampling_error
 from autoprune.searching.options import SearchOptions
 from autoprune.searching.preparation import FIRST_RUNG, Prepared, prepare
 from autoprune.searching.problems import load_problem
@@ -46,8 +46,6 @@ PROXIES_FORMAT = 1
 TRUSTED_TAU = 0.8
 #: Fewer structures have so few pairs that any tau is noise.
 FEWEST_STRUCTURES = 5
-_RESAMPLINGS = 2_000
-_CONFIDENCE = 0.9
 #: Share of the finetune that the training proxy gets.
 _SHORT = 0.05
 #: Ends the name of the second finetune, and sets its seeds apart from those of the first.
@@ -362,7 +360,7 @@ def _report(
         scores, times = record.column(rung, "score"), record.column(rung, "seconds")
         seconds = float(np.nanmedian(times)) if np.isfinite(times).any() else None
         share = None if seconds is None else seconds / whole
-        rows.append({"name": rung.name, "seconds": seconds, "share": share, **_agreement(scores, truth, rng)})
+        rows.append({"name": rung.name, "seconds": seconds, "share": share, **agreement(scores, truth, rng)})
     return {
         "out": str(prepared.options.out),
         "model": prepared.problem.name,
@@ -377,7 +375,7 @@ def _report(
             "lowest": float(np.nanmin(truth)),
             "highest": float(np.nanmax(truth)),
             "sampling_error": sampling_error(truth, images),
-            "again": None if compared.again is None else _agreement(ends[0], ends[1], rng),
+            "again": None if compared.again is None else agreement(ends[0], ends[1], rng),
         },
         "min_tau": asked.min_tau,
         "proxies": rows,
@@ -386,41 +384,6 @@ def _report(
         "versions": package_versions(),
         "command": command_line(),
     }
-
-
-def _agreement(scores: FloatArray, truth: FloatArray, rng: np.random.Generator) -> dict[str, Any]:
-    """Returns tau, its bootstrap interval, and tau among the better half by the finetune; None where undefined."""
-    both = np.isfinite(scores) & np.isfinite(truth)
-    pairs = np.stack([scores[both], truth[both]], axis=1)
-    low, high = bootstrap_interval(pairs, rng)
-    better = pairs[pairs[:, 1] >= np.median(pairs[:, 1])] if len(pairs) else pairs
-    return {"tau": _tau(pairs), "low": low, "high": high, "tau_better_half": _tau(better), "structures": len(pairs)}
-
-
-def sampling_error(accuracies: FloatArray, images: int) -> float:
-    """Returns the standard error of an accuracy over so many images, at the mean of those given."""
-    mean = float(np.nanmean(accuracies))
-    return float(np.sqrt(mean * (1 - mean) / images))
-
-
-def _tau(pairs: FloatArray) -> float | None:
-    return kendall_tau([(float(first), float(second)) for first, second in pairs])
-
-
-def bootstrap_interval(pairs: FloatArray, rng: np.random.Generator) -> tuple[float | None, float | None]:
-    """Returns the ends of the 90 % percentile interval of tau over structures drawn anew; None where undefined.
-
-    Efron 1979 (Bootstrap methods). A structure that is drawn twice is tied with itself, which tau-b leaves out.
-    """
-    taus = [
-        tau
-        for _ in range(_RESAMPLINGS if len(pairs) else 0)
-        if (tau := _tau(pairs[rng.integers(len(pairs), size=len(pairs))])) is not None
-    ]
-    if not taus:
-        return None, None
-    low, high = np.quantile(taus, [(1 - _CONFIDENCE) / 2, (1 + _CONFIDENCE) / 2])
-    return float(low), float(high)
 
 
 def recommended(rows: Sequence[Mapping[str, Any]], min_tau: float) -> str | None:

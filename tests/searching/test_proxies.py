@@ -7,7 +7,7 @@ from torch.utils.data import Subset
 from toy_problem import sets
 
 from autoprune.cli.edge import run as command_line
-from autoprune.core.seeds import derive_seed, generator
+from autoprune.core.seeds import derive_seed
 from autoprune.data.bundle import as_images
 from autoprune.evaluation.evaluator import CandidateEvaluator
 from autoprune.report.observer import NullObserver
@@ -15,13 +15,7 @@ from autoprune.report.progress import kendall_tau
 from autoprune.searching.options import SearchOptions
 from autoprune.searching.preparation import prepare
 from autoprune.searching.problems import load_problem
-from autoprune.searching.proxies import (
-    PROXIES,
-    bootstrap_interval,
-    divided,
-    recommended,
-    stratified_structures,
-)
+from autoprune.searching.proxies import PROXIES, divided, recommended, stratified_structures
 
 CHECK = [
     *("check-proxy", "--model", "toy_problem:network", "--data", "toy_problem:sets", "--backend", "serial"),
@@ -183,23 +177,6 @@ def test_structures_are_distinct_within_budget_and_begin_with_uniform_widths(fol
     assert found[0] == prepared.space.uniform()
     assert len(set(found)) == 12
     assert all(prepared.space.is_legal(structure) for structure in found)
-
-
-def test_the_interval_holds_tau_and_narrows_with_more_structures():
-    rng = np.random.default_rng(0)
-    widths = []
-    for count in (10, 160):
-        first = rng.normal(size=count)
-        pairs = np.stack([first, first + rng.normal(size=count)], axis=1)
-        low, high = bootstrap_interval(pairs, generator(0))
-        assert -1 <= low < high <= 1
-        widths.append(high - low)
-    assert widths[1] < widths[0] / 2
-
-
-def test_scores_that_agree_perfectly_have_an_interval_at_one():
-    pairs = np.stack([np.arange(9.0), np.arange(9.0) ** 2], axis=1)
-    assert bootstrap_interval(pairs, generator(0)) == (1.0, 1.0)
 
 
 def test_the_cheapest_trusted_score_is_recommended():
