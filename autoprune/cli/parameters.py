@@ -1,4 +1,4 @@
-"""How each option is spelled and explained on the command line; `--help` shows the panels."""
+"""How each option is spelled and explained on the command line; those of few commands have modules of their own."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from typing import Annotated
 
 import typer
 
-_GOAL, _METHOD, _NETWORK, _SEARCH = "Goal", "Method", "Network and data", "Search"
-_WORKERS, _TRAINING, _RUN = "Workers", "Training", "Run"
+#: The panels of `--help`.
+GOAL, METHOD, NETWORK, SEARCH = "Goal", "Method", "Network and data", "Search"
+WORKERS, RUN = "Workers", "Run"
 
 Budgets = Annotated[
     list[str] | None,
     typer.Option(
         "--budget",
         metavar="LIMIT",
-        rich_help_panel=_GOAL,
+        rich_help_panel=GOAL,
         help="What may remain of the dense network: 50%flops, 1.2Gflops, 1.5Mparams, 20MB (weights), "
         "'peak 300MB' (activations), 5ms (latency on this device), or a share of each: 50%ms. "
         "Repeat it for several limits; all must hold. (default: 50%flops)",
@@ -25,7 +26,7 @@ Front = Annotated[
     str | None,
     typer.Option(
         metavar="RANGE",
-        rich_help_panel=_GOAL,
+        rich_help_panel=GOAL,
         help="Search a whole range instead, such as 20..80%flops. (default: none)",
     ),
 ]
@@ -33,7 +34,7 @@ FinetuneEpochs = Annotated[
     float | None,
     typer.Option(
         metavar="N",
-        rich_help_panel=_GOAL,
+        rich_help_panel=GOAL,
         help="Epochs of finetuning with distillation at the end; 0 for none. (default: 1 after a search, else 0)",
     ),
 ]
@@ -42,22 +43,22 @@ Method = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        rich_help_panel=_METHOD,
+        rich_help_panel=METHOD,
         help="eprune, ccm, pca, acp, ascp, psap, l1, fpgm, taylor, ... or package.module:Class; --list names all. "
         "(default: reconstruction)",
     ),
 ]
-ListMethods = Annotated[bool, typer.Option("--list", rich_help_panel=_METHOD, help="List the methods and exit.")]
+ListMethods = Annotated[bool, typer.Option("--list", rich_help_panel=METHOD, help="List the methods and exit.")]
 AsPublished = Annotated[
     bool,
     typer.Option(
-        "--as-published", rich_help_panel=_METHOD, help="The published procedure with its constants; takes no budget."
+        "--as-published", rich_help_panel=METHOD, help="The published procedure with its constants; takes no budget."
     ),
 ]
 MethodSettings = Annotated[
     list[str] | None,
     typer.Option(
-        "--option", metavar="KEY=VALUE", rich_help_panel=_METHOD, help="A setting of the method, such as beta=0.73."
+        "--option", metavar="KEY=VALUE", rich_help_panel=METHOD, help="A setting of the method, such as beta=0.73."
     ),
 ]
 MergeName = Annotated[
@@ -65,24 +66,24 @@ MergeName = Annotated[
     typer.Option(
         "--merge",
         metavar="NAME",
-        rich_help_panel=_METHOD,
+        rich_help_panel=METHOD,
         help="How consumers take over what is dropped: slice, addition, least-squares, sequential or fresh. "
         "(default: sequential; addition where it is exact; the method's own with --as-published)",
     ),
 ]
 MethodEpochs = Annotated[
     float | None,
-    typer.Option("--epochs", metavar="N", rich_help_panel=_METHOD, help="Epochs a method that trains may spend."),
+    typer.Option("--epochs", metavar="N", rich_help_panel=METHOD, help="Epochs a method that trains may spend."),
 ]
 NoTraining = Annotated[
-    bool, typer.Option("--no-training", rich_help_panel=_METHOD, help="Refuse whatever would take a gradient step.")
+    bool, typer.Option("--no-training", rich_help_panel=METHOD, help="Refuse whatever would take a gradient step.")
 ]
 
 Model = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        rich_help_panel=_NETWORK,
+        rich_help_panel=NETWORK,
         help="cifar/resnet20-b, torchvision/resnet50, package.module:factory, ... "
         "(default: digits/resnet, trained on first use)",
     ),
@@ -91,7 +92,7 @@ Weights = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
-        rich_help_panel=_NETWORK,
+        rich_help_panel=NETWORK,
         help="State dict of the trained network: .pt, .pth or .safetensors. (default: as the network is built)",
     ),
 ]
@@ -99,7 +100,7 @@ Data = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        rich_help_panel=_NETWORK,
+        rich_help_panel=NETWORK,
         help="digits, digits-scenes, mnist, fashion-mnist, cifar10, cifar100, imagefolder:DIR, voc:DIR, "
         "voc-segmentation:DIR, images:DIR (no labels) or package.module:factory. "
         "(default: the data of the model's family)",
@@ -109,7 +110,7 @@ Task = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        rich_help_panel=_NETWORK,
+        rich_help_panel=NETWORK,
         help="What the network does: classification, detection, segmentation or package.module:factory. "
         "(default: what DATA is for)",
     ),
@@ -124,13 +125,13 @@ Convention = Annotated[
 ]
 DataRoot = Annotated[
     Path | None,
-    typer.Option(metavar="DIR", rich_help_panel=_NETWORK, help="Folder of the data. (default: $AUTOPRUNE_DATA_ROOT)"),
+    typer.Option(metavar="DIR", rich_help_panel=NETWORK, help="Folder of the data. (default: $AUTOPRUNE_DATA_ROOT)"),
 ]
 Scope = Annotated[
     str | None,
     typer.Option(
         metavar="SCOPE",
-        rich_help_panel=_NETWORK,
+        rich_help_panel=NETWORK,
         help="What may be cut: internal (channels inside residual blocks) or coupled (stage outputs, too). "
         "(default: internal)",
     ),
@@ -139,7 +140,7 @@ Channels = Annotated[
     str | None,
     typer.Option(
         metavar="WAY",
-        rich_help_panel=_NETWORK,
+        rich_help_panel=NETWORK,
         help="Which channels stay: by elimination (what their consumers miss least goes) or norm (of the weights that "
         "read them). (default: elimination)",
     ),
@@ -148,7 +149,7 @@ SearchSpace = Annotated[
     str | None,
     typer.Option(
         metavar="FILE",
-        rich_help_panel=_NETWORK,
+        rich_help_panel=NETWORK,
         help="Limits per group: a TOML file, a shipped name, or auto: the shipped one for the network. (default: none)",
     ),
 ]
@@ -179,29 +180,29 @@ Strategy = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        rich_help_panel=_SEARCH,
+        rich_help_panel=SEARCH,
         help="Who proposes: auto, uniform, sensitivity, pso, tpe, ..., or package.module:Class. (default: auto)",
     ),
 ]
 Candidates = Annotated[
     int | None,
-    typer.Option(metavar="N", rich_help_panel=_SEARCH, help="How many structures to evaluate. (default: 100)"),
+    typer.Option(metavar="N", rich_help_panel=SEARCH, help="How many structures to evaluate. (default: 100)"),
 ]
 TimeLimit = Annotated[
     str | None,
     typer.Option(
-        metavar="TIME", rich_help_panel=_SEARCH, help="Stop proposing after 90s, 5m, 1h or 1h30m. (default: none)"
+        metavar="TIME", rich_help_panel=SEARCH, help="Stop proposing after 90s, 5m, 1h or 1h30m. (default: none)"
     ),
 ]
 Seed = Annotated[
     int | None,
-    typer.Option(metavar="N", rich_help_panel=_SEARCH, help="The same seed gives the same proposals. (default: 0)"),
+    typer.Option(metavar="N", rich_help_panel=SEARCH, help="The same seed gives the same proposals. (default: 0)"),
 ]
 CalibrationImages = Annotated[
     int | None,
     typer.Option(
         metavar="N",
-        rich_help_panel=_SEARCH,
+        rich_help_panel=SEARCH,
         help="Training images that cut networks are reconstructed on. (default: classification 512, detection 64, "
         "segmentation 32)",
     ),
@@ -210,7 +211,7 @@ HoldoutImages = Annotated[
     int | None,
     typer.Option(
         metavar="N",
-        rich_help_panel=_SEARCH,
+        rich_help_panel=SEARCH,
         help="Images that score candidates: of the validation set, or held out from training; never the test set. "
         "(default: 4000, fewer where there are few)",
     ),
@@ -218,23 +219,23 @@ HoldoutImages = Annotated[
 
 Structures = Annotated[
     int | None,
-    typer.Option(metavar="N", rich_help_panel=_SEARCH, help="Structures to compare scores on. (default: 20)"),
+    typer.Option(metavar="N", rich_help_panel=SEARCH, help="Structures to compare scores on. (default: 20)"),
 ]
 ProxyEpochs = Annotated[
     float | None,
-    typer.Option(metavar="N", rich_help_panel=_SEARCH, help="Epochs of the finetune to compare with. (default: 1)"),
+    typer.Option(metavar="N", rich_help_panel=SEARCH, help="Epochs of the finetune to compare with. (default: 1)"),
 ]
 MinTau = Annotated[
     float | None,
     typer.Option(
-        metavar="TAU", rich_help_panel=_SEARCH, help="Kendall's tau from which on a score is trusted. (default: 0.8)"
+        metavar="TAU", rich_help_panel=SEARCH, help="Kendall's tau from which on a score is trusted. (default: 0.8)"
     ),
 ]
 Twice = Annotated[
     bool,
     typer.Option(
         "--twice",
-        rich_help_panel=_SEARCH,
+        rich_help_panel=SEARCH,
         help="Finetune every structure with two seeds: how far these agree is what a score can be asked for.",
     ),
 ]
@@ -242,18 +243,18 @@ Twice = Annotated[
 Backend = Annotated[
     str | None,
     typer.Option(
-        metavar="NAME", rich_help_panel=_WORKERS, help="ray (Ray Tune workers) or serial (this process). (default: ray)"
+        metavar="NAME", rich_help_panel=WORKERS, help="ray (Ray Tune workers) or serial (this process). (default: ray)"
     ),
 ]
 Workers = Annotated[
     int | None,
-    typer.Option(metavar="N", rich_help_panel=_WORKERS, help="Candidates evaluated at a time. (default: what fits)"),
+    typer.Option(metavar="N", rich_help_panel=WORKERS, help="Candidates evaluated at a time. (default: what fits)"),
 ]
 GpusPerWorker = Annotated[
     float | None,
     typer.Option(
         metavar="SHARE",
-        rich_help_panel=_WORKERS,
+        rich_help_panel=WORKERS,
         help="GPUs of each worker, such as 0.25; 0 for CPUs. (default: two workers a GPU where there are any)",
     ),
 ]
@@ -261,7 +262,7 @@ RayAddress = Annotated[
     str | None,
     typer.Option(
         metavar="ADDRESS",
-        rich_help_panel=_WORKERS,
+        rich_help_panel=WORKERS,
         help="A running Ray cluster: auto or HOST:PORT. (default: start one here)",
     ),
 ]
@@ -269,164 +270,57 @@ EvaluationTimeout = Annotated[
     str | None,
     typer.Option(
         metavar="TIME",
-        rich_help_panel=_WORKERS,
+        rich_help_panel=WORKERS,
         help="When an evaluation counts as hung: it fails and its worker is started anew. Not with the serial backend. "
         "(default: 20 times the slowest so far, at least 10m)",
     ),
 ]
-TrainingWorkers = Annotated[
-    int | None,
-    typer.Option(
-        metavar="N", rich_help_panel=_WORKERS, help="Processes that share every batch, on Ray Train. (default: 1)"
-    ),
-]
-TrainingRayAddress = Annotated[
-    str | None,
-    typer.Option(
-        metavar="ADDRESS",
-        rich_help_panel=_WORKERS,
-        help="Where --workers run: auto or HOST:PORT of a Ray cluster. (default: this machine)",
-    ),
-]
 Device = Annotated[
     str | None,
-    typer.Option(metavar="NAME", rich_help_panel=_WORKERS, help="cpu, cuda or cuda:N. (default: the best at hand)"),
+    typer.Option(metavar="NAME", rich_help_panel=WORKERS, help="cpu, cuda or cuda:N. (default: the best at hand)"),
 ]
 
 LatencyBatch = Annotated[
     int | None,
     typer.Option(
         metavar="N",
-        rich_help_panel=_GOAL,
+        rich_help_panel=GOAL,
         help="Images at a time that budgets such as 5ms and 'peak 300MB' speak of. (default: 1)",
     ),
 ]
 LatencyThreads = Annotated[
     int | None,
     typer.Option(
-        metavar="N", rich_help_panel=_GOAL, help="Threads that 5ms is meant for on a CPU. (default: as torch has)"
+        metavar="N", rich_help_panel=GOAL, help="Threads that 5ms is meant for on a CPU. (default: as torch has)"
     ),
 ]
 
 Out = Annotated[
     Path | None,
-    typer.Option(metavar="DIR", rich_help_panel=_RUN, help="Folder for the results. (default: runs/TIME-MODEL)"),
+    typer.Option(metavar="DIR", rich_help_panel=RUN, help="Folder for the results. (default: runs/TIME-MODEL)"),
 ]
 Resume = Annotated[
     Path | None,
-    typer.Option(metavar="DIR", rich_help_panel=_RUN, help="Continue the search in this folder, with its own options."),
+    typer.Option(metavar="DIR", rich_help_panel=RUN, help="Continue the search in this folder, with its own options."),
 ]
 Experiment = Annotated[
     str | None,
     typer.Option(
         metavar="FILE",
-        rich_help_panel=_RUN,
+        rich_help_panel=RUN,
         help="Options from a TOML file or a shipped name; options given here win over it.",
     ),
 ]
 TrackingUri = Annotated[
     str | None,
-    typer.Option(metavar="URI", rich_help_panel=_RUN, help="MLflow store. (default: mlflow.db beside the run folder)"),
+    typer.Option(metavar="URI", rich_help_panel=RUN, help="MLflow store. (default: mlflow.db beside the run folder)"),
 ]
-NoMlflow = Annotated[bool, typer.Option("--no-mlflow", rich_help_panel=_RUN, help="Do not track the search in MLflow.")]
+NoMlflow = Annotated[bool, typer.Option("--no-mlflow", rich_help_panel=RUN, help="Do not track the search in MLflow.")]
 Json = Annotated[
     bool,
-    typer.Option("--json", rich_help_panel=_RUN, help="Print the result as JSON on stdout; progress goes to stderr."),
+    typer.Option("--json", rich_help_panel=RUN, help="Print the result as JSON on stdout; progress goes to stderr."),
 ]
 PlainJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-
-Epochs = Annotated[
-    float | None,
-    typer.Option(metavar="N", rich_help_panel=_TRAINING, help="Passes over the training images; fractions count."),
-]
-LearningRate = Annotated[
-    float | None,
-    typer.Option(
-        metavar="X",
-        rich_help_panel=_TRAINING,
-        help="At its peak; it falls to zero on a cosine. (default: train 0.1, with --weights 0.01; "
-        "finetune 0.02, less below one epoch; --no-distillation 0.01 to 0.05, by the epochs)",
-    ),
-]
-BatchSize = Annotated[
-    int | None, typer.Option(metavar="N", rich_help_panel=_TRAINING, help="Images per step. (default: 128)")
-]
-WeightDecay = Annotated[
-    float | None,
-    typer.Option(
-        metavar="X", rich_help_panel=_TRAINING, help="On weights of convolutions and linear layers. (default: 0.0005)"
-    ),
-]
-WarmupEpochs = Annotated[
-    float | None,
-    typer.Option(
-        metavar="N",
-        rich_help_panel=_TRAINING,
-        help="Epochs in which the rate rises. (default: a tenth of them, at most 1)",
-    ),
-]
-LabelSmoothing = Annotated[
-    float | None,
-    typer.Option(metavar="SHARE", rich_help_panel=_TRAINING, help="Probability spread over all classes. (default: 0)"),
-]
-Regulariser = Annotated[
-    str | None,
-    typer.Option(metavar="NAME", rich_help_panel=_TRAINING, help="ccm or orthoreg: adds to the loss. (default: none)"),
-]
-RegulariserStrength = Annotated[
-    float | None,
-    typer.Option(metavar="X", rich_help_panel=_TRAINING, help="Its weight in the loss. (default: the published one)"),
-]
-Teacher = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="PATH",
-        rich_help_panel=_TRAINING,
-        help="Distil from these weights of the same network, or from the saved network in a folder.",
-    ),
-]
-DenseWeights = Annotated[
-    Path | None,
-    typer.Option(
-        "--weights",
-        metavar="FILE",
-        rich_help_panel=_TRAINING,
-        help="Weights of the dense network, the teacher. (default: those it was cut from, if they can be found)",
-    ),
-]
-NoDistillation = Annotated[
-    bool, typer.Option("--no-distillation", rich_help_panel=_TRAINING, help="Train on the labels alone.")
-]
-StartWeights = Annotated[
-    Path | None,
-    typer.Option(
-        "--weights", metavar="FILE", rich_help_panel=_NETWORK, help="Weights to start from. (default: random ones)"
-    ),
-]
-ToldImages = Annotated[
-    int | None,
-    typer.Option(
-        "--holdout-images",
-        metavar="N",
-        rich_help_panel=_TRAINING,
-        help="Training images held out to follow the training. (default: 4000, at most a tenth)",
-    ),
-]
-CheckpointSteps = Annotated[
-    int | None,
-    typer.Option(
-        metavar="N", rich_help_panel=_TRAINING, help="A checkpoint every N steps, too. (default: after each epoch)"
-    ),
-]
-ResumeTraining = Annotated[
-    Path | None,
-    typer.Option(
-        "--resume",
-        metavar="DIR",
-        rich_help_panel=_RUN,
-        help="Continue the training in this folder, with its own options, from its newest checkpoint.",
-    ),
-]
 
 OptionalModelArgument = Annotated[
     str | None,
