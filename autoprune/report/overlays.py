@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from autoprune.report.figures import WIDE, front_axes, front_line, kept_of, legend, legend_height, on_axis
+from autoprune.report.figures import WIDE, legend, legend_height
+from autoprune.report.front_figure import front_axes, front_line, kept_of, on_axis
 from autoprune.report.svg import COLOURS, Axes, Drawing, padded, percent, plain, whole
 
 Rows = Sequence[Mapping[str, Any]]

@@ -10,6 +10,7 @@ from typing import Any
 
 from autoprune.core.resources import RESOURCES
 from autoprune.report import figures, formats
+from autoprune.report.front_figure import front_figure
 from autoprune.report.front_html import embed, front_data, marks_of
 from autoprune.report.front_script import SCRIPT
 from autoprune.report.html_page import filled
@@ -212,7 +213,7 @@ def _draw_front(record: RunRecord, numbers: Numbers, rows: Rows) -> Draw | None:
     if not rows:
         return None
     data = _front_arguments(record, numbers, rows)
-    return lambda width: figures.front_figure(
+    return lambda width: front_figure(
         rows,
         data["marks"],
         data["budgets"],

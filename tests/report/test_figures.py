@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from autoprune.report import figures
+from autoprune.report.front_figure import front_figure
 from autoprune.report.page import drawings
 from autoprune.report.progress import agreement_of, kendall_tau
 from autoprune.report.record import evaluations_of
@@ -74,7 +75,7 @@ def test_odd_names_are_escaped_in_texts_and_attributes(width):
     name = '<b onload="x">&\'\x00\ud800'
     rows = shown(search(by=name))[1]
     drawn = [
-        figures.front_figure(rows, (), (), width=width),
+        front_figure(rows, (), (), width=width),
         figures.widths_figure({name: 8}, {name: 4}, {}, width=width),
         figures.layers_figure([{"name": name, "dense": 9, "pruned": 4}], width=width),
     ]
@@ -85,7 +86,7 @@ def test_odd_names_are_escaped_in_texts_and_attributes(width):
 @pytest.mark.parametrize("width", WIDTHS)
 def test_a_single_candidate_and_equal_scores_have_a_picture(width):
     numbers, rows, _ = shown(search())
-    parsed(figures.front_figure(rows[:1], (), (), width=width))
+    parsed(front_figure(rows[:1], (), (), width=width))
     parsed(figures.progress_figure(numbers["progress"][:1], [(1, 0.7)], width=width))
     equal = {"first": "a", "last": "b", "candidates": [[0, 0.5, 0.5], [1, 0.5, 0.5]]}
     parsed(figures.rungs_figure(equal, incumbent=1, width=width))
@@ -167,7 +168,7 @@ def test_the_name_of_the_dense_network_crosses_no_budget_line(width, share):
     row = {"id": 0, "retained_flops": 0.45, "accuracy": 0.9, "proposed_by": "pso", "front": True, "macs": 1, "level": 0}
     dense = {"name": "dense", "id": None, "accuracy": 0.95, "source": "test set", "retained_flops": 1.0}
     budget = {"text": "50%flops", "resource": "macs", "low": share, "high": 0.5}
-    tree = parsed(figures.front_figure([row], [dense], [budget], width=width))
+    tree = parsed(front_figure([row], [dense], [budget], width=width))
     named = {node.text: node for node in tree.iter() if node.tag.endswith("text")}
     label = next(node for text, node in named.items() if text and text.startswith("dense"))
     end = float(label.get("x"))
