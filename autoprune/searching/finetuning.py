@@ -15,8 +15,8 @@ from autoprune.models.tracing import trace
 from autoprune.report.observer import Observer
 from autoprune.searching.dense import dense_network
 from autoprune.searching.problems import Problem, is_unlabelled, named_by, require_fit, saved_problem
-from autoprune.searching.training import Training, carry_out, split_of, varied
 from autoprune.searching.training_options import FinetuneOptions
+from autoprune.searching.training_run import Training, carry_out, split_of, varied
 from autoprune.training.features import FeatureDistillation
 from autoprune.training.recipe import finetune_recipe
 

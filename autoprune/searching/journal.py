@@ -14,7 +14,7 @@ from autoprune.training.hooks import Hook
 from autoprune.training.measure import measure
 
 if TYPE_CHECKING:
-    from autoprune.searching.training import Training
+    from autoprune.searching.training_run import Training
 
 #: Hears an epoch and its figures.
 OnRow = Callable[[float, Mapping[str, float]], object]

@@ -22,7 +22,7 @@ from autoprune.training.team import Team
 
 if TYPE_CHECKING:
     from autoprune.searching.journal import OnRow
-    from autoprune.searching.training import Training
+    from autoprune.searching.training_run import Training
 
 Tell = Callable[[tuple[Any, ...]], None]
 
@@ -48,7 +48,7 @@ class TeamTraining:
 
     def __call__(self, rank: int, size: int, tell: Tell, *, gpu: bool) -> None:
         """Trains as process `rank` of `size`; the leader tells stages, epochs, checkpoints and the result."""
-        from autoprune.searching.training import trained
+        from autoprune.searching.training_run import trained
 
         device = device_of_worker(self.device, gpu=gpu)
         data = self.training.data

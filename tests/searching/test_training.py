@@ -89,7 +89,7 @@ def test_the_test_set_is_read_once_after_the_last_epoch_and_the_holdout_is_never
         return real_measure(model, images, indices, **keywords)
 
     import autoprune.searching.journal as journal
-    import autoprune.searching.training as module
+    import autoprune.searching.training_run as module
 
     real_train = module.train
 
@@ -162,9 +162,9 @@ def test_a_diverging_training_names_its_last_good_checkpoint(folder, monkeypatch
             if epoch == 2:
                 self._model.head.weight.data[0, 0] = float("inf")
 
-    monkeypatch.setattr("autoprune.searching.training._regularisers", lambda options: (Breaking(),))
+    monkeypatch.setattr("autoprune.methods.regularisers.make_regulariser", lambda *_: Breaking())
     with pytest.raises(DivergenceError, match=r"last good checkpoint is t/checkpoints/step-00000007\.pt: start from"):
-        train_network(options(), Watching())
+        train_network(options(regulariser="ccm"), Watching())
     good = Path("t/checkpoints/step-00000007.pt")
     again = train_network(options("again", weights=good, learning_rate=0.001, epochs=1), Watching())
     assert again["accuracy_before"] is not None
