@@ -150,6 +150,7 @@ class Gates(EditingHook):
         open: per group the (N,) mask of open gates.
         reopened: how many gates were opened again so far.
         protected: how many times a channel was passed over because of its score.
+        gates: per group the (N,) numbers, 1 where open, that the inputs of layers are multiplied by while it trains.
     """
 
     def __init__(
@@ -178,7 +179,7 @@ class Gates(EditingHook):
         self.reopened = self.protected = 0
         self._finished = False
         self._ratios: FloatArray | None = None
-        self._gates = [torch.ones(group.width) for group in groups]
+        self.gates = [torch.ones(group.width) for group in groups]
         self._sums = [torch.zeros(group.width, dtype=torch.float64) for group in groups]
         self._seen = 0
         #: {tensor name: its values when channels of it were last closed}.
@@ -187,7 +188,7 @@ class Gates(EditingHook):
     def begin(self, state: TrainingState) -> None:
         """Puts the gates into the network."""
         super().begin(state)
-        self._gates = [torch.from_numpy(row.astype(np.float32)).to(state.device).requires_grad_() for row in self.open]
+        self.gates = [torch.from_numpy(row.astype(np.float32)).to(state.device).requires_grad_() for row in self.open]
         tensors, seen = named_tensors(state.model), set()
         consumed = {name for axis in self._network.axes if axis.role is Role.CONSUMES for name in axis.names}
         for module in state.model.modules():
@@ -206,7 +207,7 @@ class Gates(EditingHook):
         """Returns a hook that multiplies a layer's input by the gates of the channels it reads."""
         layout = self._network.channels[channels]
         readers = []
-        for group, gate in zip(self._groups, self._gates, strict=True):
+        for group, gate in zip(self._groups, self.gates, strict=True):
             mine = layout.group == group.index
             if mine.any():
                 places = torch.from_numpy(np.flatnonzero(mine)).to(device)
@@ -235,10 +236,10 @@ class Gates(EditingHook):
                 for total, norms in zip(self._sums, self._gradient_norms(model), strict=True):
                     total += norms
             else:
-                for total, gate in zip(self._sums, self._gates, strict=True):
+                for total, gate in zip(self._sums, self.gates, strict=True):
                     if gate.grad is not None:
                         total += gate.grad.detach().double().cpu()
-        for gate in self._gates:
+        for gate in self.gates:
             gate.grad = None
 
     def edit(self, model: nn.Module, progress: float) -> None:
@@ -260,6 +261,25 @@ class Gates(EditingHook):
             for axis in group.makers:
                 # Without its gate a closed channel would come back to life.
                 axis.clear(tensors[axis.name], ~alive)
+
+    def close(self, model: nn.Module, index: int, closed: Mask) -> None:
+        """Closes these (N,) gates of a group and opens its others; what opens is as it was when it closed."""
+        group, before = self._groups[index], self.open[index]
+        closing, opening = closed & before, ~closed & ~before
+        tensors = named_tensors(model)
+        for axis in group.makers:
+            tensor = tensors[axis.name]
+            if opening.any():
+                axis.write(tensor, axis.rows(self._shadows[axis.name]), opening)
+            if closing.any():
+                shadow = self._shadows.setdefault(axis.name, tensor.detach().clone())
+                axis.write(shadow, axis.rows(tensor), closing)
+        # A filter that comes back starts from rest, and one that goes must not be carried on.
+        clear_momentum(model, group, closing | opening, self.optimiser)
+        self.reopened += int(opening.sum())
+        self.open[index] = ~closed
+        with torch.no_grad():
+            self.gates[index].copy_(torch.from_numpy((~closed).astype(np.float32)))
 
     def state_dict(self) -> dict[str, Any]:
         """Returns gates, ratios, sums and shadows."""
@@ -290,7 +310,7 @@ class Gates(EditingHook):
             safe = self._protected(index)
             closed = choose_closed(norms, safe, self.open[index], count=len(norms) - width)
             self.protected += int(safe.sum())
-            self._apply(model, index, closed)
+            self.close(model, index, closed)
         for total in self._sums:
             total.zero_()
         self._seen = 0
@@ -320,25 +340,6 @@ class Gates(EditingHook):
         scores = mean if self._method.protect == "grad_norm" else by_gate
         threshold = scores[alive].mean() + self._method.kappa * scores[alive].std()
         return protected_channels(scores, alive, threshold=float(threshold))
-
-    def _apply(self, model: nn.Module, index: int, closed: Mask) -> None:
-        """Sets the gates of a group; what closes is remembered, what opens is as it was when it closed."""
-        group, before = self._groups[index], self.open[index]
-        closing, opening = closed & before, ~closed & ~before
-        tensors = named_tensors(model)
-        for axis in group.makers:
-            tensor = tensors[axis.name]
-            if opening.any():
-                axis.write(tensor, axis.rows(self._shadows[axis.name]), opening)
-            if closing.any():
-                shadow = self._shadows.setdefault(axis.name, tensor.detach().clone())
-                axis.write(shadow, axis.rows(tensor), closing)
-        # A filter that comes back starts from rest, and one that goes must not be carried on.
-        clear_momentum(model, group, closing | opening, self.optimiser)
-        self.reopened += int(opening.sum())
-        self.open[index] = ~closed
-        with torch.no_grad():
-            self._gates[index].copy_(torch.from_numpy((~closed).astype(np.float32)))
 
     def _gradient_norms(self, model: nn.Module) -> list[Tensor]:
         """Returns per group (N,) the L2 norm of the gradient of the weights that produce each channel."""

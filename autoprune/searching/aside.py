@@ -172,10 +172,11 @@ def serve(work: str) -> None:
             _warm_up(store)
         job: bytes = pickle.load(sys.stdin.buffer)
         with answers:
-            pickle.dump(_answer(work, job), answers)
+            pickle.dump(answered(work, job), answers)
 
 
-def _answer(work: str, job: bytes) -> tuple[str, Any]:
+def answered(work: str, job: bytes) -> tuple[str, Any]:
+    """Returns what the process answers to pickled arguments: `done` and the result, `refused` or `unread` and why."""
     try:
         arguments = pickle.loads(job)
     except Exception as error:  # whatever a network's own classes raise

@@ -17,7 +17,7 @@ from autoprune.searching.problems import Problem
 from autoprune.searching.recorded import BEFORE
 
 #: Options that the ledger compares by what they come to: the weights, the groups, the split, ...
-_BY_CONTENT = frozenset(
+BY_CONTENT = frozenset(
     (
         *("model", "weights", "data", "task", "budgets", "front", "strategy", "candidates", "seed", "scope", "out"),
         *("search_space", "calibration_images", "holdout_images"),
@@ -50,7 +50,7 @@ def _options(recorded: Any, options: SearchOptions) -> list[tuple[str, Any, Any]
     if not isinstance(recorded, Mapping):
         return []
     now, usual = options.to_json(), {**asdict(SearchOptions()), **BEFORE}
-    names = [name for name in OPTIONS if name not in RESUMABLE | _BY_CONTENT]
+    names = [name for name in OPTIONS if name not in RESUMABLE | BY_CONTENT]
     pairs = [(name, recorded.get(name, usual[name]), now[name]) for name in names]
     return [(name, old, new) for name, old, new in pairs if old != new]
 

@@ -205,7 +205,7 @@ class Ledger:
     def _append(self, event: Event) -> None:
         if self._broken:
             raise RunError(f"The ledger {self.path} is closed to writing after an error. Resume the search.")
-        line = _line(event)
+        line = encode_line(event)
         try:
             while line:
                 line = line[os.write(self._file, line) :]
@@ -217,6 +217,12 @@ class Ledger:
                 f"Cannot write the ledger {self.path}: {error.strerror}. Everything before is kept; make room and "
                 f"resume with --resume {self.path.parent}."
             ) from error
+
+
+def encode_line(event: Event) -> bytes:
+    """Returns the line of an event, its checksum with it."""
+    text = json.dumps(event, allow_nan=False, separators=(",", ":"))
+    return f'{text[:-1]},"check":"{_check(text)}"}}\n'.encode()
 
 
 def encode_asked(candidate: Candidate) -> Event:
@@ -269,11 +275,6 @@ def decode_told(event: Event, candidate: Candidate) -> Outcome:
 def _short(value: object) -> str:
     text = repr(value)
     return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}..."
-
-
-def _line(event: Event) -> bytes:
-    text = json.dumps(event, allow_nan=False, separators=(",", ":"))
-    return f'{text[:-1]},"check":"{_check(text)}"}}\n'.encode()
 
 
 def _check(text: str) -> str:

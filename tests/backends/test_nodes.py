@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -103,34 +105,33 @@ def test_how_a_package_was_built_is_no_difference(monkeypatch):
     assert versions()["torch"] == "2.11.0"
 
 
-def test_a_cluster_of_another_ray_is_one_line_that_says_which():
-    from autoprune.backends.ray_tune.cluster import _connection_errors
+def test_a_cluster_of_another_ray_is_one_line_that_says_which(monkeypatch):
+    from autoprune.backends.ray_tune import cluster
 
+    def other_version(**_):
+        raise RuntimeError(said + "10.0.0.3 was started with:\n    Ray: 2.60.0\n    Python: 3.11.7\n")
+
+    no_ray = SimpleNamespace(init=other_version, is_initialized=lambda: False, shutdown=lambda: None)
+    monkeypatch.setattr(cluster, "ray", no_ray)
     said = "Version mismatch: The cluster was started with:\n    Ray: 2.50.0\n    Python: 3.11.7\nThis process on node "
     other = pytest.raises(BackendError, match=r"another version: The cluster was started with: Ray: 2\.50\.0 Python")
-    with other as caught, _connection_errors("head:6379"):
-        raise RuntimeError(said + "10.0.0.3 was started with:\n    Ray: 2.60.0\n    Python: 3.11.7\n")
+    with other as caught, cluster.cluster("auto", 1, 0):
+        pass
     assert "\n" not in str(caught.value)
     assert "Install the same Ray and Python" in str(caught.value)
 
 
 @pytest.mark.parametrize("done", [True, False])
 def test_what_tune_cannot_write_at_its_end_costs_nothing(done, monkeypatch):
-    from types import SimpleNamespace
-
-    from autoprune.backends import RayBackend
     from autoprune.backends.ray_tune import backend
 
     def gone(*_, **__):
         raise FileNotFoundError(2, "No such file or directory")
 
     monkeypatch.setattr(backend.tune, "run", gone)
-    drive = lambda: RayBackend(1)._drive(SimpleNamespace(done=done, stop_all=None), 1)  # noqa: E731
-    if done:
-        assert drive() is None
-    else:
-        with pytest.raises(BackendError, match="Ray Tune cannot write below"):
-            drive()
+    refused = pytest.raises(BackendError, match="Ray Tune cannot write below")
+    with nullcontext() if done else refused:
+        backend.drive(SimpleNamespace(done=done, stop_all=None), workers=1)
 
 
 def test_the_example_of_a_cluster_is_what_rays_launcher_takes():

@@ -96,6 +96,6 @@ def test_every_process_is_told_its_place_and_whether_it_has_a_gpu(monkeypatch, g
     monkeypatch.setattr(team.ray, "get_actor", lambda name, namespace: asked.append((name, namespace)) or box)
     context = SimpleNamespace(get_world_rank=lambda: 1, get_world_size=lambda: 2)
     monkeypatch.setattr("ray.train.get_context", lambda: context)
-    team._member({"mailbox": "box", "namespace": "ours", "gpu": gpu})
+    team.member({"mailbox": "box", "namespace": "ours", "gpu": gpu})
     assert heard == [(1, 2, gpu)]
     assert asked == [("box", "ours")]

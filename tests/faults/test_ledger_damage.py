@@ -23,7 +23,7 @@ from autoprune.errors import PluginError, RunError
 from autoprune.plugins import require_foreign
 from autoprune.searching.recorded import recorded_options
 from autoprune.study import Ledger, read_ledger, replay
-from autoprune.study.ledger import _line
+from autoprune.study.ledger import encode_line
 from autoprune.tracking.uris import place_on_disk
 
 RUN = {"seed": 7}
@@ -118,14 +118,14 @@ def test_a_line_with_a_right_checksum_and_wrong_types_is_refused(path):
     lines = lines_of(path)
     event = {key: value for key, value in json.loads(lines[1]).items() if key != "check"}
     for forged in ({**event, "id": "../../x"}, {**event, "widths": [-1]}, {**event, "event": "run"}, {"event": "told"}):
-        path.write_bytes(b"".join([lines[0], _line(forged), *lines[2:]]))
+        path.write_bytes(b"".join([lines[0], encode_line(forged), *lines[2:]]))
         with pytest.raises(RunError, match=r"Line 2 of the ledger .* is none that a search writes"):
             read_ledger(path)
 
 
 def test_a_ledger_of_a_newer_format_says_which_autoprune_reads_it(path):
     header = {"event": "header", "format": 2, "autoprune": "3.1.0", "run": RUN}
-    path.write_bytes(_line(header))
+    path.write_bytes(encode_line(header))
     with pytest.raises(RunError, match=r"format 2; this version reads 1 .*needs autoprune 3\.1\.0 or newer"):
         read_ledger(path)
 

@@ -111,12 +111,12 @@ def test_a_filter_that_opens_again_is_as_it_was_when_it_closed():
     first = {axis.name: axis.rows(tensors[axis.name]).clone() for axis in group.makers}
     closed = np.zeros(group.width, dtype=bool)
     closed[1] = True
-    hook._apply(model, 0, closed)
+    hook.close(model, 0, closed)
     with torch.no_grad():
         for axis in group.makers:
             if tensors[axis.name].is_floating_point():
                 tensors[axis.name].mul_(0.5)  # weight decay, and statistics that drift
-    hook._apply(model, 0, np.zeros(group.width, dtype=bool))
+    hook.close(model, 0, np.zeros(group.width, dtype=bool))
     assert hook.reopened == 1
     for axis in group.makers:
         rows, halved = axis.rows(tensors[axis.name]), 0.5 * first[axis.name]
@@ -135,7 +135,7 @@ def test_momentum_goes_with_a_filter():
     hook.optimiser = optimiser
     closed = np.zeros(group.width, dtype=bool)
     closed[2] = True
-    hook._apply(model, 0, closed)
+    hook.close(model, 0, closed)
     for name, buffer in group.momenta(named_tensors(model), optimiser).items():
         axis = next(axis for axis in group.makers if axis.name == name)
         rows = axis.rows(buffer)
@@ -154,8 +154,8 @@ def test_gate_gradients_are_those_of_a_loop_over_gates():
     model.eval()
     nn.functional.cross_entropy(model(x), labels).backward()
     hook.gradients_ready()
-    step = 1e-3
-    for index, gate in enumerate(hook._gates):
+    step, sums = 1e-3, hook.state_dict()["sums"]
+    for index, gate in enumerate(hook.gates):
         for channel in range(min(3, len(gate))):
             losses = []
             for sign in (1, -1):
@@ -164,26 +164,33 @@ def test_gate_gradients_are_those_of_a_loop_over_gates():
                     losses.append(float(nn.functional.cross_entropy(model(x), labels)))
                     gate[channel] -= sign * step
             slope = (losses[0] - losses[1]) / (2 * step)
-            assert float(hook._sums[index][channel]) == pytest.approx(slope, abs=2e-3)
+            assert float(sums[index][channel]) == pytest.approx(slope, abs=2e-3)
     hook.end()
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
+@pytest.mark.parametrize(("slope", "opens"), [(-1.0, True), (1.0, False)])  # of the loss, if it were opened
 @pytest.mark.parametrize("network", ["plain", "residual with projections", "depthwise"])
-def test_a_closed_gate_has_a_gradient_and_a_useful_filter_opens_again(network):
+def test_a_closed_gate_has_a_gradient_and_a_useful_filter_opens_again(network, slope, opens):
     from autoprune.training.hooks import TrainingState
 
     subject = small_subject(network)
     model, hook = copy.deepcopy(subject.model), gates_of(subject, steps=100, edits=1, pulse=100)
-    hook.open[0][:2] = False
+    first = np.arange(len(hook.open[0])) < 2
+    hook.close(model, 0, first)
     hook.begin(TrainingState(model, torch.optim.SGD(model.parameters(), lr=0.0), 1.0, torch.device("cpu")))
     nn.functional.cross_entropy(model(images(8)), torch.arange(8) % 4).backward()
     hook.gradients_ready()
     hook.end()
-    assert hook._sums[0][:2].abs().min() > 0
-    hook._sums[0][:] = 0.0
-    hook._sums[0][0] = -1.0  # opening it would lower the loss
-    assert hook._protected(0)[0]
+    state = hook.state_dict()
+    assert state["sums"][0][:2].abs().min() > 0
+    state["sums"][0][:] = 0.0
+    state["sums"][0][0] = slope
+    hook.load_state_dict(state)
+    for axis in group_axes(subject.network)[0].makers:
+        axis.clear(named_tensors(model)[axis.name], first)  # by their norms both would stay closed
+    hook.edit(model, 1.0)
+    assert hook.open[0][:2].tolist() == [opens, False]
 
 
 def test_a_zeroed_filter_behind_batch_norm_has_an_inflated_gradient():

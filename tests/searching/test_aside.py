@@ -13,7 +13,7 @@ from torch import nn
 
 from autoprune.errors import BackendError
 from autoprune.searching import aside
-from autoprune.searching.aside import Aside, exported
+from autoprune.searching.aside import Aside, answered, exported
 from autoprune.tracking.registry import PickedNetwork
 
 WHERE = {"store": "sqlite:///nowhere.db", "experiment": "toys", "search": "abc", "register": None}
@@ -84,28 +84,29 @@ def test_without_other_processes_the_network_is_written_here(monkeypatch, writte
 
 
 def test_no_process_outlives_the_block(monkeypatch):
-    with started(monkeypatch, SLEEP) as processes:
-        both = [processes._exporter._process, processes._writer._process]
+    begin, both = aside.subprocess.Popen, []
+    monkeypatch.setattr(aside.subprocess, "Popen", lambda *given, **how: both.append(begin(*given, **how)) or both[-1])
+    with started(monkeypatch, SLEEP):
         assert [process.poll() for process in both] == [None, None]
     assert [process.returncode for process in both] == [-9, -9]
 
 
 def test_a_process_answers_for_every_end_of_its_work(monkeypatch, written):
     job = pickle.dumps((network(), WHERE))
-    assert aside._answer("log", job) == ("done", "written here")
-    assert aside._answer("log", b"no pickle")[0] == "unread"
+    assert answered("log", job) == ("done", "written here")
+    assert answered("log", b"no pickle")[0] == "unread"
 
     def refuse(*_args, **_options):
         raise BackendError("the disk is on fire.")
 
     monkeypatch.setattr("autoprune.tracking.registry.log_network", refuse)
-    assert aside._answer("log", job) == ("refused", "the disk is on fire.")
+    assert answered("log", job) == ("refused", "the disk is on fire.")
 
     def break_off(*_args, **_options):
         raise MemoryError("no room for the weights")
 
     monkeypatch.setattr("autoprune.tracking.registry.log_network", break_off)
-    kind, reason = aside._answer("log", job)
+    kind, reason = answered("log", job)
     assert kind == "refused"
     assert "broke off: MemoryError: no room for the weights. Pick it again." in reason
 

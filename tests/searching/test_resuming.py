@@ -18,8 +18,8 @@ from autoprune.data.bundle import bundle_from
 from autoprune.errors import RunError
 from autoprune.report.observer import NullObserver
 from autoprune.searching.digests import digest_of
-from autoprune.searching.resuming import _BY_CONTENT
-from autoprune.study.ledger import _line
+from autoprune.searching.resuming import BY_CONTENT
+from autoprune.study.ledger import encode_line
 
 
 class Once(NullObserver):
@@ -97,9 +97,9 @@ class TestOptions:
 
 
 def test_every_option_may_change_or_is_compared():
-    by_name = set(OPTIONS) - RESUMABLE - _BY_CONTENT
+    by_name = set(OPTIONS) - RESUMABLE - BY_CONTENT
     assert by_name == {"channels", "latency_batch", "latency_threads"}
-    assert not RESUMABLE & _BY_CONTENT
+    assert not RESUMABLE & BY_CONTENT
 
 
 @pytest.mark.usefixtures("begun")
@@ -124,7 +124,7 @@ class TestImages:
         first, *others = ledger.read_bytes().splitlines(keepends=True)
         header = json.loads(first)
         del header["check"], header["run"]["images"], header["run"]["options"]["channels"]
-        ledger.write_bytes(b"".join([_line(header), *others]))
+        ledger.write_bytes(b"".join([encode_line(header), *others]))
         with pytest.raises(RunError, match=r"channels='norm' \(now 'elimination'\)"):
             search()
         assert search(channels="norm").summary["candidates"] == 5

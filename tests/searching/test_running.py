@@ -18,7 +18,7 @@ from autoprune.errors import ConfigError, RunError
 from autoprune.report.observer import NullObserver
 from autoprune.searching.api import resume_search
 from autoprune.searching.reporting import write_report
-from autoprune.training.checkpoints import _digest
+from autoprune.training.checkpoints import CheckpointFolder, read_checkpoint
 
 #: What `summary.json` must hold at least.
 KEYS = (
@@ -183,10 +183,9 @@ def test_a_checkpoint_of_no_use_does_not_bar_the_end_of_a_search(toy, damage, ca
         if damage == "cut off":
             path.write_bytes(path.read_bytes()[:100])
         else:
-            content = torch.load(path, weights_only=True)
-            content["identity"]["learning_rate"] = 7.0
-            content["digest"] = _digest({key: value for key, value in content.items() if key != "digest"})
-            torch.save(content, path)
+            state = read_checkpoint(path)
+            other = {**state.pop("identity"), "learning_rate": 7.0}
+            CheckpointFolder(path.parent, other).save(state, step=state["done"])
     resumed = resume_search(Path("stopped"), observer=NullObserver())
     assert resumed.summary["incumbent"] == whole.summary["incumbent"]
     assert resumed.summary["uniform"] == whole.summary["uniform"]

@@ -116,38 +116,44 @@ class RayBackend:
                 warn=self._warn,
             )
             try:
-                self._drive(driver, crew.workers)
+                drive(driver, workers=crew.workers)
             finally:
                 pool.kill()
         if driver.error is not None:
             raise driver.error
         return report_of(driver.timings, workers=crew.workers, interrupted=not study.done)
 
-    def _drive(self, driver: Driver, workers: int) -> None:
-        storage = tempfile.mkdtemp(prefix="autoprune-tune-")
-        try:
-            tune.run(
-                CandidateTrial,
-                name="search",
-                num_samples=-1,
-                search_alg=StudySearcher(driver),
-                scheduler=LadderScheduler(driver, keep_idle=workers),
-                stop=StopWhen(driver.stop_all),
-                resources_per_trial={"cpu": _TRIAL_CPUS},
-                max_concurrent_trials=workers,
-                reuse_actors=True,
-                storage_path=storage,
-                trial_name_creator=lambda trial: trial.trial_id,
-                trial_dirname_creator=lambda trial: trial.trial_id,
-                raise_on_failed_trial=False,
-                verbose=0,
-            )
-        except OSError as error:
-            if driver.done:
-                return  # what Tune writes at its end is thrown away: seen where Ray carries the working directory
-            raise BackendError(
-                f"Ray Tune cannot write below {tempfile.gettempdir()}: {error.strerror or error}. Make room, or set "
-                "TMPDIR to another folder."
-            ) from error
-        finally:
-            shutil.rmtree(storage, ignore_errors=True)
+
+def drive(driver: Driver, *, workers: int) -> None:
+    """Lets Tune run trials on so many workers until the driver has no more for them.
+
+    Raises:
+        BackendError: Tune cannot write.
+    """
+    storage = tempfile.mkdtemp(prefix="autoprune-tune-")
+    try:
+        tune.run(
+            CandidateTrial,
+            name="search",
+            num_samples=-1,
+            search_alg=StudySearcher(driver),
+            scheduler=LadderScheduler(driver, keep_idle=workers),
+            stop=StopWhen(driver.stop_all),
+            resources_per_trial={"cpu": _TRIAL_CPUS},
+            max_concurrent_trials=workers,
+            reuse_actors=True,
+            storage_path=storage,
+            trial_name_creator=lambda trial: trial.trial_id,
+            trial_dirname_creator=lambda trial: trial.trial_id,
+            raise_on_failed_trial=False,
+            verbose=0,
+        )
+    except OSError as error:
+        if driver.done:
+            return  # what Tune writes at its end is thrown away: seen where Ray carries the working directory
+        raise BackendError(
+            f"Ray Tune cannot write below {tempfile.gettempdir()}: {error.strerror or error}. Make room, or set "
+            "TMPDIR to another folder."
+        ) from error
+    finally:
+        shutil.rmtree(storage, ignore_errors=True)

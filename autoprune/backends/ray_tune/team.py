@@ -127,7 +127,7 @@ def _trainer(mailbox: str, *, workers: int, gpu: bool, storage: str) -> Any:
     from ray.train.torch import TorchConfig, TorchTrainer
 
     return TorchTrainer(
-        _member,
+        member,
         train_loop_config={"mailbox": mailbox, "namespace": ray.get_runtime_context().namespace, "gpu": gpu},
         torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
         scaling_config=ScalingConfig(
@@ -139,8 +139,12 @@ def _trainer(mailbox: str, *, workers: int, gpu: bool, storage: str) -> Any:
     )
 
 
-def _member(config: dict[str, Any]) -> None:
-    """The loop that Ray Train runs in every process."""
+def member(config: dict[str, Any]) -> None:
+    """Does the work of one process: the loop that Ray Train runs in each.
+
+    Args:
+        config: name and namespace of the mailbox, and whether the process has a GPU.
+    """
     from ray import train
 
     box = ray.get_actor(config["mailbox"], namespace=config["namespace"])
