@@ -27,8 +27,6 @@ TRAINING_FORMAT = 1
 class RunFolder:
     """The folder of a search, of a pruning or of a training; nothing of it is read before it is asked for.
 
-    Each method that requires or reads something raises a `RunError` where that is missing or cannot be read.
-
     Attributes:
         path: of the folder, which may be missing.
     """
@@ -45,14 +43,22 @@ class RunFolder:
         return (self.path / name).is_file()
 
     def require_run(self) -> None:
-        """Checks that the folder holds a run, whichever command began it."""
+        """Checks that the folder holds a run, whichever command began it.
+
+        Raises:
+            RunError: it holds none, or is missing.
+        """
         if not any(self.holds(name) for name in (SUMMARY, TRAINING, LEDGER)):
             raise RunError(
                 f"{str(self.path)!r} holds no run: neither {SUMMARY} nor {TRAINING}. Name a folder such as runs/NAME."
             )
 
     def require_search(self, what: str = "search") -> None:
-        """Checks that the folder holds a search; `what` is its name in the message."""
+        """Checks that the folder holds a search; `what` is its name in the message.
+
+        Raises:
+            RunError: it holds none, or is missing.
+        """
         if not self.holds(LEDGER):
             raise RunError(f"{str(self.path)!r} holds no {what}: {LEDGER} is missing. Name a folder under runs/.")
 
@@ -66,11 +72,19 @@ class RunFolder:
             raise ConfigError(f"{str(self.path)!r} already holds a run. Name another folder with --out.")
 
     def events(self) -> tuple[Event, ...]:
-        """Returns the events of the ledger, the header first."""
+        """Returns the events of the ledger, the header first.
+
+        Raises:
+            RunError: the ledger is missing, damaged before its last line, or of another format.
+        """
         return read_ledger(self.path / LEDGER)
 
     def header(self) -> Mapping[str, Any]:
-        """Returns what the ledger says of how the search was started."""
+        """Returns what the ledger says of how the search was started.
+
+        Raises:
+            RunError: as `events`.
+        """
         return read_header(self.path / LEDGER)
 
     def recorded(self, name: str) -> Any:
@@ -94,11 +108,19 @@ class RunFolder:
         return False
 
     def summary(self, *, remedy: str = "Was it written by autoprune?") -> dict[str, Any]:
-        """Returns the content of `summary.json`; `remedy` says what to do where it cannot be read."""
+        """Returns the content of `summary.json`; `remedy` says what to do where it cannot be read.
+
+        Raises:
+            RunError: it is missing, no JSON object, or of another format.
+        """
         return _read(self.path / SUMMARY, reads=SUMMARY_FORMAT, remedy=remedy)
 
     def training(self) -> dict[str, Any]:
-        """Returns the content of `training.json`."""
+        """Returns the content of `training.json`.
+
+        Raises:
+            RunError: it is missing, no JSON object, of another format, or not the record of a training.
+        """
         if not self.holds(TRAINING):
             raise RunError(f"{str(self.path)!r} holds no training: {TRAINING} is missing.")
         path, remedy = self.path / TRAINING, "Start the training anew."
@@ -109,7 +131,11 @@ class RunFolder:
         return record
 
     def record(self) -> RunRecord:
-        """Returns what the folder of a run that has ended says, whichever command wrote it."""
+        """Returns what the folder of a run that has ended says, whichever command wrote it.
+
+        Raises:
+            RunError: it holds no run, one that has not ended, or one whose files cannot be read.
+        """
         self.require_run()
         if self.holds(SUMMARY):
             summary = self.summary()

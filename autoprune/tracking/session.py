@@ -62,6 +62,9 @@ def silence_loggers() -> dict[str, int]:
 class Session:
     """One store. Every method may be called again after it failed.
 
+    What a store refuses is an `MlflowException`, as MLflow raises it; what its disk or its server's library raises
+    passes through, too. Those who write in the background count it, the registry makes one line of it.
+
     Attributes:
         mlflow: the imported module.
         uri: address of the store.
@@ -73,11 +76,19 @@ class Session:
 
     @cached_property
     def client(self) -> Any:
-        """MLflow's own client, made when it is first needed: the store may not answer yet."""
+        """MLflow's own client, made when it is first needed: the store may not answer yet.
+
+        Raises:
+            MlflowException: the address names no store, or the store cannot be opened.
+        """
         return self.mlflow.MlflowClient(tracking_uri=self.uri)
 
     def experiment(self, name: str) -> str:
-        """Returns the id of an experiment, which is made, or brought back, where it is missing."""
+        """Returns the id of an experiment, which is made, or brought back, where it is missing.
+
+        Raises:
+            MlflowException: the store does not answer, or takes no experiment of this name from this user.
+        """
         found = self.client.get_experiment_by_name(name)
         if found is None:
             return str(self.client.create_experiment(name, artifact_location=artifact_root(self.uri)))
@@ -86,14 +97,22 @@ class Session:
         return str(found.experiment_id)
 
     def find(self, experiment: str, uuid: str, *, role: str) -> Any:
-        """Returns the run in a role, of the search or the training with this id; None where there is none."""
+        """Returns the run in a role, of the search or the training with this id; None where there is none.
+
+        Raises:
+            MlflowException: the store does not answer.
+        """
         query = f"tags.`autoprune.run` = '{uuid}' AND tags.`autoprune.role` = '{role}'"
         return next(iter(self.client.search_runs([experiment], query, max_results=1)), None)
 
     def make(
         self, experiment: str, name: str, *, role: str, tags: Mapping[str, str], started: int | None = None
     ) -> str:
-        """Returns the id of a new run; `started` is in milliseconds since 1970, now if None."""
+        """Returns the id of a new run; `started` is in milliseconds since 1970, now if None.
+
+        Raises:
+            MlflowException: the store does not answer, or takes no run from this user.
+        """
         own = {"autoprune.role": role, "mlflow.user": _user_name(), "mlflow.source.name": "autoprune"}
         tags = {key: mask_secrets(value) for key, value in tags.items()} | own
         return str(self.client.create_run(experiment, run_name=name, start_time=started, tags=tags).info.run_id)
@@ -106,7 +125,11 @@ class Session:
         params: Mapping[str, object] | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> None:
-        """Writes to a run, in one call: every call is a transaction, and a round trip to a server."""
+        """Writes to a run, in one call: every call is a transaction, and a round trip to a server.
+
+        Raises:
+            MlflowException: the store does not answer, the run is gone, or a parameter has another value there.
+        """
         kinds = self.mlflow.entities
         self.client.log_batch(
             run,
