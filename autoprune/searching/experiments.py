@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -28,10 +27,10 @@ from autoprune.searching.circumstances import circumstances, commit
 from autoprune.searching.comparison import Contest
 from autoprune.searching.finetuning import finetune
 from autoprune.searching.options import SearchOptions
-from autoprune.searching.recorded import TRACKING_VARIABLE
 from autoprune.searching.run_folder import RunFolder
 from autoprune.searching.training_options import FinetuneOptions
 from autoprune.strategies.registry import strategy_names
+from autoprune.tracking.uris import named_store
 
 _KEPT = (
     "model", "data", "budget", "scope", "strategy", "seed", "dense", "uniform", "incumbent", "limits", "latency",
@@ -84,8 +83,7 @@ def _search(path: Path, target: Path, *, seeds: Sequence[int] | None, display: D
     named = check_options({}, strategies=strategy_names(), from_file=load_experiment(path))
     options = SearchOptions(**named)
     # Beside a run folder that is thrown away a store would be written for nobody, and its time be in the figures.
-    tracked = options.tracking_uri or os.environ.get(TRACKING_VARIABLE)
-    options = replace(options, no_mlflow=options.no_mlflow or not tracked)
+    options = replace(options, no_mlflow=options.no_mlflow or named_store(options.tracking_uri) is None)
     runs = []
     for seed in seeds or [options.seed]:
         with tempfile.TemporaryDirectory() as folder:

@@ -6,7 +6,6 @@ folder, and MLflow stores elsewhere on the disk, are refused until a person name
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -17,9 +16,8 @@ from autoprune.errors import AutopruneError, RunError
 from autoprune.plugins import require_foreign
 from autoprune.searching.options import SearchOptions
 from autoprune.strategies.registry import strategy_names
-from autoprune.tracking.uris import MASK, place_on_disk
+from autoprune.tracking.uris import MASK, named_store, place_on_disk
 
-TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
 #: What searches did before an option existed, where that is not its default: their candidates are cut as they were.
 BEFORE: Mapping[str, Any] = {"channels": "norm"}
 
@@ -73,7 +71,7 @@ def recorded_store(uri: Any, folder: Path) -> str | None:
     place = place_on_disk(text) if text.isprintable() and text else folder.parent.parent
     if MASK not in text and (place is None or place.resolve().is_relative_to(folder.resolve().parent)):
         return text
-    if os.environ.get(TRACKING_VARIABLE):
+    if named_store(None):
         return None
     again = "Name the store again with --tracking-uri, or leave it out with --no-mlflow."
     if MASK in text:

@@ -26,12 +26,7 @@ from autoprune.searching.latency_use import latency_entry
 from autoprune.searching.options import SearchOptions
 from autoprune.searching.preparation import Prepared, prepare, useful_threads
 from autoprune.searching.problems import Problem
-from autoprune.searching.recorded import TRACKING_VARIABLE
-from autoprune.searching.results import (
-    summarise,
-    uniform_of,
-    write_results,
-)
+from autoprune.searching.results import summarise, uniform_of, write_results
 from autoprune.searching.resuming import require_same
 from autoprune.searching.run_folder import RunFolder
 from autoprune.searching.timing import torch_threads
@@ -42,7 +37,7 @@ from autoprune.study.lock import FolderLock
 from autoprune.study.replay import replay
 from autoprune.study.study import Study
 from autoprune.tracking.stores import require_usable
-from autoprune.tracking.uris import default_store, mask_uri
+from autoprune.tracking.uris import default_store, mask_uri, named_store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -298,7 +293,7 @@ def experiment_name(problem: Problem) -> str:
 def store_of(options: SearchOptions) -> str:
     """Returns the address of the MLflow store: SQLite beside the run folder unless another is named."""
     assert options.out is not None
-    return options.tracking_uri or os.environ.get(TRACKING_VARIABLE) or default_store(options.out.resolve().parent)
+    return named_store(options.tracking_uri) or default_store(options.out.resolve().parent)
 
 
 @contextmanager

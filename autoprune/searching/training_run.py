@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -30,7 +29,6 @@ from autoprune.report.observer import Observer
 from autoprune.searching.finish import figures
 from autoprune.searching.journal import Journal, OnRow
 from autoprune.searching.preparation import HOLDOUT_IMAGES, useful_threads
-from autoprune.searching.recorded import TRACKING_VARIABLE
 from autoprune.searching.results import command_line, package_versions
 from autoprune.searching.run_folder import TRAINING_FORMAT, RunFolder
 from autoprune.searching.teamwork import trained_by_team
@@ -38,7 +36,7 @@ from autoprune.searching.timing import torch_threads
 from autoprune.searching.training_options import RunOptions
 from autoprune.study.lock import FolderLock
 from autoprune.tracking.stores import require_usable
-from autoprune.tracking.uris import default_store, mask_secrets, mask_uri
+from autoprune.tracking.uris import default_store, mask_secrets, mask_uri, named_store
 from autoprune.training.checkpoints import Checkpointing, newest_checkpoint, remove_checkpoints
 from autoprune.training.hooks import Hook
 from autoprune.training.measure import Scores, measure
@@ -272,7 +270,7 @@ def _store(options: RunOptions) -> str:
     place = options.out.resolve().parent
     # What is finetuned usually lies in a run folder, whose search is tracked beside that.
     place = place.parent if RunFolder(place).holds(SUMMARY) else place
-    return options.tracking_uri or os.environ.get(TRACKING_VARIABLE) or default_store(place)
+    return named_store(options.tracking_uri) or default_store(place)
 
 
 def _log(training: Training, record: Mapping[str, Any]) -> TrainingLog | None:

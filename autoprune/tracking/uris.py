@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
+#: Names the store where no option does: MLflow's own variable.
+_VARIABLE = "MLFLOW_TRACKING_URI"
 #: What stands where a secret was.
 MASK = "***"
 #: The user part of an address ends at the last `@` before the host: passwords may hold an unescaped `@`.
@@ -15,6 +18,11 @@ _SECRET_KEY = re.compile(
     r"|sig|auth))=[^&;#\s]+",
     re.IGNORECASE,
 )
+
+
+def named_store(uri: str | None) -> str | None:
+    """Returns the MLflow store that a person names: by the option, else by MLflow's variable; None where by neither."""
+    return uri or os.environ.get(_VARIABLE) or None
 
 
 def default_store(folder: Path) -> str:
