@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import importlib.metadata
 import os
 import platform
 import shlex
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from autoprune.cli.work import driven, shown
 from autoprune.config.layout import saved_folder
+from autoprune.core.versions import version_of
 from autoprune.errors import AutopruneError, ConfigError, RunError, nearest
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ def ui(run: Path, *, port: int, tracking_uri: str | None) -> int:
 
 def print_version(*, as_json: bool) -> int:
     """Prints the version; as JSON with the versions of what autoprune stands on."""
-    versions = {"python": platform.python_version(), **{name: _version(name) for name in ("autoprune", *_STACK)}}
+    versions = {"python": platform.python_version(), **{name: version_of(name) for name in ("autoprune", *_STACK)}}
     return shown(versions, _show_version, as_json=as_json)
 
 
@@ -236,13 +236,6 @@ def _is_full(error: BaseException) -> bool:
 
 def _how_to_resume(out: Path) -> str:
     return f"What was evaluated is kept; continue with: autoprune search --resume {shlex.quote(str(out))}"
-
-
-def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _tracking(run: Path) -> Mapping[str, Any]:

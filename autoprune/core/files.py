@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import os
 import re
 import secrets
@@ -12,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from autoprune.core.versions import version_of
 from autoprune.errors import RunError
 
 Writer = Callable[[Path], object]
@@ -132,10 +132,7 @@ def sync_folder(folder: Path) -> None:
 
 def this_version() -> str | None:
     """Returns the version of autoprune, None where it is not installed."""
-    try:
-        return importlib.metadata.version("autoprune")
-    except importlib.metadata.PackageNotFoundError:
-        return None
+    return version_of("autoprune")
 
 
 def require_format(content: Mapping[str, Any], *, reads: int, where: str, remedy: str) -> None:

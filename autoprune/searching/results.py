@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import platform
 import shlex
@@ -14,6 +13,7 @@ from typing import Any
 from autoprune.config.layout import FRONT_CSV, FRONT_HTML, SUMMARY
 from autoprune.core.candidate import Evaluation
 from autoprune.core.seams import BackendReport
+from autoprune.core.versions import version_of
 from autoprune.report.files import atomic_write_text, write_front_csv
 from autoprune.report.front_html import front_data, marks_of, write_front_html
 from autoprune.report.rows import candidate_rows, front_rows
@@ -99,7 +99,7 @@ def write_summary(out: Path, summary: Mapping[str, Any]) -> None:
 
 def package_versions() -> dict[str, str | None]:
     """Returns the versions of Python, of autoprune and of what its results depend on; None where not installed."""
-    return {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}}
+    return {"python": platform.python_version(), **{name: version_of(name) for name in _PACKAGES}}
 
 
 def command_line() -> str | None:
@@ -169,10 +169,3 @@ def _notes(prepared: Prepared, study: Study) -> list[str]:
         first = study.failures[0]
         notes.append(f"{len(study.failures)} evaluations failed, candidate {first.candidate.id} first: {first.reason}")
     return notes
-
-
-def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import math
 import platform
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,6 +10,7 @@ from typing import Any
 
 import ray
 
+from autoprune.core.versions import version_of
 from autoprune.errors import BackendError
 
 #: Packages that must be the same everywhere: they make what is pickled, and the scores.
@@ -120,10 +120,9 @@ def versions() -> dict[str, str]:
     """
     found = {"Python": ".".join(platform.python_version_tuple()[:2])}
     for name in _PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name).partition("+")[0]
-        except importlib.metadata.PackageNotFoundError:
-            continue  # autoprune itself may lie on the path without being installed
+        version = version_of(name)
+        if version is not None:  # autoprune itself may lie on the path without being installed
+            found[name] = version.partition("+")[0]
     return found
 
 
