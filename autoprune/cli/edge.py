@@ -37,13 +37,13 @@ def guarded(command: Callable[[], int]) -> int:
         _say("stopped.", error)
         return STOPPED
     except BrokenPipeError:
-        # The reader of a pipe (`| head`) has left. Python would complain again when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return BUG
+        return _left_alone()
     except (AutopruneError, OSError) as error:
         _say("error: " + (_system_message(error) if isinstance(error, OSError) else str(error)), error)
         return WRONG
     except SystemExit as error:  # of a user's own data set or forward: autoprune itself returns its exit codes
+        if isinstance(error.__context__, BrokenPipeError):  # click's way to say so, while it prints a help page
+            return _left_alone()
         _say(f"error: Code that is not autoprune's ended the process ({one_line(error)}). Let it raise instead.", error)
         return WRONG
     except Exception as error:
@@ -56,6 +56,12 @@ def guarded(command: Callable[[], int]) -> int:
         hint = "" if debugging() else f" Set {DEBUG_VARIABLE}=1 to see where."
         _say(f"internal error: {_shortened(error)}{hint}", error)
         return BUG
+
+
+def _left_alone() -> int:
+    """Returns the exit code after the reader of a pipe (`| head`) has left; Python would complain when it flushes."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return BUG
 
 
 def _invoke(app: Any, arguments: list[str]) -> int:

@@ -47,7 +47,7 @@ def _show(report: Mapping[str, Any]) -> None:
     print(
         f"Kendall's tau with the accuracy after {finetune['epochs']:g} epochs of finetuning, {mean}"
         f"{finetune['lowest']:.2%} to {finetune['highest']:.2%},\n"
-        f"on {finetune['images']:,} training images held out for this alone "
+        f"on {finetune['images']:,} images held out for this alone "
         f"(sampling error {finetune['sampling_error']:.2%})."
     )
     if finetune["highest"] - finetune["lowest"] < 4 * finetune["sampling_error"]:

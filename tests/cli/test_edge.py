@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import errno
+import subprocess
+import sys
 
 import pytest
 import torch
 import typer
 
 from autoprune.cli import main
-from autoprune.cli.edge import guarded, run
+from autoprune.cli.edge import BUG, guarded, run
 from autoprune.errors import BudgetError, DataError
 
 
@@ -173,6 +175,17 @@ def test_the_entry_point_ends_the_process_with_the_code():
     with pytest.raises(SystemExit) as ended:
         main(["--version"])
     assert ended.value.code == 0
+
+
+def test_a_reader_that_leaves_a_help_page_early_gets_no_complaint():
+    # A help page is printed by click, which answers a broken pipe with SystemExit.
+    process = subprocess.Popen(
+        [sys.executable, "-m", "autoprune", "search", "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait() == BUG
+    process.stderr.close()
 
 
 def test_a_full_disk_under_stderr_does_not_change_the_exit_code(monkeypatch):
