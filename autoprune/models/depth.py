@@ -19,14 +19,15 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from autoprune.models.network import TracedNetwork
+from autoprune.models.precision import Precision, in_widest
 from autoprune.models.surgery import Kept, cut, keep_all
 from autoprune.models.verify import failure, outputs, random_structure
 
-#: Relative change of an output between two images below which it counts as a constant (float64).
-_CONSTANT = 1e-9
+#: Change of an output between two images below which it counts as a constant, relative to the precision's tolerance.
+_CONSTANT = 1e-3
 
 
 def with_vanishing(model: nn.Module, network: TracedNetwork, *, seed: int = 0) -> tuple[TracedNetwork, dict[str, str]]:
@@ -104,15 +105,28 @@ def _objection(model: nn.Module, network: TracedNetwork, gone: Collection[int], 
 
 def _sees(model: nn.Module, network: TracedNetwork, kept: Kept, rng: np.random.Generator) -> bool:
     """Returns whether every output that differs between two images in the dense network differs in the cut one."""
-    wide = cut(model, network, keep_all(network)).double().eval()
     images = [torch.from_numpy(rng.standard_normal((2, *network.input_shape))) for _ in range(2)]
-    with torch.no_grad():
-        dense, small = ([outputs(net, x) for x in images] for net in (wide, cut(wide, network, kept)))
-    varies = [
-        [float((a - b).abs().max()) > _CONSTANT * max(1e-30, float(a.abs().max())) for a, b in zip(*pair, strict=True)]
-        for pair in (dense, small)
-    ]
-    return all(after for before, after in zip(*varies, strict=True) if before)
+    dense, small = in_widest(lambda precision: _varying(model, network, kept, images, precision))
+    return all(after for before, after in zip(dense, small, strict=True) if before)
+
+
+def _varying(
+    model: nn.Module, network: TracedNetwork, kept: Kept, images: list[Tensor], precision: Precision
+) -> list[list[bool]]:
+    """Returns which outputs of the dense and of the cut network differ between two images."""
+    copy = precision.of(cut(model, network, keep_all(network)).eval())
+    found = []
+    with torch.no_grad(), precision.kept():
+        for net in (copy, cut(copy, network, kept)):
+            pair = [outputs(net, image.to(precision.dtype)) for image in images]
+            floor = _CONSTANT * precision.tolerance
+            found.append(
+                [
+                    float((a - b).abs().max()) > floor * max(1e-30, float(a.abs().max()))
+                    for a, b in zip(*pair, strict=True)
+                ]
+            )
+    return found
 
 
 def _branches(network: TracedNetwork, indices: list[int]) -> dict[int, str]:

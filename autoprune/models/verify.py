@@ -19,11 +19,12 @@ from autoprune.core.structure import Structure
 from autoprune.models.counting import count, count_on
 from autoprune.models.network import TracedNetwork
 from autoprune.models.origins import COMPUTED
+from autoprune.models.precision import DOUBLE, Precision, in_widest
 from autoprune.models.surgery import Kept, cut, keep_all, named_tensors, random_kept
 from autoprune.tasks.detectors import raw_outputs
 
-#: Largest relative deviation in float64 that counts as equal: rounding of differently ordered sums.
-TOLERANCE = 1e-6
+#: Largest relative deviation in double precision that counts as equal.
+TOLERANCE = DOUBLE.tolerance
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,16 +35,23 @@ class Verification:
         deviation: largest |cut - masked| over the outputs, relative to the largest |masked|.
         computed: cost by arithmetic of the random structure that was cut.
         counted: cost counted on the really cut network.
+        precision: what both networks ran in.
     """
 
     deviation: float
     computed: Cost
     counted: Cost
+    precision: Precision = DOUBLE
+
+    @property
+    def agrees(self) -> bool:
+        """Whether outputs agree."""
+        return self.deviation <= self.precision.tolerance
 
     @property
     def holds(self) -> bool:
         """Whether outputs agree and costs are equal to the last MAC and parameter."""
-        return self.deviation <= TOLERANCE and self.computed == self.counted
+        return self.agrees and self.computed == self.counted
 
 
 def random_structure(network: TracedNetwork, rng: np.random.Generator) -> Structure:
@@ -57,24 +65,35 @@ def _cut_everywhere(network: TracedNetwork, rng: np.random.Generator) -> Structu
 
 
 def verify(model: nn.Module, network: TracedNetwork, *, seed: int = 0, kept: Kept | None = None) -> Verification:
-    """Returns how well a random cut of every group (or `kept`) agrees with the masked dense one, in float64.
+    """Returns how well a random cut of every group (or `kept`) agrees with the masked dense one.
+
+    In double precision, all of it: equality is then a matter of 1e-12, not of how deep the network is. In single
+    precision where the forward refuses that.
 
     Raises:
         RuntimeError: the cut network's forward fails, whatever torch raised.
     """
     rng = np.random.default_rng(seed)
     kept = kept or random_kept(network, _cut_everywhere(network, rng), rng)
-    # A copy in float64, all of it: equality is then a matter of 1e-12, not of how deep the network is.
-    wide = cut(model, network, keep_all(network)).double().eval()
     example = torch.from_numpy(rng.standard_normal((2, *network.input_shape)))
-    reference, small = masked(wide, network, kept), cut(wide, network, kept)
-    deviation = largest_deviation(seen(reference, network, example), seen(small, network, example))
-    if network.picks_by_value:
-        # How much there is to compute depends on the image, so both networks must see the same ones.
-        counted = count_on(small, example)[0]
-        return Verification(deviation, cost_after(network, kept, count_on(reference, example)[1]), counted)
-    counted = count(small, tuple(example[:1].shape), dtype=torch.float64)
-    return Verification(deviation, network.cost_model.cost(kept.structure), counted)
+    return in_widest(lambda precision: _verify(model, network, kept, example, precision))
+
+
+def _verify(
+    model: nn.Module, network: TracedNetwork, kept: Kept, example: Tensor, precision: Precision
+) -> Verification:
+    copy, example = precision.of(cut(model, network, keep_all(network)).eval()), example.to(precision.dtype)
+    reference, small = masked(copy, network, kept), cut(copy, network, kept)
+    with precision.kept():
+        deviation = largest_deviation(seen(reference, network, example), seen(small, network, example))
+        if network.picks_by_value:
+            # How much there is to compute depends on the image, so both networks must see the same ones.
+            counted = count_on(small, example)[0]
+            computed = cost_after(network, kept, count_on(reference, example)[1])
+        else:
+            counted = count(small, tuple(example[:1].shape), dtype=precision.dtype)
+            computed = network.cost_model.cost(kept.structure)
+    return Verification(deviation, computed, counted, precision)
 
 
 def largest_deviation(expected: Sequence[Tensor], found: Sequence[Tensor]) -> float:
@@ -194,7 +213,7 @@ def failure(model: nn.Module, network: TracedNetwork, seed: int, kept: Kept | No
         result = verify(model, network, seed=seed, kept=kept)
     except Exception as error:
         return f"the forward fails once it is cut ({type(error).__name__}: {str(error).splitlines()[0][:120]})"
-    if result.deviation > TOLERANCE:
+    if not result.agrees:
         return f"the cut network differs from the masked dense one by {result.deviation:.1e}"
     if result.holds:
         return None
