@@ -33,6 +33,19 @@ class Atoms:
         self._parent.extend(range(first, first + count))
         return torch.arange(first, first + count)
 
+    def __len__(self) -> int:
+        return len(self._parent)
+
+    def copy(self) -> Atoms:
+        """Returns the same atoms, ties and reasons, to be added to."""
+        other = Atoms()
+        other._parent, other._reasons, other._coupled = list(self._parent), dict(self._reasons), set(self._coupled)
+        return other
+
+    def freeze_since(self, first: int, reason: str) -> None:
+        """Marks atoms from `first` on as never to be cut unless they are tied to an earlier one."""
+        self.freeze((atom for atom in range(first, len(self)) if self.root(atom) >= first), reason)
+
     def root(self, atom: int) -> int:
         """Returns the representative of the atom's class."""
         parent = self._parent

@@ -165,6 +165,7 @@ class TracedNetwork:
         repeated_norms: {first parameter or buffer of a batch norm that runs more than once: number of its last call}.
         picks_by_value: whether the forward keeps what has a high score, say, so that outputs and costs vary with
             the image; a layer's cost is then that on the traced one.
+        auxiliary: whether the forward runs further layers in training; what they read is cut, their own channels stay.
     """
 
     groups: tuple[PrunableGroup, ...]
@@ -177,6 +178,7 @@ class TracedNetwork:
     input_shape: tuple[int, ...]
     repeated_norms: Mapping[str, int] = field(default_factory=dict)
     picks_by_value: bool = False
+    auxiliary: bool = False
 
     @cached_property
     def dense(self) -> Structure:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 from autoprune.errors import ModelError
 from autoprune.models.assembly import assemble
+from autoprune.models.auxiliary import as_in_training, in_eval
 from autoprune.models.dispatch import Interpreter
 from autoprune.models.indexing import picks_by_value
 from autoprune.models.labels import FIXED, Atoms, along, distinct, spread
@@ -81,6 +83,7 @@ class LabelTracer(Interpreter):
         self._splits: list[Split] = []
         self.wanted: dict[int, frozenset[int]] = {}
         self._lost = ByTensor()
+        self.read_parameters: set[int] = set()
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -158,6 +161,8 @@ class LabelTracer(Interpreter):
         self.origins.see(call)
         for leaf in call.operands:
             self.read(leaf)
+            if leaf in self.known:
+                self.read_parameters.add(id(leaf))
 
     def sees_image(self, tensor: Tensor) -> bool:
         """Returns whether a tensor depends on the image."""
@@ -174,6 +179,15 @@ class LabelTracer(Interpreter):
             self.computed_macs += uses * weight.numel()
         else:
             self.derived_uses[id(source)] += uses
+
+    def put_out(self, output: Any, reason: str = "network output") -> None:
+        """Freezes the channels that a forward returns."""
+        for leaf in tree_leaves(output):
+            labels = self.labels(leaf)
+            self.read(leaf)
+            self.read_chain(leaf, None)
+            if labels is not None:
+                self.atoms.freeze(labels, reason)
 
     def axis(self, tensor: Tensor, axis: int, labels: Tensor, role: Role) -> Tensor:
         """Records the labels along a parameter axis, tying them to those of an earlier use; returns them."""
@@ -298,30 +312,54 @@ def trace(model: nn.Module, example: Tensor) -> TracedNetwork:
     heads: dict[int, frozenset[int]] = {}
     for _ in range(_TRACES):
         tracer = LabelTracer(known, heads)
-        output = _run(model, example, tracer)
+        output = _run(model, example, tracer, in_eval(model))
         if not tracer.wanted:
             break
         heads.update(tracer.wanted)
-    for leaf in tree_leaves(output):
-        labels = tracer.labels(leaf)
-        tracer.read(leaf)
-        tracer.read_chain(leaf, None)
-        if labels is not None:
-            tracer.atoms.freeze(labels, "network output")
-    return assemble(tracer, model, tuple(example.shape[1:]))
+    tracer.put_out(output)
+    unread = {id(parameter) for parameter in model.parameters()} - tracer.read_parameters
+    auxiliary = bool(unread) and _trace_training(model, example, tracer, heads, unread)
+    return replace(assemble(tracer, model, tuple(example.shape[1:])), auxiliary=auxiliary)
 
 
-def _run(model: nn.Module, example: Tensor, tracer: LabelTracer) -> Any:
+def _trace_training(
+    model: nn.Module, example: Tensor, tracer: LabelTracer, heads: Mapping[int, frozenset[int]], unread: set[int]
+) -> bool:
+    """Adds the axes of layers that only run in training; returns whether there are any.
+
+    Their own channels are frozen: cuts of these would change no output and no cost that is asked for. Calls and costs
+    stay those of the forward in eval mode.
+    """
+    other = LabelTracer(tracer.known, heads)
+    other.atoms, before = tracer.atoms, len(tracer.atoms)
+    other.axes = dict(tracer.axes)
+    tied = tracer.atoms.copy()
+    # Two images: a norm written by hand may want more than one value a channel.
+    images = example.expand(2, *example.shape[1:]).contiguous()
+    try:
+        output = _run(model, images, other, as_in_training(model))
+    except ModelError:  # it wants targets, say: what trains such a network is no training of ours
+        output = None
+    if output is None or not other.read_parameters & unread:
+        tracer.atoms = tied
+        return False
+    other.put_out(output, "output in training")
+    tracer.axes = other.axes
+    known = {item.name for item in tracer.maps}
+    tracer.maps.extend(item for item in other.maps if item.name not in known)
+    tracer.atoms.freeze_since(before, "runs only in training")
+    return True
+
+
+def _run(model: nn.Module, example: Tensor, tracer: LabelTracer, mode: AbstractContextManager[None]) -> Any:
     """Returns the output of a forward that the tracer follows."""
-    was_training = model.training
-    model.eval()
     handles = tracer.hooks(model)
     fast_path = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     tracer.origins.show(example)
     try:
         tracer.memory.holds([example])
-        with torch.no_grad(), tracer:
+        with mode, torch.no_grad(), tracer:
             return raw_outputs(model, example)
     except ModelError:
         raise
@@ -335,7 +373,6 @@ def _run(model: nn.Module, example: Tensor, tracer: LabelTracer) -> Any:
         torch.backends.mha.set_fastpath_enabled(fast_path)
         for handle in handles:
             handle.remove()
-        model.train(was_training)
 
 
 __all__ = ["FIXED", "CallRecord", "LabelTracer", "TensorNames", "trace"]

@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 from autoprune.core.cost import AxisWidth, Cost, LayerTerm
 from autoprune.core.structure import Structure
+from autoprune.models.auxiliary import as_in_training
 from autoprune.models.counting import count, count_on
 from autoprune.models.network import TracedNetwork
 from autoprune.models.origins import COMPUTED
@@ -109,7 +110,8 @@ def seen(model: nn.Module, network: TracedNetwork, images: Tensor) -> list[Tenso
     """Returns what dense and cut network must agree on: the outputs, as a rule.
 
     Where a forward picks by value (boxes with high scores), little of what was computed may reach the outputs: what
-    every layer without prunable channels computes is compared, too.
+    every layer without prunable channels computes is compared, too. So are the outputs in training, where these come
+    from layers that do not run otherwise.
     """
     found: list[Tensor] = []
     fixed = {call.layer for call in network.calls if not network.channels[call.output].members}
@@ -120,7 +122,11 @@ def seen(model: nn.Module, network: TracedNetwork, images: Tensor) -> list[Tenso
     ]
     try:
         with torch.no_grad():
-            return [*outputs(model, images), *found]
+            found = [*outputs(model, images), *found]
+        if network.auxiliary:
+            with as_in_training(model):
+                found.extend(outputs(model, images))
+        return found
     finally:
         for handle in handles:
             handle.remove()

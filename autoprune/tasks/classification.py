@@ -2,6 +2,7 @@
 
 Hinton et al. 2015, "Distilling the Knowledge in a Neural Network": the divergence from the teacher's softened
 probabilities is scaled by the squared temperature, so that its gradient keeps its size.
+Szegedy et al. 2014, "Going Deeper with Convolutions", section 5: the loss of an auxiliary classifier counts 0.3.
 """
 
 from __future__ import annotations
@@ -16,7 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from autoprune.errors import ModelError
+from autoprune.tasks.auxiliary import answers
 from autoprune.tasks.base import Batches, Measured, Meter, Metrics, Objective, require_finite
+
+_AUXILIARY_SHARE = 0.3
 
 
 class Classification(Measured):
@@ -60,18 +64,23 @@ class Classification(Measured):
         objective: Objective,
         precision: AbstractContextManager[Any],
     ) -> Tensor:
-        """Returns cross-entropy and divergence from the teacher, weighted."""
+        """Returns cross-entropy, that of auxiliary heads included, and divergence from the teacher, weighted."""
         with precision:
             wanted = None
             if teacher is not None:
                 with torch.no_grad():
                     wanted = as_logits(teacher(inputs), targets).float()
-            logits = as_logits(model(inputs), targets).float()
+            found, others = answers(model(inputs), training=model.training, name="logits")
+            logits = as_logits(found, targets).float()
+            auxiliary = [as_logits(item, targets).float() for item in others]
         share = 0.0 if wanted is None else objective.distillation
         loss = torch.zeros((), device=inputs.device)
         if share < 1:
-            entropy = functional.cross_entropy(logits, targets, label_smoothing=objective.label_smoothing)
-            loss = loss + (1 - share) * entropy
+            own, *rest = (
+                functional.cross_entropy(item, targets, label_smoothing=objective.label_smoothing)
+                for item in (logits, *auxiliary)
+            )
+            loss = loss + (1 - share) * (own + _AUXILIARY_SHARE * sum(rest))
         if wanted is not None:
             loss = loss + share * divergence(logits, wanted, temperature=objective.temperature)
         return loss

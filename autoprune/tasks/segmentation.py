@@ -1,9 +1,10 @@
 """Semantic segmentation: (n, classes, H, W) maps, cross-entropy over pixels, mean intersection over union.
 
 A network returns the maps, or a mapping with them as `out` and perhaps `aux`, the maps of an auxiliary head, as
-torchvision's FCN, DeepLabV3 and LR-ASPP do. Targets are (n, H, W) int64 classes, 255 for pixels that do not count.
+torchvision's FCN, DeepLabV3 and LR-ASPP do; in training perhaps a tuple of them and those of auxiliary heads. Targets
+are (n, H, W) int64 classes, 255 for pixels that do not count.
 
-While training, the loss of the auxiliary head counts half, as in torchvision's `references/segmentation/train.py`.
+While training, the loss of an auxiliary head counts half, as in torchvision's `references/segmentation/train.py`.
 Outputs are distilled pixel by pixel (Liu et al. 2019, "Structured Knowledge Distillation for Semantic Segmentation",
 equation 2; with Hinton's temperature, and the divergence taken from the teacher's side), features by attention
 transfer: the maps that the convolutions read which put out a channel for each class.
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from autoprune.errors import ModelError
+from autoprune.tasks.auxiliary import answers
 from autoprune.tasks.base import ComparedByMetric, Meter, Metrics, Objective, require_finite
 from autoprune.tasks.distillation import attention_gap
 
@@ -82,7 +84,7 @@ class Segmentation(ComparedByMetric):
         share = 0.0 if teacher is None else objective.distillation
         # A team trains the network within a wrapper that adds the gradients up.
         with precision, _reading(getattr(model, "module", model), None if share > 0 else ()) as mine:
-            outputs = model(inputs)
+            outputs, others = answers(model(inputs), training=model.training, name="out")
             maps = _checked(outputs, targets).float()
             wanted, theirs = maps, mine
             if teacher is not None and share > 0:
@@ -92,8 +94,8 @@ class Segmentation(ComparedByMetric):
         loss = torch.zeros((), device=inputs.device)
         if share < 1:
             own = _entropy(maps, targets, smoothing=objective.label_smoothing)
-            if model.training and isinstance(outputs, Mapping) and "aux" in outputs:
-                aux = outputs["aux"].float()
+            for item in others:
+                aux = functional.interpolate(item.float(), targets.shape[-2:], mode="bilinear", align_corners=False)
                 own = own + _AUXILIARY_SHARE * _entropy(aux, targets, smoothing=objective.label_smoothing)
             loss = loss + (1 - share) * own
         if share > 0:
