@@ -7,10 +7,11 @@ a candidate depends on must be what they were, and so must images that have no n
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from autoprune.config.options import OPTIONS, RESUMABLE
+from autoprune.core.budget import parse_budgets
 from autoprune.errors import RunError
 from autoprune.searching.options import SearchOptions
 from autoprune.searching.problems import Problem
@@ -23,10 +24,14 @@ BY_CONTENT = frozenset(
         *("search_space", "calibration_images", "holdout_images"),
     )
 )
+#: {option: resources a budget on which reads it}.
+_READ_BY = {"latency_batch": {"latency", "peak"}, "latency_threads": {"latency"}}
 
 
-def require_same(begun: Mapping[str, Any], problem: Problem, options: SearchOptions) -> None:
-    """Checks, before anything is computed, that a search was begun with these options and images.
+def going_on(begun: Mapping[str, Any], problem: Problem, options: SearchOptions) -> SearchOptions:
+    """Returns the options that a search goes on with: those that no budget reads may differ, and are as they were.
+
+    Called before anything is computed.
 
     Args:
         begun: what its ledger says of the run; empty where none was begun.
@@ -36,21 +41,28 @@ def require_same(begun: Mapping[str, Any], problem: Problem, options: SearchOpti
     Raises:
         RunError: it was begun with others.
     """
-    changed = [*_options(begun.get("options"), options), *_images(begun.get("images"), problem)]
+    changed = [*changed_options(begun.get("options"), options), *_images(begun.get("images"), problem)]
     if changed:
         pairs = ", ".join(f"{name}={old!r} (now {new!r})" for name, old, new in changed)
         raise RunError(
             f"The search in {str(options.out)!r} was started with {pairs}. Give it what it was started with, or "
             "begin another in another folder with out=..."
         )
+    recorded = begun.get("options")
+    # Candidates are recorded with the peak of their activations, which is for so many images.
+    then = recorded.get("latency_batch", 1) if isinstance(recorded, Mapping) else None
+    return replace(options, latency_batch=then) if type(then) is int and then > 0 else options
 
 
-def _options(recorded: Any, options: SearchOptions) -> list[tuple[str, Any, Any]]:
+def changed_options(recorded: Any, options: SearchOptions) -> list[tuple[str, Any, Any]]:
     """Returns (name, value then, value now) of every option that has changed and may not."""
     if not isinstance(recorded, Mapping):
         return []
     now, usual = options.to_json(), {**asdict(SearchOptions()), **BEFORE}
-    names = [name for name in OPTIONS if name not in RESUMABLE | BY_CONTENT]
+    # The ledger compares the budgets themselves.
+    asked = {budget.resource for budget in parse_budgets(options.goals)}
+    idle = {name for name, read_by in _READ_BY.items() if not asked & read_by}
+    names = [name for name in OPTIONS if name not in RESUMABLE | BY_CONTENT | idle]
     pairs = [(name, recorded.get(name, usual[name]), now[name]) for name in names]
     return [(name, old, new) for name, old, new in pairs if old != new]
 

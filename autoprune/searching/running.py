@@ -27,7 +27,7 @@ from autoprune.searching.options import SearchOptions
 from autoprune.searching.preparation import Prepared, prepare, useful_threads
 from autoprune.searching.problems import Problem
 from autoprune.searching.results import summarise, uniform_of, write_results
-from autoprune.searching.resuming import require_same
+from autoprune.searching.resuming import going_on
 from autoprune.searching.run_folder import RunFolder
 from autoprune.searching.timing import torch_threads
 from autoprune.searching.workers import evaluated, require_cores
@@ -98,7 +98,7 @@ def run(problem: Problem, options: SearchOptions, observer: Observer) -> Conclud
         else:
             held = Held()
             RunFolder(out).require_new()
-        require_same(held.run, problem, options)
+        options = going_on(held.run, problem, options)
         prepared = prepare(problem, options, observer, recorded_latency=held.run.get("latency"))
         return _run(prepared, observer, held, out=out, started=started)
 

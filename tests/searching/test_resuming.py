@@ -18,7 +18,8 @@ from autoprune.data.bundle import bundle_from
 from autoprune.errors import RunError
 from autoprune.report.observer import NullObserver
 from autoprune.searching.digests import digest_of
-from autoprune.searching.resuming import BY_CONTENT
+from autoprune.searching.options import SearchOptions
+from autoprune.searching.resuming import BY_CONTENT, changed_options
 from autoprune.study.ledger import encode_line
 
 
@@ -74,8 +75,6 @@ class TestOptions:
         ("changed", "message"),
         [
             ({"channels": "norm"}, r"'run' was started with channels='elimination' \(now 'norm'\)\..* another folder"),
-            ({"latency_batch": 4}, r"latency_batch=1 \(now 4\)"),
-            ({"latency_threads": 2}, r"latency_threads=None \(now 2\)"),
         ],
     )
     def test_one_that_scores_depend_on_is_refused_by_name(self, search, changed, message):
@@ -92,6 +91,9 @@ class TestOptions:
         with pytest.raises(RunError, match="was started with"):
             search(**changed)
 
+    def test_how_latency_is_measured_may_change_where_no_budget_speaks_of_it(self, search):
+        assert search(latency_batch=4, latency_threads=2).summary["candidates"] == 5
+
     def test_who_works_and_for_how_long_may_change(self, search):
         assert search(device="cpu", time_limit=600, finetune_epochs=0.5).summary["candidates"] == 5
 
@@ -100,6 +102,27 @@ def test_every_option_may_change_or_is_compared():
     by_name = set(OPTIONS) - RESUMABLE - BY_CONTENT
     assert by_name == {"channels", "latency_batch", "latency_threads"}
     assert not RESUMABLE & BY_CONTENT
+
+
+@pytest.mark.parametrize(
+    ("budget", "changed", "compared"),
+    [
+        ("5ms", {"latency_batch": 4}, ["latency_batch"]),
+        ("5ms", {"latency_threads": 2}, ["latency_threads"]),
+        ("peak 1MB", {"latency_batch": 4, "latency_threads": 2}, ["latency_batch"]),
+        ("50%flops", {"latency_batch": 4, "latency_threads": 2}, []),
+    ],
+)
+def test_how_latency_is_measured_is_compared_where_a_budget_reads_it(budget, changed, compared):
+    then, now = SearchOptions(budgets=(budget,)), SearchOptions(budgets=(budget,), **changed)
+    assert [name for name, *_ in changed_options(then.to_json(), now)] == compared
+
+
+def test_another_batch_size_is_refused_where_the_peak_of_activations_is_limited(search):
+    with pytest.raises(KeyboardInterrupt):
+        search(observer=Once(), budget=("50%flops", "peak 1GB"))
+    with pytest.raises(RunError, match=r"latency_batch=1 \(now 4\)"):
+        search(budget=("50%flops", "peak 1GB"), latency_batch=4)
 
 
 @pytest.mark.usefixtures("begun")
