@@ -101,6 +101,10 @@ def report(
 
     for folder in (run, *repeats):
         RunFolder(folder).require_run()
+    if optuna is not None:
+        from autoprune.report.optuna_study import require_place
+
+        require_place(optuna)
     from autoprune.searching.reporting import write_report
 
     numbers = driven(

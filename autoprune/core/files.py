@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import secrets
@@ -40,6 +41,8 @@ def write_together(files: Mapping[Path, Writer]) -> None:
         OSError: the disk is full, the folder is missing, or writing is not allowed; the old files are as they were.
             Only where a rename itself fails is the last one gone, so that nothing vouches for the rest.
     """
+    for path in files:
+        require_file(path)
     staged: dict[Path, Path] = {}
     try:
         for path, write in files.items():
@@ -59,6 +62,16 @@ def write_together(files: Mapping[Path, Writer]) -> None:
                 temporary.unlink()
         raise
     sync_folder(last.parent)
+
+
+def require_file(path: Path) -> None:
+    """Refuses a device or a pipe: a rename would take its place, and a reader of /dev/full never comes to its end.
+
+    Raises:
+        OSError: it is one.
+    """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise OSError(errno.EINVAL, "it is a device or a pipe, not a file")
 
 
 def open_in_place(path: Path, flags: int) -> int:

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import shutil
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from autoprune.core.files import write_whole
+from autoprune.core.files import require_file, write_whole
 from autoprune.core.resources import RESOURCES
 from autoprune.errors import ConfigError, RunError
 from autoprune.report.record import RunRecord, require_search
@@ -36,13 +37,29 @@ def write_study(path: Path, record: RunRecord, rows: Sequence[Mapping[str, Any]]
     """
     require_search(record)
     name = Path(record.folder).resolve().name
-    try:
+    with _writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         # As a whole, or not at all: a study that was half written would look like a search of fewer candidates.
         write_whole(path, lambda place: _write(place, path, name, objectives_of(record), _trials(record, rows)))
+    return name
+
+
+def require_place(path: Path) -> None:
+    """Checks, before there is anything to write, that studies can be kept there.
+
+    Raises:
+        RunError: it is a device or a pipe.
+    """
+    with _writing(path):
+        require_file(path)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise RunError(f"Cannot write {path}: {error.strerror or error}. Name another file with --optuna.") from error
-    return name
 
 
 def objectives_of(record: RunRecord) -> list[str]:

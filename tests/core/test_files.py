@@ -62,3 +62,11 @@ def test_what_a_killed_writer_leaves_is_known_as_such(tmp_path):
     left.rename(left.with_name(left.name.removesuffix(".kept")))
     remove_leftovers(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_pipe_is_refused_before_anything_is_written_and_stays_one(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="it is a device or a pipe, not a file"):
+        write_together({tmp_path / "first": lambda _: pytest.fail("written"), tmp_path / "pipe": lambda _: None})
+    assert [item.name for item in tmp_path.iterdir()] == ["pipe"]
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)

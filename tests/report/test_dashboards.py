@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import struct
 from dataclasses import replace
+from pathlib import Path
 
 import optuna
 import pytest
 
 from autoprune.errors import ConfigError, RunError
-from autoprune.report.optuna_study import write_study
+from autoprune.report.optuna_study import require_place, write_study
 from autoprune.report.tensorboard import write_events
 from tests.report.recorded_run import GROUPS, pruning, search, shown
 
@@ -54,6 +55,15 @@ def test_a_file_takes_several_searches_but_none_twice(tmp_path):
         studied(path, other)
     assert path.read_bytes() == before
     assert sorted(item.name for item in path.parent.iterdir()) == ["studies.log"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no such device")
+def test_a_device_is_refused_at_once():
+    # It reads as zeros without end.
+    for attempt in (lambda: studied(Path("/dev/full")), lambda: require_place(Path("/dev/full"))):
+        with pytest.raises(RunError, match="Cannot write /dev/full: it is a device or a pipe, not a file"):
+            attempt()
+    assert Path("/dev/full").is_char_device()
 
 
 def test_a_file_of_something_else_stays_as_it_is(tmp_path):
