@@ -32,9 +32,7 @@ def test_the_page_of_mlflow_is_bound_to_this_machine(monkeypatch, tmp_path):
 
     started = []
     monkeypatch.setattr(commands, "_require_free", lambda port: None)
-    monkeypatch.setattr(
-        commands.subprocess, "run", lambda command, **_: started.append(command) or subprocess.CompletedProcess([], 0)
-    )
+    monkeypatch.setattr(commands, "serve", lambda command, _: started.append(command))
     (tmp_path / "mlflow.db").touch()
     assert commands.ui(tmp_path, port=5055, tracking_uri=None) == 0
     (command,) = started

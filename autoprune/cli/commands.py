@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import errno
-import os
 import platform
 import shlex
 import socket
-import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autoprune.cli.serving import serve
 from autoprune.cli.work import driven, shown
 from autoprune.config.layout import saved_folder
 from autoprune.core.versions import version_of
@@ -170,10 +169,8 @@ def ui(run: Path, *, port: int, tracking_uri: str | None) -> int:
     command = ui_command(store, host="127.0.0.1", port=port)
     _require_free(port)
     print(f"MLflow: {_page(run, f'http://127.0.0.1:{port}')} (in a few seconds; Ctrl-C stops it)", flush=True)
-    try:
-        return subprocess.run(command, env={**os.environ, **ui_environment(store)}, check=False).returncode
-    except KeyboardInterrupt:
-        return 0
+    serve(command, ui_environment(store))
+    return 0
 
 
 def print_version(*, as_json: bool) -> int:

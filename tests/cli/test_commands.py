@@ -3,7 +3,6 @@ from __future__ import annotations
 import errno
 import json
 import socket
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -250,14 +249,9 @@ class TestUi:
 
     @pytest.fixture
     def served(self, monkeypatch):
-        commands = []
-
-        def serve(command, *, env, check):
-            commands.append((command, env))
-            return subprocess.CompletedProcess(command, 0)
-
-        monkeypatch.setattr(subprocess, "run", serve)
-        return commands
+        started = []
+        monkeypatch.setattr("autoprune.cli.commands.serve", lambda *arguments: started.append(arguments))
+        return started
 
     def test_the_store_beside_the_run_is_served_on_this_machine_only(self, tmp_path, served, port, capsys):
         (tmp_path / "run").mkdir()
@@ -292,14 +286,6 @@ class TestUi:
         assert "secret" not in shown
         assert "host" in shown
         assert served == []
-
-    def test_ctrl_c_ends_the_page_and_is_no_error(self, tmp_path, monkeypatch, port):
-        def interrupted(command, *, env, check):
-            raise KeyboardInterrupt
-
-        (tmp_path / "mlflow.db").touch()
-        monkeypatch.setattr(subprocess, "run", interrupted)
-        assert run(["ui", str(tmp_path), "--port", str(port)]) == 0
 
 
 class TestCoverage:
