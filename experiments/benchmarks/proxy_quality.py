@@ -6,13 +6,14 @@ AUTOPRUNE_WEIGHTS_ROOT set for those of CIFAR-10:
     python -m experiments.benchmarks.proxy_quality [NETWORK ...]
 
 Structures keep half of the FLOPs; a quarter each are heuristics', near uniform widths, farther away, and anywhere.
-Seconds are those of one evaluation on a worker with one thread, wall time.
+Seconds are those of one evaluation on a worker with one thread, wall time. A run that failed or was interrupted leaves
+its folder in runs/, and the next one goes on there.
 """
 
 from __future__ import annotations
 
+import shutil
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,14 +32,19 @@ CHECKED = {
 }
 
 
+#: Where checks are made; what is finished is removed, for a benchmark measures anew.
+FOLDER = Path("runs") / "proxy_quality"
+
+
 def one(spec: str) -> dict[str, Any]:
     """Returns what `check-proxy` says of a network's proxies."""
     data, asked = CHECKED[spec]
     weights = {"weights": WEIGHTS[spec]} if spec in WEIGHTS else {}
-    with tempfile.TemporaryDirectory() as folder, LiveProgress(candidates=0) as observer:
-        out = str(Path(folder) / "proxies")
-        given = {"model": spec, "data": data, "budgets": ["50%flops"], "out": out, **weights}
+    out = FOLDER / spec.replace("/", "-")
+    given = {"model": spec, "data": data, "budgets": ["50%flops"], "out": str(out), **weights}
+    with LiveProgress(candidates=0) as observer:
         report = check_proxies(SearchOptions(**check_options(given, strategies=["auto"])), asked, observer)
+    shutil.rmtree(out)
     return {key: report[key] for key in ("budget", "structures", "finetune", "proxies", "recommended", "failures")}
 
 
