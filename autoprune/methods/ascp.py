@@ -13,7 +13,6 @@ Notation:
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -43,6 +42,7 @@ from autoprune.methods.softly import (
 from autoprune.models.calibration import to_numpy
 from autoprune.models.folding import folded_weight
 from autoprune.models.network import IndexArray, LayerKind, TracedNetwork
+from autoprune.models.ready import copied
 from autoprune.models.similarity import squared_distances
 from autoprune.models.surgery import Kept, named_tensors
 from autoprune.strategies.clustering import MergeTree, bisected_knob, merge_tree
@@ -107,7 +107,7 @@ class Ascp:
             distillation=self.distillation,
         )
         groups = group_axes(subject.network)
-        model = copy.deepcopy(subject.model)
+        model = copied(subject.model)
         hook = SoftClusters(
             subject.network,
             subject.space,

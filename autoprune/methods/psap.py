@@ -14,7 +14,6 @@ Notation:
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -44,6 +43,7 @@ from autoprune.methods.softly import (
     training_recipe,
 )
 from autoprune.models.network import Role, TracedNetwork
+from autoprune.models.ready import copied
 from autoprune.models.surgery import Kept, named_tensors
 from autoprune.strategies.heuristics import bisected
 from autoprune.training.hooks import TrainingState
@@ -123,7 +123,7 @@ class Psap:
             batch_size=self.batch_size,
             distillation=0.0 if self.from_scratch else self.distillation,
         )
-        model = copy.deepcopy(subject.model)
+        model = copied(subject.model)
         if self.from_scratch:
             forget(model, seed=subject.seed)
         hook = Gates(

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
 
 from autoprune.errors import ModelError, one_line
+from autoprune.models.closures import held, rebound
 
 
 def initialised(model: nn.Module, shape: Sequence[int]) -> nn.Module:
@@ -47,10 +48,23 @@ def copied(model: nn.Module) -> nn.Module:
     """Returns a copy, values that modules keep from a forward pass detached: torch copies no others.
 
     `torch.nn.utils.weight_norm` keeps the weight that it computes, and networks keep attention maps to look at.
+    Functions that hold layers of the network hold those of the copy.
     """
     seen = {id(module) for module in model.modules()}
     kept = (tensor for module in model.modules() for tensor in _tensors(vars(module), seen))
-    return copy.deepcopy(model, {id(tensor): tensor.detach().clone() for tensor in kept if not tensor.is_leaf})
+    memo: dict[int, Any] = {id(tensor): tensor.detach().clone() for tensor in kept if not tensor.is_leaf}
+    twin = copy.deepcopy(model, memo)
+    own = [*model.modules(), *model.parameters(), *model.buffers()]
+    copies = {id(item): memo[id(item)] for item in own if id(item) in memo}
+    for module in twin.modules():
+        for key, value in vars(module).items():
+            if key not in _TREE:
+                module.__dict__[key] = rebound(value, copies)
+    return twin
+
+
+#: What torch copies itself.
+_TREE = frozenset({"_parameters", "_buffers", "_modules"})
 
 
 def _tensors(value: object, seen: set[int]) -> Iterator[Tensor]:
@@ -95,26 +109,20 @@ def with_one_argument(model: nn.Module) -> nn.Module:
 
 
 def holds_itself(model: nn.Module) -> str | None:
-    """Returns the name of an attribute that is a function with a module of the network in its closure, None for none.
+    """Returns the name of an attribute that hides a function with a module of the network in its closure, or None.
 
-    A copy of the network has the same function, which goes on using the layers of this one.
+    Functions that are attributes themselves, or lie in lists and mappings that are, are copied with the network. In an
+    object of another kind they are not: its copy has the same function, which goes on using the layers of this one.
     """
     own = {id(module) for module in model.modules()}
     for name, module in model.named_modules():
         for key, value in vars(module).items():
-            if any(id(held) in own for held in _closed_over(value)):
+            hidden = getattr(value, "__dict__", {}).values() if not isinstance(value, _COPIED) else ()
+            functions = [item for item in hidden if isinstance(item, FunctionType | functools.partial)]
+            if any(id(item) in own for function in functions for item in held(function)):
                 return f"{name}.{key}" if name else key
     return None
 
 
-def _closed_over(value: object) -> Iterator[object]:
-    """Yields what a function keeps: a lambda, a local function, or a partial of one."""
-    while isinstance(value, functools.partial):
-        yield from value.args
-        value = value.func
-    if isinstance(value, FunctionType):
-        for cell in value.__closure__ or ():
-            try:
-                yield cell.cell_contents
-            except ValueError:  # not filled yet
-                continue
+#: Whose attributes are no hidden ones.
+_COPIED = (nn.Module, Tensor, type, ModuleType, FunctionType, functools.partial)

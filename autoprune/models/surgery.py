@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from autoprune.core.structure import Structure
 from autoprune.errors import StructureError
+from autoprune.models.closures import rebound
 from autoprune.models.hollow import hollow_out
 from autoprune.models.layers import ChannelMap
 from autoprune.models.network import IndexArray, Role, TracedNetwork
@@ -230,6 +231,10 @@ class _Replicator:
         kind = type(value)
         if kind in (tuple, list) and all(type(item) in _ATOMIC for item in value):
             return value if kind is tuple else list(value)
+        again = rebound(value, self._memo, other=self._deep)
+        return self._deep(value) if again is value else again
+
+    def _deep(self, value: Any) -> Any:
         try:
             return copy.deepcopy(value, self._memo)
         except Exception:

@@ -6,6 +6,7 @@ import copy
 import functools
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,9 @@ from torch import Tensor, nn
 from autoprune.errors import ModelError
 from autoprune.models.ready import OneArgument, copied, holds_itself, initialised, on_any_device, with_one_argument
 from autoprune.models.saved import load
+from autoprune.models.surgery import Kept, cut
+from autoprune.models.tracing import trace
+from autoprune.models.verify import verified
 from tests.models.saved_cut import saved_cut
 from tests.models.toy_networks import SHAPE, images, toy
 
@@ -138,15 +142,58 @@ class Holding(nn.Module):
             "a number": lambda x: scale * x,
             "a method": self.conv.forward,
             "nothing": torch.relu,
+            "a default": lambda x, layer=conv: layer(x),
+            "another function": lambda x: (lambda y: conv(y))(x),
+            "a list": [lambda x: conv(x), torch.zeros(3)],
+            "a mapping": {"first": lambda x: conv(x)},
         }[kind]
 
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        function = self.function
+        function = function[0] if isinstance(function, list) else function
+        return (function["first"] if isinstance(function, dict) else function)(x)
 
-@pytest.mark.parametrize("kind", ["itself", "a layer", "a partial"])
-def test_a_function_that_holds_layers_is_named(kind) -> None:
-    assert holds_itself(Holding(kind)) == "function"
-    assert holds_itself(nn.Sequential(Holding(kind))) == "0.function"
+
+HELD = ["itself", "a layer", "a partial", "a method", "a list", "a default", "another function", "a mapping"]
 
 
-@pytest.mark.parametrize("kind", ["a number", "a method", "nothing"])
+@pytest.mark.parametrize("kind", HELD)
+def test_a_function_that_holds_layers_holds_those_of_a_copy(kind) -> None:
+    model = Holding(kind)
+    twin = copied(model)
+    with torch.no_grad():
+        twin.conv.weight.zero_()
+        twin.conv.bias.fill_(7)
+    assert bool((twin(images(1)) == 7).all())
+    assert not bool((model(images(1)) == 7).any())
+    assert holds_itself(model) is None
+
+
+@pytest.mark.parametrize("kind", HELD)
+def test_a_function_that_holds_layers_is_cut_with_them(kind) -> None:
+    model = nn.Sequential(Holding(kind), nn.ReLU(), nn.Conv2d(4, 3, 1)).eval()
+    network = verified(model, trace(model, images(1)))
+    assert [group.name for group in network.groups] == ["0.conv"]
+    before = copy.deepcopy(model.state_dict())
+    small = cut(model, network, Kept((np.array([1, 3]),)))
+    small(images(2)).sum().backward()
+    assert small[0].conv.weight.grad is not None
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+class Hidden:
+    def __init__(self, conv: nn.Module) -> None:
+        self.run = lambda x: conv(x)
+
+
+def test_a_function_that_an_object_hides_is_named() -> None:
+    model = Holding("nothing")
+    model.object = Hidden(model.conv)
+    assert holds_itself(model) == "object"
+    assert holds_itself(nn.Sequential(model)) == "0.object"
+
+
+@pytest.mark.parametrize("kind", ["a number", "nothing"])
 def test_functions_that_copies_can_share_are_none(kind) -> None:
     assert holds_itself(Holding(kind)) is None

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -45,11 +46,32 @@ class Holding(Network):
         return self.head(self.block2(self.block1(self.first(x))).mean((2, 3)))
 
 
-def test_a_network_that_a_function_in_it_holds_is_warned_of():
+class Hiding(Holding):
+    """One that hides it in an object."""
+
+    def __init__(self):
+        super().__init__()
+        self.tools = SimpleNamespace(first=self.first)
+
+    def forward(self, x):
+        return self.head(self.block2(self.block1(self.tools.first(x))).mean((2, 3)))
+
+
+def test_a_network_that_a_function_in_it_holds_is_copied_with_it():
+    heard, model = Heard(), Holding()
+    found = problem_from(model, sets(), SearchOptions(), heard).model
+    assert heard.warnings == []
+    with torch.no_grad():
+        found.stem.weight.fill_(float("nan"))
+    assert bool(found(sets()[1].tensors[0][:2]).isnan().all())
+    assert not bool(model.eval()(sets()[1].tensors[0][:2]).isnan().any())
+
+
+def test_a_network_that_hides_such_a_function_is_warned_of():
     heard = Heard()
-    problem_from(Holding(), sets(), SearchOptions(), heard)
+    problem_from(Hiding(), sets(), SearchOptions(), heard)
     (warning,) = heard.warnings
-    assert warning.startswith("Holding.first is a function that holds layers of the network")
+    assert warning.startswith("Hiding.tools is a function that holds layers of the network")
 
 
 class TestFit:
