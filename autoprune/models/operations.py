@@ -29,7 +29,9 @@ NORMS = frozenset(
         "aten::_batch_norm_no_update",
     }
 )
-_RECURRENT = frozenset({"aten::mkldnn_rnn_layer", "aten::_cudnn_rnn", "aten::miopen_rnn"})
+#: An LSTM's layer in one direction, on a CPU.
+RECURRENT_LAYER = "aten::mkldnn_rnn_layer"
+_RECURRENT = frozenset({RECURRENT_LAYER, "aten::_cudnn_rnn", "aten::miopen_rnn"})
 _ADDITIONS = frozenset({"aten::add", "aten::sub"})
 
 #: Runs instead of a recorded operation: gets its function, positional and keyword arguments, returns its result.
@@ -134,7 +136,8 @@ def recurrent_weights(name: str, args: tuple[Any, ...]) -> list[tuple[Tensor, in
     """
     if name not in _RECURRENT:
         return []
-    weights = args[1] if name != "aten::mkldnn_rnn_layer" else args[1:5]
+    # Behind the two weights of a layer stand its biases, without these zeros of the size of the weights.
+    weights = args[1] if name != RECURRENT_LAYER else args[1:3]
     return [(weight, args[0].shape[:-1].numel()) for weight in weights if weight.dim() == 2]
 
 

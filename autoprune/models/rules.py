@@ -25,7 +25,15 @@ from autoprune.models.movement import (
     operations,
 )
 from autoprune.models.network import LayerKind, Role
-from autoprune.models.operations import CONVOLUTIONS, LINEAR, NORMS, is_addition, linear_operands, recurrent_weights
+from autoprune.models.operations import (
+    CONVOLUTIONS,
+    LINEAR,
+    NORMS,
+    RECURRENT_LAYER,
+    is_addition,
+    linear_operands,
+    recurrent_weights,
+)
 from autoprune.models.products import PRODUCT_RULES
 from autoprune.models.records import Call, CallRecord
 from autoprune.models.vision import DEFORMABLE, VISION_RULES, deformable_convolution
@@ -68,6 +76,9 @@ def _interpret(tracer: LabelTracer, call: Call) -> CallRecord | None:
         return None
     for weight, uses in recurrent_weights(call.name, call.args):
         tracer.count_derived(weight, uses)
+    if call.name == RECURRENT_LAYER:
+        _recurrent(tracer, call)
+        return None
     if call.name in _TRANSPOSES and tracer.parameter(call.out) is not None:
         return None
     if call.base not in _NOT_POINTWISE and (torch.Tag.pointwise in call.func.tags or call.base in _LIKE_POINTWISE):
@@ -185,6 +196,17 @@ def _finish_layer(tracer: LabelTracer, out: Tensor, record: CallRecord, bias: Te
         freeze_inputs(tracer, [bias], "is added as the bias of a layer")
         record.forked = True
     tracer.start_chain(out, record)
+
+
+def _recurrent(tracer: LabelTracer, call: Call) -> None:
+    """An LSTM reads channels at every step with the same columns of its weight; what it puts out stays."""
+    read = channel_vector(tracer, call.args[0], -1, "a recurrent layer reads features that are mixed with positions")
+    weight = tracer.parameter(call.args[1])
+    if read is not None and weight is not None:
+        tracer.axis(weight, 1, read, Role.CONSUMES)
+    elif read is not None:
+        tracer.atoms.freeze(read, "feeds a recurrent layer whose weight is computed in the forward")
+    freeze_inputs(tracer, call.operands[1:], "is a state of a recurrent layer")
 
 
 def _batch_norm(tracer: LabelTracer, call: Call) -> CallRecord | None:
