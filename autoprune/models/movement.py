@@ -23,7 +23,10 @@ _MOVES = """
 _PER_CHANNEL = """
     max_pool2d_with_indices avg_pool2d _adaptive_avg_pool2d adaptive_max_pool2d upsample_nearest2d upsample_bilinear2d
     upsample_bicubic2d _upsample_nearest_exact2d reflection_pad2d replication_pad2d max_pool2d adaptive_avg_pool2d
-    _upsample_bilinear2d_aa avg_pool1d mkldnn_max_pool2d _adaptive_avg_pool3d
+    _upsample_bilinear2d_aa avg_pool1d mkldnn_max_pool2d _adaptive_avg_pool3d max_pool3d_with_indices avg_pool3d
+    adaptive_max_pool3d upsample_linear1d upsample_nearest1d upsample_trilinear3d upsample_nearest3d
+    _upsample_nearest_exact1d _upsample_nearest_exact3d reflection_pad1d reflection_pad3d replication_pad1d
+    replication_pad3d
 """
 _REDUCTIONS = "mean sum amax amin max min var std"
 _ALONG_DIM = "_softmax _log_softmax _safe_softmax cumsum"
@@ -177,7 +180,7 @@ def _pad(tracer: LabelTracer, call: Call) -> None:
 
 def _per_channel(tracer: LabelTracer, call: Call) -> None:
     image, result = call.args[0], call.results[0]
-    spatial = 1 if call.name == "aten::avg_pool1d" else 3 if call.name.endswith("3d") else 2
+    spatial = 1 if "1d" in call.name else 3 if "3d" in call.name else 2
     dim = image.dim() - spatial - 1
     vector = channel_vector(tracer, image, dim, f"{call.plain} over channels that are mixed with positions")
     tracer.label(result, None if vector is None else spread(vector, result.shape, dim))
@@ -225,6 +228,15 @@ def _along_dim(tracer: LabelTracer, call: Call) -> None:
     tracer.label(call.out, labels)
 
 
+def _gated(tracer: LabelTracer, call: Call) -> None:
+    """Halves of the channels, multiplied: they are cut alike."""
+    labels = tracer.labels(call.args[0])
+    assert labels is not None
+    left, right = labels.chunk(2, call.args[1] if len(call.args) > 1 else -1)
+    tracer.atoms.tie(compact(left), compact(right), "a gate of halves of which one is fixed")
+    tracer.label(call.out, left)
+
+
 def _layer_norm(tracer: LabelTracer, call: Call) -> None:
     labels = tracer.labels(call.args[0])
     if labels is None:
@@ -264,6 +276,7 @@ DATA_RULES: dict[str, _Rule] = {
     **dict.fromkeys(operations(_REDUCTIONS), _reduce),
     **dict.fromkeys(operations(_ALONG_DIM), _along_dim),
     "aten::constant_pad_nd": _pad,
+    "aten::glu": _gated,
     "aten::linalg_vector_norm": _vector_norm,
     "aten::native_layer_norm": _layer_norm,
     "aten::native_group_norm": _group_norm,

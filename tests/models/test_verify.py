@@ -87,4 +87,8 @@ def test_a_recurrent_layer_costs_the_same_as_one_operation_and_as_many():
     network = trace(model, torch.zeros(1, *SHAPE))
     assert network.cost_model.by_layer(network.dense)["rows"].macs == 2 * 12 * (12 * 6 + 12 * 3)
     assert count(model, (1, *SHAPE)) == count(model.double(), (1, *SHAPE), dtype=torch.float64)
-    assert [group.name for group in verified(toy("long short-term memory"), network).groups] == ["stem.0", "middle.0"]
+    assert [group.name for group in verified(toy("long short-term memory"), network).groups] == [
+        "stem.0",
+        "middle.0",
+        "last.0",
+    ]
