@@ -282,10 +282,10 @@ def _resize(module: nn.Module) -> None:
         attributes.update(num_channels=weight.shape[0], num_groups=weight.shape[0] // together)
     elif isinstance(module, nn.PReLU) and weight is not None:
         attributes["num_parameters"] = weight.shape[0]
-    elif isinstance(module, nn.RNNBase):
-        attributes["input_size"] = module.weight_ih_l0.shape[1]
-    elif isinstance(module, nn.RNNCellBase):
-        attributes["input_size"] = module.weight_ih.shape[1]
+    elif isinstance(module, nn.RNNBase | nn.RNNCellBase):
+        read = module._parameters.get("weight_ih_l0", module._parameters.get("weight_ih"))
+        if read is not None:
+            attributes["input_size"] = read.shape[1]
     hollow_out(module)
 
 

@@ -96,3 +96,25 @@ def test_a_merged_network_runs_and_reads_the_kept_columns(kind, merge):
     # The layer itself is sliced where nothing can be solved for.
     if kind is nn.LSTM:
         assert torch.equal(small.rows.weight_ih_l0, model.rows.weight_ih_l0[:, kept.indices[1]])
+
+
+class Cell(nn.Module):
+    """A convolution, then a recurrent cell that the forward runs column by column."""
+
+    def __init__(self, kind: type[nn.RNNCellBase]) -> None:
+        super().__init__()
+        self.stem, self.cell, self.head = nn.Conv2d(3, 8, 3), kind(8, 5), nn.Linear(5, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        state = None
+        for column in self.stem(x).mean(2).unbind(2):
+            state = self.cell(column, state)
+        return self.head(state[0] if isinstance(state, tuple) else state)
+
+
+@pytest.mark.parametrize("kind", [nn.LSTMCell, nn.GRUCell, nn.RNNCell])
+def test_the_channels_that_a_recurrent_cell_reads_are_cut(kind):
+    model = Cell(kind).eval()
+    network = verified(model, trace(model, images(1)))
+    assert [group.name for group in network.groups] == ["stem"]
+    assert verify(model, network).holds
