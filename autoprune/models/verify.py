@@ -98,12 +98,23 @@ def _verify(
 
 
 def largest_deviation(expected: Sequence[Tensor], found: Sequence[Tensor]) -> float:
-    """Returns the largest absolute difference relative to the largest expected value; infinite if shapes differ."""
+    """Returns the largest absolute difference relative to the largest expected value.
+
+    It is infinite if shapes differ, or if a value is not finite that is in the other network, or is another there.
+    Where no value is finite nothing is compared, and it is infinite, too.
+    """
     if [item.shape for item in expected] != [item.shape for item in found]:
         return float("inf")
-    pairs = [(a, b) for a, b in zip(expected, found, strict=True) if a.numel()]
-    scale = max([1e-30, *(float(a.abs().max()) for a, _ in pairs)])
-    return max([0.0, *(float((a - b).abs().max()) for a, b in pairs)]) / scale
+    # The maximum of Python overlooks a NaN, and the difference of two infinite values is one.
+    pairs = [(a.flatten(), b.flatten()) for a, b in zip(expected, found, strict=True) if a.numel()]
+    if not pairs:
+        return 0.0
+    left, right = (torch.cat([pair[side].double() for pair in pairs]) for side in (0, 1))
+    finite = left.isfinite()
+    if not bool(finite.any()) or not torch.equal(left[~finite].nan_to_num(7.0), right[~finite].nan_to_num(7.0)):
+        return float("inf")
+    deviation = float((left - right)[finite].abs().max())
+    return deviation / max(1e-30, float(left[finite].abs().max())) if deviation < float("inf") else float("inf")
 
 
 def seen(model: nn.Module, network: TracedNetwork, images: Tensor) -> list[Tensor]:

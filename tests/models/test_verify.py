@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from autoprune.models.counting import count
 from autoprune.models.tracing import trace
-from autoprune.models.verify import verified, verify
+from autoprune.models.verify import largest_deviation, verified, verify
 from tests.models.toy_networks import SHAPE, Toy, images, settled, toy, unit
 
 
@@ -92,3 +93,39 @@ def test_a_recurrent_layer_costs_the_same_as_one_operation_and_as_many():
         "middle.0",
         "last.0",
     ]
+
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("expected", "found", "deviation"),
+    [
+        ([1.0, 4.0], [1.0, 3.0], 0.25),
+        ([1.0, NAN], [1.0, NAN], 0.0),
+        ([1.0, INF], [1.0, INF], 0.0),
+        ([1.0, NAN], [1.0, 2.0], INF),
+        ([1.0, 2.0], [1.0, NAN], INF),
+        ([1.0, INF], [1.0, -INF], INF),
+        ([1.0, NAN], [1.0, INF], INF),
+        ([NAN, NAN], [NAN, NAN], INF),
+        ([], [], 0.0),
+    ],
+)
+def test_values_that_are_not_finite_agree_only_with_their_like(expected, found, deviation):
+    assert largest_deviation([torch.tensor(expected)], [torch.tensor(found)]) == deviation
+
+
+def test_a_network_that_computes_nothing_finite_proves_nothing():
+    class Lost(Toy):
+        def __init__(self) -> None:
+            super().__init__(6)
+            self.stem = unit(3, 6)
+
+        def body(self, x: Tensor) -> Tensor:
+            return self.stem(x) * float("nan")
+
+    model = settled(Lost())
+    found = verified(model, trace(model, images(1)))
+    assert found.groups == ()
+    assert "differs from the masked dense one by inf" in found.frozen["stem.0"]
