@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from autoprune.cli.work import driven, shown
 from autoprune.config.layout import STRUCTURE, TRAINING, saved_folder
-from autoprune.errors import AutopruneError, ConfigError, RunError
+from autoprune.errors import AutopruneError, ConfigError, RunError, nearest
 
 if TYPE_CHECKING:
     from autoprune.report.observer import Observer
@@ -99,6 +99,7 @@ def finetune(directory: Path | None, given: Mapping[str, Any], *, resume: Path |
 def _checked(command: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the checked options; paths and names by the rules of a search."""
     from autoprune.config.options import OPTIONS, check_options
+    from autoprune.searching.training_options import PRECISIONS
 
     if "epochs" not in given:
         raise ConfigError(f"How long? Give --epochs, for example `autoprune {command} ... --epochs 20`.")
@@ -107,6 +108,9 @@ def _checked(command: str, given: Mapping[str, Any]) -> dict[str, Any]:
         # Written so that NaN fails, too.
         if value is not None and not holds(value):
             raise ConfigError(f"--{name.replace('_', '-')} is {value:g}, but must be {wanted}.")
+    precision = given.get("precision", PRECISIONS[0])
+    if precision not in PRECISIONS:
+        raise ConfigError(f"Unknown --precision {precision!r}.{nearest(str(precision), PRECISIONS)}")
     shared = {name: value for name, value in given.items() if name in OPTIONS}
     own = {name: value for name, value in given.items() if name not in OPTIONS}
     if given.get("ray_address") is not None and given.get("workers", 1) < 2:

@@ -45,6 +45,15 @@ LabelSmoothing = Annotated[
     float | None,
     typer.Option(metavar="SHARE", rich_help_panel=TRAINING, help="Probability spread over all classes. (default: 0)"),
 ]
+Precision = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        rich_help_panel=TRAINING,
+        help="auto (16 bits for convolutions and gradients where the device is faster by it) or float32. "
+        "(default: auto)",
+    ),
+]
 Regulariser = Annotated[
     str | None,
     typer.Option(metavar="NAME", rich_help_panel=TRAINING, help="ccm or orthoreg: adds to the loss. (default: none)"),

@@ -10,6 +10,9 @@ from typing import Any, TypeVar
 from autoprune.config.layout import TRAINING
 from autoprune.errors import RunError
 
+#: What a training may be asked to compute in: 16 bits where they are faster, or 32 throughout.
+PRECISIONS = ("auto", "float32")
+
 _Options = TypeVar("_Options", bound="RunOptions")
 
 
@@ -28,6 +31,7 @@ class RunOptions:
         weight_decay: on weights of convolutions and linear layers.
         warmup_epochs: linear rise of the learning rate.
         label_smoothing: in [0, 1).
+        precision: one of `PRECISIONS`.
         holdout_images: of the training images.
         seed: of everything random.
         checkpoint_steps: a checkpoint after every so many steps as well; None for epochs alone.
@@ -48,6 +52,7 @@ class RunOptions:
     weight_decay: float | None = None
     warmup_epochs: float | None = None
     label_smoothing: float | None = None
+    precision: str = "auto"
     holdout_images: int | None = None
     seed: int = 0
     checkpoint_steps: int | None = None

@@ -245,7 +245,8 @@ def _write(record: Mapping[str, Any], out: Path) -> None:
 def varied(recipe: Recipe, options: RunOptions) -> Recipe:
     """Returns a recipe with those of its values replaced that were given."""
     names = ("learning_rate", "batch_size", "weight_decay", "warmup_epochs", "label_smoothing")
-    return replace(recipe, **{name: getattr(options, name) for name in names if getattr(options, name) is not None})
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    return replace(recipe, **given, mixed_precision=options.precision == "auto")
 
 
 def split_of(data: DataBundle, options: RunOptions) -> Split:

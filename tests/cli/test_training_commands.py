@@ -101,6 +101,7 @@ def test_json_is_the_report_and_nothing_else(fake, capsys):
         (["--epochs", "2", "--batch-size", "0"], "--batch-size is 0, but must be at least 1"),
         (["--epochs", "2", "--checkpoint-steps", "0"], "--checkpoint-steps is 0, but must be at least 1"),
         (["--epochs", "2", "--label-smoothing", "1"], r"--label-smoothing is 1, but must be in [0, 1)"),
+        (["--epochs", "2", "--precision", "float16"], "Unknown --precision 'float16'. Did you mean 'float32'?"),
         (["--epochs", "2", "--weights", "nowhere.pt"], "'nowhere.pt' does not exist"),
         (["--epochs", "2", "--teacher", "nowhere.pt"], "'nowhere.pt' does not exist"),
         (["--epochs", "2", "--regulariser-strength", "1"], "Name it with --regulariser"),
@@ -127,6 +128,13 @@ def test_a_resumed_training_has_the_options_of_its_folder(fake):
     (options,) = fake.calls
     assert (options.model, options.weights, options.learning_rate) == ("cifar/resnet8", Path("/w.pt"), 0.3)
     assert (options.out, options.device, options.no_mlflow) == (Path("moved"), "cpu", True)
+
+
+@pytest.mark.parametrize("kept", [{}, {"precision": "float32"}])
+def test_a_resumed_training_keeps_the_precision_that_was_asked_for(fake, kept):
+    record("begun", "train", model="digits/resnet", **kept)
+    assert run(["train", "--resume", "begun"]) == 0
+    assert fake.calls[0].precision == kept.get("precision", "auto")
 
 
 def test_a_divergence_is_one_line_and_exit_code_2(fake, capsys):

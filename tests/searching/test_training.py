@@ -18,7 +18,7 @@ from autoprune.searching.finetuning import FinetuneOptions, finetune
 from autoprune.searching.options import SearchOptions
 from autoprune.searching.run_folder import RunFolder
 from autoprune.searching.training import train_network
-from autoprune.searching.training_options import TrainOptions, options_from
+from autoprune.searching.training_options import PRECISIONS, TrainOptions, options_from
 from autoprune.training.features import FeatureDistillation
 from autoprune.training.hooks import Hook
 from autoprune.training.measure import measure
@@ -146,6 +146,16 @@ def test_the_checkpoints_of_other_options_are_refused(folder):
         train_network(options(), Watching(die_at=10))
     with pytest.raises(RunError, match=r"another training: learning_rate is 0\.1 there and 0\.05 here"):
         train_network(options(learning_rate=0.05), Watching())
+
+
+def test_a_training_stays_in_32_bits_where_that_is_asked_for(folder):
+    asked = {
+        precision: train_network(options(precision, precision=precision), NullObserver()) for precision in PRECISIONS
+    }
+    assert {name: report["recipe"]["mixed_precision"] for name, report in asked.items()} == {
+        "auto": True,
+        "float32": False,
+    }
 
 
 def test_a_fraction_of_an_epoch_at_the_end_is_reported_too(folder):
