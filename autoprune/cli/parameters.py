@@ -236,7 +236,8 @@ Twice = Annotated[
     typer.Option(
         "--twice",
         rich_help_panel=SEARCH,
-        help="Finetune every structure with two seeds: how far these agree is what a score can be asked for.",
+        help="Finetune every structure with a second seed, too, and score that as cheap scores are scored: what "
+        "it reaches is what they can be asked for.",
     ),
 ]
 

@@ -42,27 +42,28 @@ def _show(report: Mapping[str, Any]) -> None:
         ("score after", "time", "of the finetune", "tau", "90 % interval", "better half"),
         rows,
     )
-    again = finetune["again"]
-    mean = "" if again is None else "the mean of two seeds', "
     print(
-        f"Kendall's tau with the accuracy after {finetune['epochs']:g} epochs of finetuning, {mean}"
+        f"Kendall's tau with the accuracy after {finetune['epochs']:g} epochs of finetuning, "
         f"{finetune['lowest']:.2%} to {finetune['highest']:.2%},\n"
         f"on {finetune['images']:,} images held out for this alone "
         f"(sampling error {finetune['sampling_error']:.2%})."
     )
     if finetune["highest"] - finetune["lowest"] < 4 * finetune["sampling_error"]:
         print("The finetuned networks hardly differ beyond that error: these data cannot tell good scores from bad.")
-    if again is not None and again["tau"] is not None:
+    ceiling = finetune["as_score"]
+    if ceiling is not None and ceiling["tau"] is not None:
         print(
-            f"The two seeds rank the structures with a tau of {again['tau']:+.2f} ({again['low']:+.2f} to "
-            f"{again['high']:+.2f}): so far does one finetune agree with another, on the same images."
+            f"The finetune itself with another seed, on the images of the scores, has a tau of {ceiling['tau']:+.2f} "
+            f"({ceiling['low']:+.2f} to {ceiling['high']:+.2f}): ask no more of a score."
         )
     for failure in report["failures"]:
         print(f"Failed: structure {failure}")
-    if report["recommended"] is None:
-        print(f"No score reaches a tau of {report['min_tau']:g}: finetune longer before you choose, or search more.")
-    else:
+    if report["recommended"] is not None:
         print(f"The cheapest score with a tau of {report['min_tau']:g} or more: {report['recommended']}.")
+    elif ceiling is not None and ceiling["tau"] is not None and ceiling["tau"] < report["min_tau"]:
+        print(f"Nothing reaches a tau of {report['min_tau']:g} on these images: give more of them that score.")
+    else:
+        print(f"No score reaches a tau of {report['min_tau']:g}: finetune longer before you choose, or search more.")
     print(f"The measurements are in {report['out']}.")
 
 

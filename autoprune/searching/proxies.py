@@ -1,9 +1,9 @@
 """How far a cheap evaluation can be trusted: its ranking of structures against that of a longer finetune.
 
 Structures on one budget are scored by every proxy and by the finetune that the proxies stand for. The finetune is
-scored on images that neither it nor any proxy has read, so that no rank correlation comes from shared noise. Made
-with two seeds, it says how far it agrees with itself, and the mean, which is less noisy than either, is what scores are
-compared with.
+judged on images that neither it nor any proxy has read, so that no rank correlation comes from shared noise. Made
+again with other seeds and scored on the images that proxies are scored on, it tells what a proxy can be asked for: on
+few images even the finetune itself does not rank as it is judged on others.
 
 Notation:
     S   structures
@@ -49,7 +49,7 @@ FEWEST_STRUCTURES = 5
 #: Share of the finetune that the training proxy gets.
 _SHORT = 0.05
 #: Ends the name of the second finetune, and sets its seeds apart from those of the first.
-_AGAIN = " again"
+_AS_SCORE = " as a score"
 #: Largest relative change of a width for structures near uniform widths, and at a middle distance.
 _REACHES = (0.25, 0.7)
 
@@ -62,7 +62,7 @@ class ProxyOptions:
         structures: how many, S.
         epochs: of the finetune that proxies stand for.
         min_tau: from which tau on a proxy is trusted, in [0, 1].
-        twice: whether every structure is finetuned with a second seed, too.
+        twice: whether every structure is finetuned with a second seed, too, and scored as proxies are.
     """
 
     structures: int = 20
@@ -86,26 +86,21 @@ class Compared:
     Attributes:
         proxies: the cheap scores.
         finetune: what they stand for.
-        again: the same finetune with other seeds; None where it is made once.
+        as_score: the same finetune with other seeds, scored as proxies are; None where it is made once.
     """
 
     proxies: tuple[Fidelity, ...]
     finetune: Fidelity
-    again: Fidelity | None = None
-
-    @property
-    def finetunes(self) -> tuple[Fidelity, ...]:
-        """The finetune, and the second one if there is one."""
-        return (self.finetune,) if self.again is None else (self.finetune, self.again)
+    as_score: Fidelity | None = None
 
     @property
     def ladder(self) -> Ladder:
         """All of them."""
-        return Ladder((*self.proxies, *self.finetunes))
+        return Ladder((*self.proxies, self.finetune, *([] if self.as_score is None else [self.as_score])))
 
     def seed(self, rung: Fidelity, *, structure: int, search: int) -> int:
         """Returns the seed of a structure's score, by its number and the seed of the search."""
-        return derive_seed(search, structure, *([_AGAIN] if rung == self.again else []))
+        return derive_seed(search, structure, *([_AS_SCORE] if rung == self.as_score else []))
 
 
 def check_proxies(options: SearchOptions, asked: ProxyOptions, observer: Observer) -> dict[str, Any]:
@@ -127,13 +122,16 @@ def check_proxies(options: SearchOptions, asked: ProxyOptions, observer: Observe
         prepared, judging = replace(prepared, ladder=ladder), replace(judging, ladder=ladder)
         structures = stratified_structures(prepared, asked.structures)
         record = _Record(options.out / PROXIES, _identity(whole, asked, ladder.rungs), structures=len(structures))
-        long = f"a finetune of {asked.epochs:g} epochs{', twice' if asked.twice else ''}"
-        for part, where, names in (
+        long = f"a finetune of {asked.epochs:g} epochs"
+        parts = [
             (compared.proxies, prepared, f"{len(compared.proxies)} proxies"),
-            (compared.finetunes, judging, long),
-        ):
+            ((compared.finetune,), judging, long),
+        ]
+        if compared.as_score is not None:
+            parts.append(((compared.as_score,), prepared, f"{long} with another seed"))
+        for rungs, where, names in parts:
             observer.stage(f"Scoring {len(structures)} structures by {names}")
-            pairs = [pair for rung in part for pair in _pairs(structures, rung, compared, prepared)]
+            pairs = [pair for rung in rungs for pair in _pairs(structures, rung, compared, prepared)]
             _drive(where, PairStudy(pairs, record, observer), observer)
         report = _report(record, prepared, asked, compared, images=len(judging.split.holdout))
         report["seconds"] = time.perf_counter() - started
@@ -142,7 +140,7 @@ def check_proxies(options: SearchOptions, asked: ProxyOptions, observer: Observe
 
 
 def fidelities_of(prepared: Prepared, epochs: float, *, twice: bool = False) -> Compared:
-    """Returns the proxies and the finetune that they stand for, twice if asked.
+    """Returns the proxies and the finetune that they stand for, as a score, too, if asked.
 
     Proxies are cuts without training, named `merge calibration/hold-out images`, and a twentieth of the finetune.
     """
@@ -157,8 +155,8 @@ def fidelities_of(prepared: Prepared, epochs: float, *, twice: bool = False) -> 
         Merge.SEQUENTIAL, level=len(named), calibration=full[0], holdout=full[1], epochs=_SHORT * epochs
     )
     whole = replace(short, level=len(named) + 1, name=f"finetune-{epochs:g}", epochs=epochs)
-    again = replace(whole, level=whole.level + 1, name=whole.name + _AGAIN)
-    return Compared((*named, short), whole, again if twice else None)
+    second = replace(whole, level=whole.level + 1, name=whole.name + _AS_SCORE)
+    return Compared((*named, short), whole, second if twice else None)
 
 
 def _name(merge: Merge, images: tuple[int, int]) -> str:
@@ -349,18 +347,21 @@ def _report(
     record: _Record, prepared: Prepared, asked: ProxyOptions, compared: Compared, *, images: int
 ) -> dict[str, Any]:
     finetune = compared.finetune
-    ends = np.stack([record.column(rung, "accuracy") for rung in compared.finetunes])
-    truth = ends.mean(axis=0)
+    truth = record.column(finetune, "accuracy")
     if np.isfinite(truth).sum() < FEWEST_STRUCTURES:
         raise RunError(f"Too few finetunes succeeded to compare with. The first that failed: {record.failures()[0]}.")
     whole = float(np.nanmedian(record.column(finetune, "seconds")))
     rng = generator(prepared.options.seed, "bootstrap")
+
+    def agrees(rung: Fidelity) -> dict[str, Any]:
+        return agreement(record.column(rung, "score"), truth, rng)
+
     rows = []
     for rung in compared.proxies:
-        scores, times = record.column(rung, "score"), record.column(rung, "seconds")
+        times = record.column(rung, "seconds")
         seconds = float(np.nanmedian(times)) if np.isfinite(times).any() else None
         share = None if seconds is None else seconds / whole
-        rows.append({"name": rung.name, "seconds": seconds, "share": share, **agreement(scores, truth, rng)})
+        rows.append({"name": rung.name, "seconds": seconds, "share": share, **agrees(rung)})
     return {
         "out": str(prepared.options.out),
         "model": prepared.problem.name,
@@ -375,7 +376,7 @@ def _report(
             "lowest": float(np.nanmin(truth)),
             "highest": float(np.nanmax(truth)),
             "sampling_error": sampling_error(truth, images),
-            "again": None if compared.again is None else agreement(ends[0], ends[1], rng),
+            "as_score": None if compared.as_score is None else agrees(compared.as_score),
         },
         "min_tau": asked.min_tau,
         "proxies": rows,

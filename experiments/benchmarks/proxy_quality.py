@@ -1,4 +1,4 @@
-"""How well cheap scores rank structures, against two finetunes that are judged on images which no score has read.
+"""How well cheap scores rank structures, against finetunes that are judged on images which no score has read.
 
 `autoprune check-proxy` on networks of this repository, from the repository's root, with AUTOPRUNE_DATA_ROOT and
 AUTOPRUNE_WEIGHTS_ROOT set for those of CIFAR-10:
@@ -25,10 +25,10 @@ from autoprune.searching.proxies import ProxyOptions, check_proxies
 from experiments.benchmarks.cifar import WEIGHTS
 from experiments.benchmarks.common import write
 
-#: {network: (data, what is asked)}; an epoch of CIFAR-10 takes minutes of a core.
+#: {network: (data, what is asked)}; an epoch of CIFAR-10 takes a minute of a core.
 CHECKED = {
     "digits/resnet": ("digits", ProxyOptions(structures=30, epochs=10.0, twice=True)),
-    "cifar/resnet20-b": ("cifar10", ProxyOptions(structures=14, epochs=1.0)),
+    "cifar/resnet20-b": ("cifar10", ProxyOptions(structures=14, epochs=2.0)),
 }
 
 
