@@ -123,7 +123,14 @@ class FakeSearch:
 
     def check_proxies(self, options, wanted, observer):
         self.call("check_proxies", options, wanted)
-        finetune = {"epochs": 2.0, "lowest": 0.8, "highest": 0.9, "images": 100, "sampling_error": 0.01, "again": None}
+        finetune = {
+            "epochs": 2.0,
+            "lowest": 0.8,
+            "highest": 0.9,
+            "images": 100,
+            "sampling_error": 0.01,
+            "as_score": None,
+        }
         return {
             "structures": 12,
             "budget": ["50%flops"],
