@@ -55,9 +55,11 @@ def trace_report(options: SearchOptions, *, verify: bool) -> dict[str, Any]:
         BudgetError: the budget cannot be reached.
     """
     problem, why_not = _problem(options)
+    whole: TracedNetwork | None = None
     if problem is not None:
         quiet, model = NullObserver(), problem.model
-        network = in_scope(traced(problem, options, quiet), problem, replace(options, scope="coupled"), quiet)
+        whole = traced(problem, options, quiet)
+        network = in_scope(whole, problem, replace(options, scope="coupled"), quiet)
     else:
         network, model = _traced(options.model or DEFAULT_MODEL, options.weights)
     report: dict[str, Any] = {
@@ -83,7 +85,7 @@ def trace_report(options: SearchOptions, *, verify: bool) -> dict[str, Any]:
     try:
         if problem is None:
             raise DataError(why_not)
-        report["heuristics"] = _heuristics(problem, options)
+        report["heuristics"] = _heuristics(problem, whole, options)
     except (DataError, StructureError, BudgetError) as error:
         if isinstance(error, BudgetError) and options.goals != SearchOptions().goals:
             raise  # somebody asked for it
@@ -310,8 +312,8 @@ def _layers(network: TracedNetwork, widths: Any) -> list[dict[str, Any]]:
     return [{"name": name, "macs": cost.macs, "params": cost.params} for name, cost in by_layer.items()]
 
 
-def _heuristics(problem: Problem, options: SearchOptions) -> dict[str, dict[str, int]]:
+def _heuristics(problem: Problem, whole: TracedNetwork | None, options: SearchOptions) -> dict[str, dict[str, int]]:
     """Returns {heuristic: {group: width}} within the budget and the scope."""
-    prepared = prepare(problem, options, NullObserver())
+    prepared = prepare(problem, options, NullObserver(), whole=whole)
     found = heuristic_structures(prepared.space, prepared.profile)
     return {name: structure.by_group(prepared.space.groups) for name, structure in found.items()}

@@ -162,13 +162,21 @@ class Prepared:
         }
 
 
-def prepare(problem: Problem, options: SearchOptions, observer: Observer, *, recorded_latency: Any = None) -> Prepared:
+def prepare(
+    problem: Problem,
+    options: SearchOptions,
+    observer: Observer,
+    *,
+    whole: TracedNetwork | None = None,
+    recorded_latency: Any = None,
+) -> Prepared:
     """Returns the search, ready to run.
 
     Args:
         problem: network and images.
         options: as asked.
         observer: hears of the stages.
+        whole: what `traced` returned; None to trace the network.
         recorded_latency: what the ledger of the same search says of latency, which is then not measured again.
 
     Raises:
@@ -183,7 +191,7 @@ def prepare(problem: Problem, options: SearchOptions, observer: Observer, *, rec
     record: LatencyRecord | None = None
     with torch_threads(useful_threads(problem.data.input_shape)):
         require_fit(problem)
-        whole = traced(problem, options, observer)
+        whole = traced(problem, options, observer) if whole is None else whole
         network = in_scope(whole, problem, options, observer)
         _require_groups(network, problem, options, wider=bool(whole.groups))
         budgets = parse_budgets(options.goals)

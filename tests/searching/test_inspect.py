@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from autoprune.errors import BudgetError, ConfigError, DataError, ModelError, PluginError, RunError, StructureError
+from autoprune.searching import preparation
 from autoprune.searching.inspect import cost_report, evaluate_saved, search_space_of, trace_report
 from autoprune.searching.options import SearchOptions
 
@@ -34,6 +35,12 @@ class TestTrace:
         for widths in report["heuristics"].values():
             Path("widths.json").write_text(json.dumps(widths))
             assert cost_report(MODEL, Path("widths.json"), data=DATA)["retained_flops"] <= 0.4
+
+    def test_the_network_is_traced_once(self, folder, monkeypatch):
+        trace, traces = preparation.trace, []
+        monkeypatch.setattr(preparation, "trace", lambda *given: traces.append(given) or trace(*given))
+        assert traced()["heuristics"]
+        assert len(traces) == 1
 
     def test_the_trace_is_verified_on_request(self, folder):
         verified = traced(verify=True)["verified"]
