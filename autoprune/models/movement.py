@@ -33,6 +33,7 @@ _ALONG_DIM = "_softmax _log_softmax _safe_softmax cumsum"
 _PARTS = frozenset({"aten::split", "aten::split_with_sizes", "aten::slice", "aten::select", "aten::unbind"})
 _FIXED_ORDER = frozenset({"aten::index_select", "aten::roll"})
 _RESHAPES = frozenset({"aten::view", "aten::_unsafe_view", "aten::_reshape_alias"})
+_DRAWS = "rand_like randn_like bernoulli bernoulli_ normal_ uniform_"
 _UNLABELLED = "new_zeros new_empty new_ones new_full empty_like zeros_like ones_like"
 
 
@@ -237,6 +238,15 @@ def _gated(tracer: LabelTracer, call: Call) -> None:
     tracer.label(call.out, left)
 
 
+def _draw(tracer: LabelTracer, call: Call) -> None:
+    """Numbers drawn for channels, whatever these are: there are as many as channels."""
+    labels = tracer.labels(call.args[0])
+    if labels is None:
+        freeze_inputs(tracer, call.operands, f"no channel rule for {call.name} of several tensors")
+    else:
+        tracer.label(call.out, labels)
+
+
 def _layer_norm(tracer: LabelTracer, call: Call) -> None:
     labels = tracer.labels(call.args[0])
     if labels is None:
@@ -275,6 +285,7 @@ DATA_RULES: dict[str, _Rule] = {
     **dict.fromkeys(operations(_PER_CHANNEL), _per_channel),
     **dict.fromkeys(operations(_REDUCTIONS), _reduce),
     **dict.fromkeys(operations(_ALONG_DIM), _along_dim),
+    **dict.fromkeys(operations(_DRAWS), _draw),
     "aten::constant_pad_nd": _pad,
     "aten::glu": _gated,
     "aten::linalg_vector_norm": _vector_norm,

@@ -74,8 +74,9 @@ class ParameterViews:
         """Follows an elementwise operation on constants and parameters, such as the buffers of a frozen batch norm."""
         found = [(leaf, places) for leaf in call.operands if (places := self.places(leaf))]
         for result in call.results:
-            if found and all(leaf.shape == result.shape for leaf, _ in found) and not self._known(result):
-                self._places[result] = tuple(place for _, places in found for place in places)
+            if found and not self._known(result):
+                everywhere = ((leaf, at.expand(result.shape)) for _, places in found for leaf, at in places)
+                self._places[result] = tuple(everywhere)
 
     def axes(self, tensor: Tensor, dim: int) -> tuple[ParameterAxis, ...]:
         """Returns the axes of the parameters that a tensor comes from whose positions are those along `dim`, each once.
@@ -91,7 +92,7 @@ class ParameterViews:
     def _axis(self, parameter: Tensor, positions: Tensor, dim: int) -> ParameterAxis | None:
         for axis, extent in enumerate(parameter.shape):
             stride = parameter.shape[axis + 1 :].numel()
-            coordinates = compact(positions // stride % extent)
+            coordinates = compact(compact(positions) // stride % extent)
             varies = [other for other, size in enumerate(coordinates.shape) if size > 1]
             if varies == [dim] and coordinates.numel() == extent:
                 order = coordinates.flatten().argsort()
