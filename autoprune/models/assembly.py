@@ -151,7 +151,9 @@ def _cost_model(
         labelled[axis.names[0]].append(axis)
     terms = []
     # Weights are what a state dict holds: parameters, and the buffers that are saved or that a cut makes so.
-    saved = dict.fromkeys(model.state_dict(keep_vars=True).values())
+    # By name: a forward may have put another tensor in the place of a buffer that it knows.
+    names = tracer.known.by_name
+    saved = dict.fromkeys(names[name] for name in model.state_dict(keep_vars=True) if name in names)
     others = [tensor for tensor in tracer.known.tensors.values() if tensor not in saved]
     for tensor in (*saved, *others):
         name = tracer.name(tensor)

@@ -42,6 +42,13 @@ class Atoms:
         other._parent, other._reasons, other._coupled = list(self._parent), dict(self._reasons), set(self._coupled)
         return other
 
+    def forgiven(self, before: Atoms) -> Atoms:
+        """Returns the same atoms and ties; those that were there before are as frozen as they were."""
+        other = self.copy()
+        kept = {atom: reason for atom, reason in self._reasons.items() if atom >= len(before)}
+        other._reasons = {**before._reasons, **kept}
+        return other
+
     def freeze_since(self, first: int, reason: str) -> None:
         """Marks atoms from `first` on as never to be cut unless they are tied to an earlier one."""
         self.freeze((atom for atom in range(first, len(self)) if self.root(atom) >= first), reason)

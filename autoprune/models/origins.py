@@ -33,6 +33,7 @@ class TensorNames:
 
     names: dict[int, tuple[str, ...]] = field(default_factory=dict)
     tensors: dict[int, Tensor] = field(default_factory=dict)
+    by_name: dict[str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def of(cls, model: nn.Module) -> TensorNames:
@@ -41,7 +42,7 @@ class TensorNames:
         everything = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
         for name, tensor in everything:
             known.names[id(tensor)] = (*known.names.get(id(tensor), ()), name)
-            known.tensors[id(tensor)] = tensor
+            known.tensors[id(tensor)] = known.by_name[name] = tensor
         return known
 
     def __contains__(self, tensor: object) -> bool:

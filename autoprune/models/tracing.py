@@ -8,9 +8,9 @@ an operation without a rule freezes the channels it reads, with its name as the 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 from autoprune.errors import ModelError
 from autoprune.models.assembly import assemble
-from autoprune.models.auxiliary import as_in_training, in_eval
+from autoprune.models.auxiliary import as_in_training, axes_of, in_eval, joined
 from autoprune.models.dispatch import Interpreter
 from autoprune.models.indexing import picks_by_value
 from autoprune.models.labels import FIXED, Atoms, along, distinct, spread
@@ -29,6 +29,7 @@ from autoprune.models.network import Role, TracedNetwork
 from autoprune.models.origins import ByTensor, Origins, TensorNames
 from autoprune.models.records import AxisRecord, Call, CallRecord, MapRecord
 from autoprune.models.rules import apply_rule
+from autoprune.models.surgery import replicate
 from autoprune.models.views import ParameterViews
 from autoprune.tasks.detectors import raw_outputs
 
@@ -309,46 +310,62 @@ def trace(model: nn.Module, example: Tensor) -> TracedNetwork:
         ModelError: the forward fails on the example.
     """
     known = TensorNames.of(model)
+    tracer, output = _with_heads(
+        lambda heads: LabelTracer(known, heads), lambda found: _run(model, example, found, in_eval(model))
+    )
+    tracer.put_out(output)
+    network = assemble(tracer, model, tuple(example.shape[1:]))
+    unread = {known.name(parameter) for parameter in model.parameters() if id(parameter) not in tracer.read_parameters}
+    if not unread:
+        return network
+    # Two images: a norm written by hand may want more than one value a channel.
+    images = example.expand(2, *example.shape[1:]).contiguous()
+    other = _trace_training(model, images, tracer, unread)
+    return network if other is None else joined(model, images, network, tracer, other)
+
+
+def _with_heads(
+    tracer_of: Callable[[Mapping[int, frozenset[int]]], LabelTracer], run: Callable[[LabelTracer], Any]
+) -> tuple[LabelTracer, Any]:
+    """Returns the tracer that knows how channels are split into heads, and the output of the forward it followed."""
     heads: dict[int, frozenset[int]] = {}
     for _ in range(_TRACES):
-        tracer = LabelTracer(known, heads)
-        output = _run(model, example, tracer, in_eval(model))
+        tracer = tracer_of(heads)
+        output = run(tracer)
         if not tracer.wanted:
             break
         heads.update(tracer.wanted)
-    tracer.put_out(output)
-    unread = {id(parameter) for parameter in model.parameters()} - tracer.read_parameters
-    auxiliary = bool(unread) and _trace_training(model, example, tracer, heads, unread)
-    return replace(assemble(tracer, model, tuple(example.shape[1:])), auxiliary=auxiliary)
+    return tracer, output
 
 
 def _trace_training(
-    model: nn.Module, example: Tensor, tracer: LabelTracer, heads: Mapping[int, frozenset[int]], unread: set[int]
-) -> bool:
-    """Adds the axes of layers that only run in training; returns whether there are any.
+    model: nn.Module, images: Tensor, tracer: LabelTracer, unread: Collection[str]
+) -> LabelTracer | None:
+    """Returns a trace of the forward in training that goes on from that in eval mode; None if no other layer runs.
 
-    Their own channels are frozen: cuts of these would change no output and no cost that is asked for. Calls and costs
-    stay those of the forward in eval mode.
+    It has operations, and so heads, of its own, and follows a replica: such a forward may change the network. The
+    channels of layers that only run in training are frozen: cuts of these would change no cost that is asked for.
     """
-    other = LabelTracer(tracer.known, heads)
-    other.atoms, before = tracer.atoms, len(tracer.atoms)
-    other.axes = dict(tracer.axes)
-    tied = tracer.atoms.copy()
-    # Two images: a norm written by hand may want more than one value a channel.
-    images = example.expand(2, *example.shape[1:]).contiguous()
+
+    def begin(heads: Mapping[int, frozenset[int]]) -> LabelTracer:
+        replicas.append(replicate(model, {}, {}))
+        other = LabelTracer(TensorNames.of(replicas[-1]), heads)
+        other.atoms, other.axes = tracer.atoms.copy(), axes_of(tracer, other.known)
+        return other
+
+    def run(other: LabelTracer) -> Any:
+        return _run(replicas[-1], images, other, as_in_training(replicas[-1]))
+
+    replicas: list[nn.Module] = []
     try:
-        output = _run(model, images, other, as_in_training(model))
+        other, output = _with_heads(begin, run)
     except ModelError:  # it wants targets, say: what trains such a network is no training of ours
-        output = None
-    if output is None or not other.read_parameters & unread:
-        tracer.atoms = tied
-        return False
+        return None
+    if not any(id(other.known.by_name[name]) in other.read_parameters for name in unread):
+        return None
     other.put_out(output, "output in training")
-    tracer.axes = other.axes
-    known = {item.name for item in tracer.maps}
-    tracer.maps.extend(item for item in other.maps if item.name not in known)
-    tracer.atoms.freeze_since(before, "runs only in training")
-    return True
+    other.atoms.freeze_since(len(tracer.atoms), "runs only in training")
+    return other
 
 
 def _run(model: nn.Module, example: Tensor, tracer: LabelTracer, mode: AbstractContextManager[None]) -> Any:
