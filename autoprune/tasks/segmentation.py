@@ -84,7 +84,7 @@ class Segmentation(ComparedByMetric):
         share = 0.0 if teacher is None else objective.distillation
         # A team trains the network within a wrapper that adds the gradients up.
         with precision, _reading(getattr(model, "module", model), None if share > 0 else ()) as mine:
-            outputs, others = answers(model(inputs), training=model.training, name="out")
+            outputs, others = answers(model(inputs), training=model.training, name="out", sure=("aux",))
             maps = _checked(outputs, targets).float()
             wanted, theirs = maps, mine
             if teacher is not None and share > 0:

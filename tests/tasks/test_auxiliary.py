@@ -62,6 +62,16 @@ def test_maps_of_deep_supervision_count_half_each_at_the_size_of_the_masks():
     assert loss(Segmentation(), (main, small), targets) == pytest.approx(alone[0] + 0.5 * alone[1])
 
 
+def test_maps_that_are_called_aux_count_whatever_number_of_classes_they_have():
+    chance = torch.Generator().manual_seed(0)
+    main, aux = (torch.randn(2, classes, 4, 4, generator=chance) for classes in (3, 5))
+    targets = torch.randint(0, 3, (2, 4, 4), generator=chance)
+    alone = [loss(Segmentation(), item, targets) for item in (main, aux)]
+    found = loss(Segmentation(), {"out": main, "aux": aux, "aux features": torch.zeros(2, 7, 4, 4)}, targets)
+    assert found == pytest.approx(alone[0] + 0.5 * alone[1])
+    assert loss(Segmentation(), {"out": main, "aux": torch.zeros(2, 7)}, targets) == pytest.approx(alone[0])
+
+
 @pytest.mark.parametrize("task", [Classification(), Segmentation()])
 def test_a_tuple_is_no_answer_in_eval_mode(task):
     maps = torch.zeros(2, 3, 4, 4)
