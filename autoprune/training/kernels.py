@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -64,6 +64,23 @@ def training_precision(loss: Loss, model: nn.Module, images: Tensor) -> torch.dt
         return None
     half = half_precision(images.device)
     return half if half is not None and _has_gradients(loss, model, images.device, half) else None
+
+
+def without_gradient(loss: Loss, model: nn.Module, device: torch.device) -> tuple[str, ...]:
+    """Returns the names of the parameters that are trained though the loss does not depend on them.
+
+    Auxiliary heads get no gradient where their answers do not count, as when a teacher's alone do.
+
+    Args:
+        loss: of a network in training mode on a few images, in the precision that it is given.
+        model: in any mode; not changed.
+        device: that it is on.
+    """
+    replica = replicate(model, {}, {}).train()
+    trained = {name: value for name, value in replica.named_parameters() if value.requires_grad}
+    with _undrawn(device):
+        found = torch.autograd.grad(loss(replica, nullcontext()), list(trained.values()), allow_unused=True)
+    return tuple(name for name, gradient in zip(trained, found, strict=True) if gradient is None)
 
 
 def _has_gradients(loss: Loss, model: nn.Module, device: torch.device, half: torch.dtype) -> bool:

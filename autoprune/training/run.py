@@ -14,7 +14,7 @@ from autoprune.devices import gpu_module, is_gpu
 from autoprune.errors import DivergenceError
 from autoprune.tasks.base import Objective, Task
 from autoprune.training.hooks import Hook, TrainingState
-from autoprune.training.kernels import Loss, training_layout, training_precision
+from autoprune.training.kernels import Loss, training_layout, training_precision, without_gradient
 from autoprune.training.recipe import Recipe
 from autoprune.training.team import Team
 
@@ -71,7 +71,8 @@ class Run:
         self._on_gpu = is_gpu(device)
         self._layout = training_layout(self._model, probes[0])
         self._model.to(memory_format=self._layout)
-        self._half = training_precision(self._probed(*probes), model, probes[0]) if recipe.mixed_precision else None
+        self._probe = self._probed(*probes)
+        self._half = training_precision(self._probe, model, probes[0]) if recipe.mixed_precision else None
         # float16 gradients underflow without scaling; bfloat16 has float32's range.
         self._scaler = torch.amp.GradScaler(device.type, enabled=self._half is torch.float16)
         self._optimiser = torch.optim.SGD(
@@ -92,7 +93,8 @@ class Run:
         """Puts the model into training mode, joins it with those of a team, lets the hooks attach what they need."""
         self._model.train()
         if team is not None:
-            self._forward = team.joined(self._model, self.device)
+            idle = without_gradient(self._probe, self._model, self.device)
+            self._forward = team.joined(self._model, self.device, idle=idle)
         state = TrainingState(self._model, self._optimiser, self._recipe.epochs, self.device, self._teacher)
         for hook in self._hooks:
             hook.begin(state)

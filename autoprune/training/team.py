@@ -5,6 +5,7 @@ The processes have been joined by `torch.distributed` before; who started them d
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,11 +36,26 @@ class Team:
         """Returns this process's part of a batch; a batch smaller than the team leaves nobody without an image."""
         return positions[self.rank :: self.size] if len(positions) >= self.size else positions
 
-    def joined(self, model: nn.Module, device: torch.device) -> nn.Module:
-        """Returns the network whose backward averages gradients over the team; it starts from the leader's weights."""
+    def joined(self, model: nn.Module, device: torch.device, *, idle: Collection[str] = ()) -> nn.Module:
+        """Returns the network whose backward averages gradients over the team; it starts from the leader's weights.
+
+        Args:
+            model: as it is on every process.
+            device: that it is on.
+            idle: names of the parameters that are trained but get no gradient at any step: none is waited for.
+        """
         from torch.nn.parallel import DistributedDataParallel
 
-        return DistributedDataParallel(model, device_ids=[device] if is_gpu(device) else None)
+        # `find_unused_parameters` finds what no output depends on, and still waits for the gradients of outputs that no
+        # loss reads; a static graph does so, too.
+        waiting = [model.get_parameter(name) for name in idle]
+        for parameter in waiting:
+            parameter.requires_grad_(False)
+        try:
+            return DistributedDataParallel(model, device_ids=[device] if is_gpu(device) else None)
+        finally:
+            for parameter in waiting:
+                parameter.requires_grad_(True)
 
     def of_the_leader(self, value: Any) -> Any:
         """Returns what the leader gives."""

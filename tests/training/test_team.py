@@ -73,6 +73,43 @@ def test_two_processes_end_where_one_does_and_the_leader_alone_tells(tmp_path, l
         torch.testing.assert_close(first[name], value, rtol=1e-4, atol=1e-6)
 
 
+class Watched(nn.Module):
+    """A classifier with another head in training."""
+
+    def __init__(self, seed):
+        super().__init__()
+        self.main = network(SHAPES["usual"], seed)
+        self.aux = nn.Linear(64, 4)
+
+    def forward(self, x):
+        return (self.main(x), self.aux(x.flatten(1))) if self.training else self.main(x)
+
+
+#: The other head's answer does not count: the teacher's alone does.
+DISTILLED = Recipe(
+    epochs=1, batch_size=12, learning_rate=0.05, warmup_epochs=0.0, mixed_precision=False, distillation=1.0
+)
+
+
+def distilled(rank, folder):
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=SIZE)
+    model, shape = Watched(rank), SHAPES["usual"]
+    train(model, images(shape), range(COUNT), DISTILLED, seed=3, team=Team(rank, SIZE), teacher=network(shape, 9))
+    torch.save(model.state_dict(), f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_a_team_trains_a_network_with_a_head_whose_answer_does_not_count(tmp_path):
+    multiprocessing.start_processes(distilled, args=(str(tmp_path),), nprocs=SIZE, start_method="spawn")
+    one, shape = Watched(0), SHAPES["usual"]
+    train(one, images(shape), range(COUNT), DISTILLED, seed=3, teacher=network(shape, 9))
+    states = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(SIZE)]
+    for name, value in one.state_dict().items():
+        assert torch.equal(states[0][name], states[1][name])
+        torch.testing.assert_close(states[0][name], value, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("count", [2, 3, 12])
 def test_shares_are_all_of_a_batch_and_nothing_twice(count):
     shares = [Team(rank, 2).share(np.arange(count)) for rank in range(2)]
@@ -92,7 +129,8 @@ class Alone:
         self.state = found if self.leads else self.state
         return self.state
 
-    def joined(self, model, device):
+    def joined(self, model, device, *, idle):
+        assert not idle
         return model
 
 
