@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import copy
-
 from torch import nn
+
+from autoprune.models.ready import copied
 
 #: What `torch.compile` calls the module inside; it stands in the names of its tensors, too.
 WRAPPED = "_orig_mod"
@@ -18,7 +18,7 @@ def uncompiled(model: nn.Module) -> nn.Module:
     if not any(_is_compiled(module) for module in model.modules()):
         return model
     # A copied module has forgotten its `compile()`, so that only the wrapped ones are left to be unwrapped.
-    inner = copy.deepcopy(inside(model))
+    inner = copied(inside(model))
     for module in list(inner.modules()):
         for name, part in module.named_children():
             setattr(module, name, inside(part))

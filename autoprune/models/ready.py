@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
 
 from autoprune.errors import ModelError, one_line
-from autoprune.models.closures import held, rebound
+from autoprune.models.closures import Rebinder, held
 
 
 def initialised(model: nn.Module, shape: Sequence[int]) -> nn.Module:
@@ -56,10 +56,10 @@ def copied(model: nn.Module) -> nn.Module:
     twin = copy.deepcopy(model, memo)
     own = [*model.modules(), *model.parameters(), *model.buffers()]
     copies = {id(item): memo[id(item)] for item in own if id(item) in memo}
-    for module in twin.modules():
-        for key, value in vars(module).items():
-            if key not in _TREE:
-                module.__dict__[key] = rebound(value, copies)
+    places = [(vars(module), key) for module in twin.modules() for key in vars(module) if key not in _TREE]
+    rebinder = Rebinder((attributes[key] for attributes, key in places), copies)
+    for attributes, key in places:
+        attributes[key] = rebinder.rebound(attributes[key])
     return twin
 
 

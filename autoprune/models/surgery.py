@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from autoprune.core.structure import Structure
 from autoprune.errors import StructureError
-from autoprune.models.closures import rebound
+from autoprune.models.closures import Rebinder
 from autoprune.models.hollow import hollow_out
 from autoprune.models.layers import ChannelMap
 from autoprune.models.network import IndexArray, Role, TracedNetwork
@@ -168,8 +168,10 @@ class _Replicator:
         """Returns the copy of the whole tree."""
         new = self._module(model, "")
         # Only now are all modules known to which a plain attribute, a hook or a bound method may point.
+        rebinder = Rebinder((value for _, _, value in self._pending), self._memo, other=self._deep)
         for attributes, key, value in self._pending:
-            attributes[key] = self._attribute(value)
+            again = rebinder.rebound(value)
+            attributes[key] = self._deep(value) if again is value else again
         return new
 
     def _module(self, old: nn.Module, name: str) -> nn.Module:
@@ -186,10 +188,12 @@ class _Replicator:
         for key, value in old.__dict__.items():
             if type(value) in _ATOMIC or key in _OWN:
                 continue
-            if type(value) is not OrderedDict or value:
-                self._pending.append((attributes, key, value))
-            else:
+            if type(value) is OrderedDict and not value:
                 attributes[key] = OrderedDict()  # hooks, as a rule none
+            elif type(value) not in (tuple, list) or not all(type(item) in _ATOMIC for item in value):
+                self._pending.append((attributes, key, value))
+            elif type(value) is list:
+                attributes[key] = list(value)
         attributes["_parameters"] = {key: self._parameter(item) for key, item in old._parameters.items()}
         attributes["_buffers"] = {key: self._tensor(item) for key, item in old._buffers.items()}
         # No constructor makes a cut buffer, so that it is saved whether the dense one is or not.
@@ -226,13 +230,6 @@ class _Replicator:
     def _values(self, old: Tensor) -> Tensor:
         new = self._replaced.get(id(old))
         return old.detach().clone() if new is None else new.detach()
-
-    def _attribute(self, value: Any) -> Any:
-        kind = type(value)
-        if kind in (tuple, list) and all(type(item) in _ATOMIC for item in value):
-            return value if kind is tuple else list(value)
-        again = rebound(value, self._memo, other=self._deep)
-        return self._deep(value) if again is value else again
 
     def _deep(self, value: Any) -> Any:
         try:

@@ -44,3 +44,15 @@ def test_a_network_that_was_not_compiled_is_itself() -> None:
     model = network()
     assert uncompiled(model) is model
     assert inside(model) is model
+
+
+def test_functions_of_the_network_inside_hold_its_own_layers() -> None:
+    model = network()
+    conv = model[0]
+    model.first = lambda x: conv(x)
+    found = uncompiled(torch.compile(model))
+    with torch.no_grad():
+        found[0].weight.zero_()
+        found[0].bias.fill_(7)
+    assert bool((found.first(torch.rand(2, 1, 8, 8)) == 7).all())
+    assert not bool((conv.weight == 0).any())

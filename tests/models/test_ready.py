@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import copy
 import functools
+import gc
+import pickle
+import weakref
 from types import SimpleNamespace
 
+import cloudpickle
 import numpy as np
 import pytest
 import torch
@@ -14,7 +18,7 @@ from torch import Tensor, nn
 from autoprune.errors import ModelError
 from autoprune.models.ready import OneArgument, copied, holds_itself, initialised, on_any_device, with_one_argument
 from autoprune.models.saved import load
-from autoprune.models.surgery import Kept, cut
+from autoprune.models.surgery import Kept, cut, keep_all
 from autoprune.models.tracing import trace
 from autoprune.models.verify import verified
 from tests.models.saved_cut import saved_cut
@@ -130,6 +134,10 @@ class TestOneArgument:
         assert torch.equal(wrapped(images(2)), model(images(2)))
 
 
+def attribute_of(model: nn.Module, x: Tensor) -> Tensor:
+    return model.function.__wrapped__(x)
+
+
 class Holding(nn.Module):
     def __init__(self, kind: str) -> None:
         super().__init__()
@@ -146,6 +154,8 @@ class Holding(nn.Module):
             "another function": lambda x: (lambda y: conv(y))(x),
             "a list": [lambda x: conv(x), torch.zeros(3)],
             "a mapping": {"first": lambda x: conv(x)},
+            "a wrapped function": functools.wraps(conv.forward)(lambda x: self.function.__wrapped__(x)),
+            "a partial's attribute": functools.update_wrapper(functools.partial(attribute_of, self), conv.forward),
         }[kind]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -154,7 +164,10 @@ class Holding(nn.Module):
         return (function["first"] if isinstance(function, dict) else function)(x)
 
 
-HELD = ["itself", "a layer", "a partial", "a method", "a list", "a default", "another function", "a mapping"]
+HELD = [
+    *("itself", "a layer", "a partial", "a method", "a list", "a default", "another function", "a mapping"),
+    *("a wrapped function", "a partial's attribute"),
+]
 
 
 @pytest.mark.parametrize("kind", HELD)
@@ -180,6 +193,100 @@ def test_a_function_that_holds_layers_is_cut_with_them(kind) -> None:
     assert small[0].conv.weight.grad is not None
     assert all(parameter.grad is None for parameter in model.parameters())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+class Wide(nn.Module):
+    """A network nearly all of whose weights lie in a layer that a function holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.head = nn.Conv2d(3, 128, 3), nn.Conv2d(128, 128, 3), nn.Linear(128, 5)
+        second = self.second
+
+        def block(x: Tensor, *, slope: float = 0.1) -> Tensor:
+            """Runs the second layer."""
+            return nn.functional.leaky_relu(second(x), slope)
+
+        self.block = block
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.block(self.first(x)).mean((2, 3)))
+
+
+def narrowed(model: nn.Module) -> nn.Module:
+    network = trace(model, images(1))
+    return cut(model, network, Kept(tuple(np.arange(4) for _ in network.groups)))
+
+
+def test_a_cut_network_with_functions_is_no_larger_than_its_weights() -> None:
+    model = Wide().eval()
+    small = narrowed(model)
+    assert len(cloudpickle.dumps(small)) < 20_000 < 500_000 < len(cloudpickle.dumps(model))
+    assert torch.equal(pickle.loads(cloudpickle.dumps(small))(images(2)), small(images(2)))
+    once, thrice = copied(model), copied(copied(copied(model)))
+    assert len(cloudpickle.dumps(thrice)) == pytest.approx(len(cloudpickle.dumps(once)), rel=0.01)
+    names = ("__name__", "__qualname__", "__module__", "__doc__", "__annotations__", "__kwdefaults__")
+    assert [getattr(small.block, name) for name in names] == [getattr(model.block, name) for name in names]
+
+
+def test_copies_with_functions_do_not_keep_the_network_that_they_are_copies_of() -> None:
+    model = Wide().eval()
+    layer = weakref.ref(model.second)
+    left = [narrowed(model), copied(model)]
+    del model
+    gc.collect()
+    assert layer() is None
+    assert all(made(images(1)).shape == (1, 5) for made in left)
+
+
+class Sharing(nn.Module):
+    """One function writes what another reads; a third writes no layer's output, but the same variable."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 6, 3, padding=1)
+        first, kept = self.first, None
+
+        def save(x: Tensor) -> Tensor:
+            nonlocal kept
+            kept = first(x)
+            return kept
+
+        def double() -> None:
+            nonlocal kept
+            kept = 2 * kept
+
+        self.save, self.changed, self.load = save, {"double": double}, lambda: kept
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = self.second(self.save(x).relu())
+        self.changed["double"]()
+        return (found + self.load()).mean((2, 3))
+
+
+def uncut(model: nn.Module) -> nn.Module:
+    network = trace(model, images(1))
+    return cut(model, network, keep_all(network))
+
+
+@pytest.mark.parametrize("make", [copied, uncut])
+def test_functions_that_share_a_variable_share_it_in_a_copy_too(make) -> None:
+    model = Sharing().eval()
+    twin = make(model)
+    expected = model(images(2))
+    twin(images(3))
+    assert torch.equal(model.load(), 2 * model.first(images(2)))
+    assert torch.equal(twin(images(2)), expected)
+
+
+def test_functions_in_a_list_that_they_read_read_that_of_the_copy() -> None:
+    model = Holding("a layer").eval()
+    conv, steps = model.conv, []
+    steps.extend((lambda x: conv(x), lambda x: steps[0](x)))
+    model.steps = steps
+    twin = uncut(model)
+    assert twin.steps[1].__closure__[0].cell_contents is twin.steps
+    assert twin.steps[0].__closure__[0].cell_contents is twin.conv
 
 
 class Hidden:
