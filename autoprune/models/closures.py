@@ -15,7 +15,7 @@ from typing import Any
 
 
 def held(value: object) -> Iterator[object]:
-    """Yields what a function, or a container of functions, keeps: its closure, defaults, attributes, a partial's arguments.
+    """Yields what a function, or a container of them, keeps: its closure, defaults, attributes, a partial's arguments.
 
     Functions that are kept are followed.
     """

@@ -22,12 +22,12 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.models.network import TracedNetwork
-from autoprune.models.precision import Precision, in_widest
+from autoprune.models.precision import DOUBLE, Precision
 from autoprune.models.surgery import Kept, cut, keep_all
-from autoprune.models.verify import failure, outputs, random_structure
+from autoprune.models.verify import failure, outputs, random_structure, widest
 
-#: Change of an output between two images below which it counts as a constant, relative to the precision's tolerance.
-_CONSTANT = 1e-3
+#: Change of an output between two images below which it counts as a constant.
+_CONSTANT = {torch.float64: 1e-9, torch.float32: 1e-6}
 
 
 def with_vanishing(model: nn.Module, network: TracedNetwork, *, seed: int = 0) -> tuple[TracedNetwork, dict[str, str]]:
@@ -43,12 +43,17 @@ def with_vanishing(model: nn.Module, network: TracedNetwork, *, seed: int = 0) -
     wished = {index for index, group in enumerate(network.groups) if group.may_vanish}
     refused = {index: "its channels pass through an addition" for index in wished if network.groups[index].coupled}
     open_ = sorted(wished - set(refused))
+    precision = widest(model, network, seed=seed) if open_ else DOUBLE
+
+    def objection(gone: Collection[int]) -> str | None:
+        return _objection(model, network, gone, seed, precision)
+
     # Everything at once and a random half settle it as a rule; only if they fail are groups tried one by one.
     half = [index for index in open_ if np.random.default_rng([seed, index]).random() < 0.5]
-    if open_ and (_objection(model, network, open_, seed) or _objection(model, network, half, seed)):
+    if open_ and (objection(open_) or objection(half)):
         accepted: list[int] = []
         for index in open_:
-            reason = _objection(model, network, [index], seed) or _objection(model, network, [*accepted, index], seed)
+            reason = objection([index]) or objection([*accepted, index])
             if reason is None:
                 accepted.append(index)
             else:
@@ -89,7 +94,9 @@ def vanished(network: TracedNetwork, gone: Collection[int]) -> set[int]:
         dead |= found
 
 
-def _objection(model: nn.Module, network: TracedNetwork, gone: Collection[int], seed: int) -> str | None:
+def _objection(
+    model: nn.Module, network: TracedNetwork, gone: Collection[int], seed: int, precision: Precision
+) -> str | None:
     """Returns why these groups cannot be empty together, None if they can."""
     rng = np.random.default_rng([seed, len(gone)])
     widths = random_structure(network, rng).widths
@@ -99,34 +106,24 @@ def _objection(model: nn.Module, network: TracedNetwork, gone: Collection[int], 
             for index, (group, width) in enumerate(zip(network.groups, widths, strict=True))
         )
     )
-    reason = failure(model, network, seed, kept)
-    return reason or (None if _sees(model, network, kept, rng) else "nothing of the image would reach the output")
+    reason = failure(model, network, seed, kept, precision=precision)
+    return reason or (
+        None if _sees(model, network, kept, rng, precision) else "nothing of the image would reach the output"
+    )
 
 
-def _sees(model: nn.Module, network: TracedNetwork, kept: Kept, rng: np.random.Generator) -> bool:
+def _sees(model: nn.Module, network: TracedNetwork, kept: Kept, rng: np.random.Generator, precision: Precision) -> bool:
     """Returns whether every output that differs between two images in the dense network differs in the cut one."""
-    images = [torch.from_numpy(rng.standard_normal((2, *network.input_shape))) for _ in range(2)]
-    dense, small = in_widest(lambda precision: _varying(model, network, kept, images, precision))
-    return all(after for before, after in zip(dense, small, strict=True) if before)
-
-
-def _varying(
-    model: nn.Module, network: TracedNetwork, kept: Kept, images: list[Tensor], precision: Precision
-) -> list[list[bool]]:
-    """Returns which outputs of the dense and of the cut network differ between two images."""
+    images = [torch.from_numpy(rng.standard_normal((2, *network.input_shape))).to(precision.dtype) for _ in range(2)]
     copy = precision.of(cut(model, network, keep_all(network)).eval())
+    floor = _CONSTANT[precision.dtype]
     found = []
     with torch.no_grad(), precision.kept():
         for net in (copy, cut(copy, network, kept)):
-            pair = [outputs(net, image.to(precision.dtype)) for image in images]
-            floor = _CONSTANT * precision.tolerance
-            found.append(
-                [
-                    float((a - b).abs().max()) > floor * max(1e-30, float(a.abs().max()))
-                    for a, b in zip(*pair, strict=True)
-                ]
-            )
-    return found
+            pairs = zip(*(outputs(net, image) for image in images), strict=True)
+            found.append([float((a - b).abs().max()) > floor * max(1e-30, float(a.abs().max())) for a, b in pairs])
+    dense, small = found
+    return all(after for before, after in zip(dense, small, strict=True) if before)
 
 
 def _branches(network: TracedNetwork, indices: list[int]) -> dict[int, str]:

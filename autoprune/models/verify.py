@@ -16,11 +16,12 @@ from torch.utils._pytree import tree_leaves
 
 from autoprune.core.cost import AxisWidth, Cost, LayerTerm
 from autoprune.core.structure import Structure
+from autoprune.errors import one_line
 from autoprune.models.auxiliary import as_in_training
 from autoprune.models.counting import count, count_on
 from autoprune.models.network import TracedNetwork
 from autoprune.models.origins import COMPUTED
-from autoprune.models.precision import DOUBLE, Precision, in_widest
+from autoprune.models.precision import DOUBLE, MOST_IN_SINGLE, SINGLE, Precision, allowed, round_anew
 from autoprune.models.surgery import Kept, cut, keep_all, named_tensors, random_kept
 from autoprune.tasks.detectors import raw_outputs
 
@@ -37,17 +38,19 @@ class Verification:
         computed: cost by arithmetic of the random structure that was cut.
         counted: cost counted on the really cut network.
         precision: what both networks ran in.
+        tolerance: largest deviation that counts as equal.
     """
 
     deviation: float
     computed: Cost
     counted: Cost
     precision: Precision = DOUBLE
+    tolerance: float = TOLERANCE
 
     @property
     def agrees(self) -> bool:
         """Whether outputs agree."""
-        return self.deviation <= self.precision.tolerance
+        return self.deviation <= self.tolerance
 
     @property
     def holds(self) -> bool:
@@ -65,11 +68,25 @@ def _cut_everywhere(network: TracedNetwork, rng: np.random.Generator) -> Structu
     return Structure(tuple(int(rng.integers(1, max(2, group.width))) for group in network.groups))
 
 
-def verify(model: nn.Module, network: TracedNetwork, *, seed: int = 0, kept: Kept | None = None) -> Verification:
+def verify(
+    model: nn.Module,
+    network: TracedNetwork,
+    *,
+    seed: int = 0,
+    kept: Kept | None = None,
+    precision: Precision | None = None,
+) -> Verification:
     """Returns how well a random cut of every group (or `kept`) agrees with the masked dense one.
 
     In double precision, all of it: equality is then a matter of 1e-12, not of how deep the network is. In single
     precision where the forward refuses that.
+
+    Args:
+        model: the dense network.
+        network: its trace.
+        seed: of the cut and of the images.
+        kept: the channels that the cut keeps.
+        precision: that both networks run in, where `widest` has found it; None finds it.
 
     Raises:
         RuntimeError: the cut network's forward fails, whatever torch raised.
@@ -77,16 +94,12 @@ def verify(model: nn.Module, network: TracedNetwork, *, seed: int = 0, kept: Kep
     rng = np.random.default_rng(seed)
     kept = kept or random_kept(network, _cut_everywhere(network, rng), rng)
     example = torch.from_numpy(rng.standard_normal((2, *network.input_shape)))
-    return in_widest(lambda precision: _verify(model, network, kept, example, precision))
-
-
-def _verify(
-    model: nn.Module, network: TracedNetwork, kept: Kept, example: Tensor, precision: Precision
-) -> Verification:
+    precision = precision or widest(model, network, seed=seed)
     copy, example = precision.of(cut(model, network, keep_all(network)).eval()), example.to(precision.dtype)
     reference, small = masked(copy, network, kept), cut(copy, network, kept)
     with precision.kept():
-        deviation = largest_deviation(seen(reference, network, example), seen(small, network, example))
+        expected = seen(reference, network, example)
+        deviation = largest_deviation(expected, seen(small, network, example))
         if network.picks_by_value:
             # How much there is to compute depends on the image, so both networks must see the same ones.
             counted = count_on(small, example)[0]
@@ -94,7 +107,24 @@ def _verify(
         else:
             counted = count(small, tuple(example[:1].shape), dtype=precision.dtype)
             computed = network.cost_model.cost(kept.structure)
-    return Verification(deviation, computed, counted, precision)
+        tolerance = precision.tolerance
+        if precision is SINGLE and tolerance < deviation <= MOST_IN_SINGLE:
+            round_anew(reference, torch.Generator().manual_seed(seed))
+            tolerance = allowed(largest_deviation(expected, seen(reference, network, example)))
+    return Verification(deviation, computed, counted, precision, tolerance)
+
+
+def widest(model: nn.Module, network: TracedNetwork, *, seed: int = 0) -> Precision:
+    """Returns the precision to compare in: double, or single where the dense network's own forward refuses that."""
+    # Such as a custom operation without a kernel for doubles. A cut network that fails is wrong in either precision.
+    example = torch.from_numpy(np.random.default_rng(seed).standard_normal((2, *network.input_shape)))
+    dense = DOUBLE.of(cut(model, network, keep_all(network)).eval())
+    try:
+        with DOUBLE.kept():
+            seen(dense, network, example)
+    except Exception:
+        return SINGLE
+    return DOUBLE
 
 
 def largest_deviation(expected: Sequence[Tensor], found: Sequence[Tensor]) -> float:
@@ -184,10 +214,13 @@ def verified(model: nn.Module, network: TracedNetwork, *, seed: int = 0) -> Trac
 
     One random cut of all groups settles it as a rule; only if it fails are groups tried one by one.
     """
-    if not network.groups or failure(model, network, seed) is None:
+    if not network.groups:
         return network
-    completed = _completed(model, network, seed)
-    if completed is not network and failure(model, completed, seed) is None:
+    precision = widest(model, network, seed=seed)
+    if failure(model, network, seed, precision=precision) is None:
+        return network
+    completed = _completed(model, network, seed, precision)
+    if completed is not network and failure(model, completed, seed, precision=precision) is None:
         return completed
     network, broken = completed, dict[str, str]()
     for position, group in enumerate(network.groups):
@@ -195,18 +228,18 @@ def verified(model: nn.Module, network: TracedNetwork, *, seed: int = 0) -> Trac
         rng = np.random.default_rng([seed, position])
         width = max(1, group.width // 2 - (1 if group.width > 4 else 0))
         indices[position] = np.sort(rng.choice(group.width, width, replace=False))
-        reason = failure(model, network, seed, Kept(tuple(indices)))
+        reason = failure(model, network, seed, Kept(tuple(indices)), precision=precision)
         if reason is not None:
             broken[group.name] = reason
     survivors = restricted(network, {group.name for group in network.groups} - set(broken), frozen=broken)
-    reason = failure(model, survivors, seed) if survivors.groups else None
+    reason = failure(model, survivors, seed, precision=precision) if survivors.groups else None
     if reason is not None:
         everything = {group.name: f"cut together with other groups, {reason}" for group in survivors.groups}
         survivors = restricted(survivors, set(), frozen=everything)
     return survivors
 
 
-def _completed(model: nn.Module, network: TracedNetwork, seed: int) -> TracedNetwork:
+def _completed(model: nn.Module, network: TracedNetwork, seed: int, precision: Precision) -> TracedNetwork:
     """Returns the network with a fixed cost for the multiply-accumulates that the dense one makes unknown to the trace.
 
     Groups that do not reach them are then proved as ever; those that do still cost something else once they are cut.
@@ -214,7 +247,7 @@ def _completed(model: nn.Module, network: TracedNetwork, seed: int) -> TracedNet
     if network.picks_by_value:
         return network
     try:
-        dense = verify(model, network, seed=seed, kept=keep_all(network))
+        dense = verify(model, network, seed=seed, kept=keep_all(network), precision=precision)
     except Exception:
         return network  # whatever it is, it is told of every group
     missing = dense.counted.macs - dense.computed.macs
@@ -224,12 +257,19 @@ def _completed(model: nn.Module, network: TracedNetwork, seed: int) -> TracedNet
     return replace(network, cost_model=replace(network.cost_model, terms=(*network.cost_model.terms, term)))
 
 
-def failure(model: nn.Module, network: TracedNetwork, seed: int, kept: Kept | None = None) -> str | None:
-    """Returns why a random cut (or `kept`) cannot be proved, None if it can."""
+def failure(
+    model: nn.Module,
+    network: TracedNetwork,
+    seed: int,
+    kept: Kept | None = None,
+    *,
+    precision: Precision | None = None,
+) -> str | None:
+    """Returns why a random cut (or `kept`) cannot be proved in a precision, None if it can."""
     try:
-        result = verify(model, network, seed=seed, kept=kept)
+        result = verify(model, network, seed=seed, kept=kept, precision=precision)
     except Exception as error:
-        return f"the forward fails once it is cut ({type(error).__name__}: {str(error).splitlines()[0][:120]})"
+        return f"the forward fails once it is cut ({one_line(error)[:150]})"
     if not result.agrees:
         return f"the cut network differs from the masked dense one by {result.deviation:.1e}"
     if result.holds:

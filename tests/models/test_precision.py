@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from autoprune.models.depth import allowed_to_vanish, with_vanishing
-from autoprune.models.precision import DOUBLE, SINGLE
+from autoprune.models.precision import DOUBLE, SINGLE, allowed
+from autoprune.models.randomising import FittedNorms
 from autoprune.models.tracing import trace
 from autoprune.models.verify import verified, verify
-from tests.models.toy_networks import images
+from tests.models.toy_networks import images, unit
 
 
 class Forward(nn.Module):
@@ -117,6 +118,64 @@ def test_a_wrong_cut_is_found_out_in_single_precision_too():
     network = verified(model, trace(model, images(1)))
     assert [group.name for group in network.groups] == ["3"]
     assert "differs from the masked dense one" in network.frozen["0"]
+
+
+class SmallPart(nn.Module):
+    """Puts out 10 and a little, of which a width that is written into the forward makes a wrong part."""
+
+    def __init__(self, written: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.first, self.second, self.head = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 12, 3), nn.Linear(12, 5)
+        self.written = written
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.first(self.written(x)).relu()
+        return 10 + 1e-2 * self.head(self.second(features).relu().mean((2, 3))) * features.shape[1] / 16
+
+
+@pytest.mark.parametrize("written", [lambda x: x, refusing])
+def test_a_wrong_cut_of_a_small_part_of_the_outputs_is_found_out_in_both_precisions(written):
+    torch.manual_seed(0)
+    model = SmallPart(written).eval()
+    network = verified(model, trace(model, images(1)))
+    assert [group.name for group in network.groups] == ["second"]
+    assert "differs from the masked dense one" in network.frozen["first"]
+
+
+def test_a_deep_network_is_proved_in_single_precision_by_what_rounding_does_to_it():
+    torch.manual_seed(0)
+    model = around(nn.Sequential(Forward(refusing), *(unit(8, 8) for _ in range(12))))
+    with torch.no_grad(), FittedNorms(model):
+        model(torch.randn(16, 3, 12, 12))
+    network = trace(model, images(1))
+    assert len(network.groups) == 14
+    assert verified(model, network).groups == network.groups
+    found = [verify(model, network, seed=seed) for seed in range(3)]
+    assert all(item.holds and item.precision is SINGLE and item.tolerance < 1e-4 for item in found)
+
+
+@pytest.mark.parametrize(("rounding", "tolerance"), [(0.0, 16 * 2**-23), (1e-5, 1e-4), (float("inf"), 1e-3)])
+def test_what_is_allowed_follows_rounding_within_limits(rounding, tolerance):
+    assert allowed(rounding) == pytest.approx(tolerance)
+
+
+def test_where_the_dense_network_runs_in_double_a_cut_that_fails_is_not_run_again():
+    sizes = []
+
+    def asking(x: Tensor) -> Tensor:
+        sizes.append((x.shape[1], x.dtype))
+        if x.shape[1] != 8:
+            raise AssertionError
+        return x
+
+    model = around(Forward(asking))
+    network = trace(model, images(1))
+    sizes.clear()
+    found = verified(model, network)
+    assert found.frozen["0"] == "the forward fails once it is cut (AssertionError)"
+    assert [group.name for group in found.groups] == ["3"]
+    cuts = [dtype for size, dtype in sizes if size < 8]
+    assert cuts == [torch.float64] * 2
 
 
 @pytest.mark.parametrize("function", [LEAVING["float"], refusing])

@@ -70,6 +70,19 @@ def test_a_forward_that_does_not_run_on_two_images_is_told_of_every_group():
     assert "one at a time" in found.frozen["2"]
 
 
+def test_an_exception_without_text_is_told_by_its_name():
+    class Insists(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            if x.shape[1] != 6:
+                raise ValueError
+            return x
+
+    model = nn.Sequential(nn.Conv2d(3, 6, 3), Insists(), nn.Conv2d(6, 4, 3), nn.Conv2d(4, 2, 3)).eval()
+    found = verified(model, trace(model, images(1)))
+    assert [group.name for group in found.groups] == ["2"]
+    assert found.frozen["0"] == "the forward fails once it is cut (ValueError)"
+
+
 def test_views_that_are_images_of_their_own_cost_as_many_times_as_much():
     network = trace(toy("views as images"), torch.zeros(1, *SHAPE))
     layers = network.cost_model.by_layer(network.dense)
