@@ -177,6 +177,7 @@ class Ledger:
             ) from error
 
     def _open(self, run: Mapping[str, Any], held: Held) -> tuple[Event, ...]:
+        self._require_size(held.size)
         os.ftruncate(self._file, held.size)
         if not held.events:
             return (self._begin(run),)
@@ -189,6 +190,21 @@ class Ledger:
                 "choose another folder with --out."
             )
         return held.events
+
+    def _require_size(self, size: int) -> None:
+        """Refuses a file that is shorter than what was read of it: to make it longer would fill it with zeros."""
+        found = os.fstat(self._file).st_size
+        if found >= size:
+            return
+        if not found:
+            # What opening has made where the file is gone; a search that begins here later must not find it.
+            with suppress(OSError):
+                self.path.unlink()
+        raise RunError(
+            f"The ledger {self.path} was {'shortened' if found else 'removed or emptied'} by somebody else after it "
+            f"had been read ({found:,} bytes are left of {size:,}). Put it back and resume, or start the search anew "
+            "elsewhere."
+        )
 
     def _begin(self, run: Mapping[str, Any]) -> Event:
         """Writes and returns the header; a disk that refuses it is left without the file, as if nothing had begun."""

@@ -154,6 +154,21 @@ def test_what_was_read_of_a_ledger_opens_it_without_reading_it_again(path, monke
     assert Held().run == {}
 
 
+@pytest.mark.parametrize(("left", "said"), [(None, "removed or emptied"), (10, "shortened")])
+def test_a_ledger_that_is_lost_after_it_was_read_is_not_filled_with_zeros(path, left, said):
+    with Ledger(path, run=RUN) as ledger:
+        two_workers(study_of("random", trackers=[ledger]), 5)
+    held, whole = read_held(path), path.read_bytes()
+    path.unlink()
+    if left is not None:
+        path.write_bytes(whole[:left])
+    with pytest.raises(RunError, match=rf"was {said} by somebody else .*{left or 0} bytes are left of") as error:
+        Ledger(path, run=RUN, held=held)
+    assert "\n" not in str(error.value)
+    assert path.exists() == (left is not None)
+    assert left is None or path.read_bytes() == whole[:left]
+
+
 def test_reading_never_changes_the_file(path):
     with Ledger(path, run=RUN) as ledger:
         two_workers(study_of("random", trackers=[ledger]), 5)
