@@ -158,7 +158,7 @@ def evaluate(directory: Path, *, given: Mapping[str, Any], split: str, as_json: 
 
 
 def ui(run: Path, *, port: int, tracking_uri: str | None) -> int:
-    """Serves MLflow's web page on 127.0.0.1 until Ctrl-C."""
+    """Serves MLflow's web page on 127.0.0.1 until Ctrl-C; a server that fails is a `RunError`, hence exit code 2."""
     from autoprune.tracking.ui import ui_command, ui_environment
     from autoprune.tracking.uris import is_server, mask_uri
 

@@ -5,20 +5,26 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
+from typing import IO
 
 from autoprune.cli.quiet import debugging
 from autoprune.errors import RunError
 
 #: Lines that are kept: a traceback with its cause.
 _KEPT = 30
-#: Seconds that a server gets to end after Ctrl-C, which it receives as we do.
+#: Seconds that a server gets to end after Ctrl-C, which it receives as we do, and after being told to.
 _PATIENCE = 5.0
+#: Seconds to wait for what a server said last, which lies in the pipe already.
+_LAST_LINES = 1.0
 
 
 def serve(command: Sequence[str], environment: Mapping[str, str]) -> None:
     """Runs a server until Ctrl-C, or until it ends by itself.
+
+    What exit code it ends with is part of the message alone: ours says that there is something to be fixed, 2.
 
     Args:
         command: that starts it.
@@ -37,26 +43,40 @@ def serve(command: Sequence[str], environment: Mapping[str, str]) -> None:
         errors="replace",
     )
     assert process.stdout is not None
+    # In a thread of its own: a server that is being ended must not wait for somebody to read what it says, and what
+    # it has started may hold the pipe open after it.
+    reader = threading.Thread(target=_read, args=(process.stdout, kept), daemon=True)
+    reader.start()
     try:
-        for line in process.stdout:
-            kept.append(line)
-            if debugging():
-                print(line, end="", file=sys.stderr, flush=True)
         code = process.wait()
     except BaseException as error:
         _end(process)
         if isinstance(error, KeyboardInterrupt):
             return
         raise
+    reader.join(_LAST_LINES)
     if code:
         if not debugging():
-            print("".join(kept).rstrip(), file=sys.stderr)
+            print("".join(kept.copy()).rstrip(), file=sys.stderr)
         raise RunError(f"The server ended with the exit code {code}; what it said last stands above.")
 
 
+def _read(lines: IO[str], kept: deque[str]) -> None:
+    for line in lines:
+        kept.append(line)
+        if debugging():
+            print(line, end="", file=sys.stderr, flush=True)
+
+
 def _end(process: subprocess.Popen[str]) -> None:
+    """Waits for a server to end after Ctrl-C, and ends it where it does not: the signal may have been for us alone."""
     try:
-        process.wait(_PATIENCE)
-    except subprocess.TimeoutExpired:
+        for more in (process.terminate, process.kill):
+            try:
+                process.wait(_PATIENCE)
+                return
+            except subprocess.TimeoutExpired:
+                more()
+    except KeyboardInterrupt:  # again: whoever is there does not want to wait
         process.kill()
-        process.wait()
+    process.wait()

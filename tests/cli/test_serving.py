@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+import time
+from pathlib import Path
 
 import pytest
 
@@ -38,12 +40,60 @@ def test_debugging_shows_every_line_once(capfd, monkeypatch):
     assert sorted(capfd.readouterr().err.splitlines()) == ["up", "warned"]
 
 
-@pytest.mark.parametrize("ends", ["itself", "never"])
-def test_ctrl_c_ends_it_and_is_no_error(capfd, monkeypatch, ends):
-    monkeypatch.setattr("autoprune.cli.serving._PATIENCE", 5.0 if ends == "itself" else 0.1)
-    wait = "time.sleep(2)" if ends == "itself" else "time.sleep(600)"
+def interrupted(up: Path) -> None:
+    """Sends the main thread, and nobody else, Ctrl-C as soon as a server has said that it is up."""
     main = threading.main_thread().ident
     assert main is not None
-    threading.Timer(1.0, lambda: signal.pthread_kill(main, signal.SIGINT)).start()
-    serve([sys.executable, "-c", UP + wait], {})
+
+    def send() -> None:
+        while not up.exists():
+            time.sleep(0.05)
+        signal.pthread_kill(main, signal.SIGINT)
+
+    threading.Thread(target=send, daemon=True).start()
+
+
+def server(up: Path, code: str) -> list[str]:
+    """Returns what starts a server that makes a file, then runs `code`."""
+    return [sys.executable, "-c", f"{UP}import signal; from pathlib import Path\nup = Path({str(up)!r})\n{code}"]
+
+
+@pytest.mark.parametrize("ends", ["itself", "terminated", "never"])
+def test_ctrl_c_ends_it_and_is_no_error(capfd, monkeypatch, tmp_path, ends):
+    monkeypatch.setattr("autoprune.cli.serving._PATIENCE", 60.0 if ends == "itself" else 0.5)
+    up, clean = tmp_path / "up", tmp_path / "clean"
+    handled = {
+        "itself": "",
+        "terminated": f"signal.signal(signal.SIGTERM, lambda *_: [Path({str(clean)!r}).touch(), sys.exit()])\n",
+        "never": "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n",
+    }[ends]
+    interrupted(up)
+    serve(server(up, f"{handled}up.touch(); time.sleep({2 if ends == 'itself' else 600})"), {})
+    assert clean.exists() == (ends == "terminated")
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_server_that_says_much_while_it_ends_is_read_to_its_end(capfd, tmp_path):
+    up, clean = tmp_path / "up", tmp_path / "clean"
+    interrupted(up)
+    code = f"up.touch(); time.sleep(1); os.write(1, b'y' * 1_000_000); Path({str(clean)!r}).touch()"
+    serve(server(up, code), {})
+    assert clean.exists()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_what_a_server_has_started_delays_nothing_though_it_holds_the_pipe(capfd, tmp_path):
+    up, release = tmp_path / "up", tmp_path / "release"
+    child = f"import time; from pathlib import Path\nwhile not Path({str(release)!r}).exists(): time.sleep(0.1)"
+    code = f"import subprocess; subprocess.Popen([sys.executable, '-c', {child!r}]); sys.exit(3)"
+    # Should we wait for it, this would let it go after a time, and the next line find out.
+    timer = threading.Timer(60, release.touch)
+    timer.start()
+    try:
+        with pytest.raises(RunError, match="exit code 3"):
+            serve(server(up, code), {})
+        assert not release.exists()
+    finally:
+        timer.cancel()
+        release.touch()
+    assert "up" in capfd.readouterr().err
