@@ -18,6 +18,8 @@ from autoprune.errors import RunError
 Writer = Callable[[Path], object]
 
 _SUFFIX = ".tmp"
+#: Links that are followed one after another, as many as Linux does (path_resolution(7)).
+_LINKS = 40
 _LEFTOVER = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp")
 #: The key beside `format` under which a file names the version of autoprune that wrote it.
 WRITER = "autoprune"
@@ -64,14 +66,36 @@ def write_together(files: Mapping[Path, Writer]) -> None:
     sync_folder(last.parent)
 
 
+class NotAFileError(OSError):
+    """A path that leads to a device, a pipe or what a process has open."""
+
+    def __init__(self) -> None:
+        """Makes the error."""
+        super().__init__(errno.EINVAL, "it leads to a device or a pipe, not to a file")
+
+
 def require_file(path: Path) -> None:
     """Refuses a device or a pipe: a rename would take its place, and a reader of /dev/full never comes to its end.
 
+    So are links on whose way the system's own ones lie: /dev/stdout is one to whatever a process writes to.
+
     Raises:
-        OSError: it is one.
+        NotAFileError: it is one.
     """
-    if path.exists() and not path.is_file() and not path.is_dir():
-        raise OSError(errno.EINVAL, "it is a device or a pipe, not a file")
+    if (path.exists() and not path.is_file() and not path.is_dir()) or _is_the_systems(path):
+        raise NotAFileError
+
+
+def _is_the_systems(path: Path) -> bool:
+    """Returns whether a path, or a link on its way, lies in /proc or right in /dev; /dev/shm is for anybody."""
+    for _ in range(_LINKS):
+        folder = path.parent.resolve()
+        if folder in (Path("/dev"), Path("/dev/fd")) or folder.is_relative_to("/proc"):
+            return True
+        if not path.is_symlink():
+            break
+        path = folder / path.readlink()
+    return False
 
 
 def open_in_place(path: Path, flags: int) -> int:
@@ -127,6 +151,8 @@ def atomic_write_text(path: Path, text: str) -> None:
 
 def cannot_write(path: Path, error: OSError) -> RunError:
     """Returns the error that tells of a file which could not be written."""
+    if isinstance(error, NotAFileError):
+        return RunError(f"Cannot write {path}: {error.strerror}. Name another place with --out.")
     return RunError(
         f"Cannot write {path}: {error.strerror or error}. Free space or give another folder with --out; "
         "what was written before is intact."
