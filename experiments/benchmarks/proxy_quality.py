@@ -7,7 +7,8 @@ AUTOPRUNE_WEIGHTS_ROOT set for those of CIFAR-10:
 
 Structures keep half of the FLOPs; a quarter each are heuristics', near uniform widths, farther away, and anywhere.
 Seconds are those of one evaluation on a worker with one thread, wall time. A run that failed or was interrupted leaves
-its folder in runs/, and the next one goes on there.
+its folder in runs/, and the next one of the same commit goes on there; where that has been changed, or is unknown, it
+measures anew.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from autoprune.report.live import LiveProgress
 from autoprune.searching.options import SearchOptions
 from autoprune.searching.proxies import ProxyOptions, check_proxies
 from experiments.benchmarks.cifar import WEIGHTS
-from experiments.benchmarks.common import write
+from experiments.benchmarks.common import circumstances, write
 
 #: {network: (data, what is asked)}; an epoch of CIFAR-10 takes a minute of a core.
 CHECKED = {
@@ -40,7 +41,11 @@ def one(spec: str) -> dict[str, Any]:
     """Returns what `check-proxy` says of a network's proxies."""
     data, asked = CHECKED[spec]
     weights = {"weights": WEIGHTS[spec]} if spec in WEIGHTS else {}
-    out = FOLDER / spec.replace("/", "-")
+    version = circumstances(())["commit"] or "+"
+    out = FOLDER / f"{spec.replace('/', '-')}-{version}"
+    if version.endswith("+"):
+        # Of two changed checkouts none can say whether they are the same, and their timings must not be mixed.
+        shutil.rmtree(out, ignore_errors=True)
     given = {"model": spec, "data": data, "budgets": ["50%flops"], "out": str(out), **weights}
     with LiveProgress(candidates=0) as observer:
         report = check_proxies(SearchOptions(**check_options(given, strategies=["auto"])), asked, observer)
