@@ -19,7 +19,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from autoprune.models.network import TracedNetwork
 from autoprune.models.precision import DOUBLE, Precision
