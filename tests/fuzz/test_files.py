@@ -12,7 +12,6 @@ import zipfile
 import zlib
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -213,7 +212,7 @@ DEEP = [b"[" * 100_000, b'{"a":' * 50_000, b"1" * 6000, b'{"format": ' + b"9" * 
     "command", [("report", "run"), ("compare", "run", "run"), ("ui", "run")], ids=["report", "compare", "ui"]
 )
 def test_summaries(sound, kept, monkeypatch, command, data):
-    monkeypatch.setattr("autoprune.cli.commands.subprocess.run", lambda *a, **n: SimpleNamespace(returncode=0))
+    monkeypatch.setattr("autoprune.cli.commands.serve", lambda command, environment: None)
     monkeypatch.setattr("autoprune.cli.commands._require_free", lambda port: None)
     monkeypatch.setattr("autoprune.searching.reporting.png", lambda drawing: b"")
     path = kept / "summary.json"
