@@ -61,7 +61,7 @@ def test_a_file_takes_several_searches_but_none_twice(tmp_path):
 def test_a_device_is_refused_at_once():
     # It reads as zeros without end.
     for attempt in (lambda: studied(Path("/dev/full")), lambda: require_place(Path("/dev/full"))):
-        with pytest.raises(RunError, match="Cannot write /dev/full: it is a device or a pipe, not a file"):
+        with pytest.raises(RunError, match="Cannot write /dev/full: it leads to a device or a pipe, not to a file"):
             attempt()
     assert Path("/dev/full").is_char_device()
 
