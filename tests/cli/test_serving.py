@@ -40,6 +40,14 @@ def test_debugging_shows_every_line_once(capfd, monkeypatch):
     assert sorted(capfd.readouterr().err.splitlines()) == ["up", "warned"]
 
 
+@pytest.fixture(autouse=True)
+def _ctrl_c():
+    """Heeds Ctrl-C, which tests that a shell has started in the background are made to ignore."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def interrupted(up: Path) -> None:
     """Sends the main thread, and nobody else, Ctrl-C as soon as a server has said that it is up."""
     main = threading.main_thread().ident
