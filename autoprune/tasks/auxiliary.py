@@ -15,8 +15,10 @@ def answers(
     In training a tuple or list starts with the answer, as torchvision's GoogLeNet and Inception v3 return it, and as
     networks with deep supervision do. In eval mode, when no such head runs, it is no answer.
 
+    The answer is what it is; the others are tensors (n, classes, *) like it, of whatever number of classes if `sure`.
+
     Args:
-        outputs: of the network.
+        outputs: of the network on n images.
         training: whether it is in training mode.
         name: of the answer in a mapping, in which those of auxiliary heads start with `aux`.
         sure: names of those that are answers of as many images whatever number of classes they have.
