@@ -12,6 +12,20 @@ from autoprune.errors import ConfigError
 
 #: Accuracies of a comparison: cut as the method itself does, reconstructed, and that finetuned.
 _COMPARED = ("own", "reconstructed", "finetuned")
+#: What comparisons share that stand in one table: all but their budgets.
+_SHARED = (
+    "model",
+    "data",
+    "weights",
+    "scope",
+    "seed",
+    "dense",
+    "images",
+    "method_epochs",
+    "finetune_epochs",
+    "candidates",
+    "complete",
+)
 
 
 def results_table(folder: Path) -> str:
@@ -35,7 +49,7 @@ def results_table(folder: Path) -> str:
         raise ConfigError(f"{str(folder)!r} holds no results file. Run an experiment first.")
     tables = [_search_table(found["search"])] if found["search"] else []
     tables += [_published_table(found["published"])] if found["published"] else []
-    return "\n\n".join(tables + [_comparison_table(item) for item in found["comparison"]])
+    return "\n\n".join(tables + [_comparison_table(items) for items in _alike(found["comparison"])])
 
 
 def _search_table(contents: Sequence[Mapping[str, Any]]) -> str:
@@ -50,7 +64,7 @@ def _search_table(contents: Sequence[Mapping[str, Any]]) -> str:
         share = statistics.mean(item["incumbent"]["macs"] / item["dense"]["macs"] for item in runs)
         epochs = first["finetune_epochs"]
         stages = [("no training", "accuracy_before_finetune" if epochs else "accuracy")]
-        stages += [(f"{epochs:g} epoch{'s' if epochs != 1 else ''}", "accuracy")] if epochs else []
+        stages += [(_epochs(epochs), "accuracy")] if epochs else []
         minutes = statistics.mean(item["search_seconds"] for item in runs) / 60
         # A search whose candidates were all evaluated before it was resumed has taken no time.
         searched = f"{first['candidates']} candidates" + (f", {minutes:.1f} min" if minutes > 0 else "")
@@ -110,23 +124,26 @@ def _published_table(contents: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _comparison_table(content: Mapping[str, Any]) -> str:
-    """Returns one table of a comparison: a line a method, columns for each budget, the best of each in bold."""
-    epochs, dense, rows = content["finetune_epochs"], content["dense"], content["rows"]
-    budgets, methods = (list(dict.fromkeys(row[key] for row in rows)) for key in ("budget", "method"))
+def _alike(contents: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
+    """Returns comparisons grouped by the tables that they stand in: one file may have been recorded for each budget."""
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for content in contents:
+        shared = json.dumps([content.get(name) for name in _SHARED], sort_keys=True)
+        groups.setdefault(shared, []).append(content)
+    return list(groups.values())
+
+
+def _comparison_table(contents: Sequence[Mapping[str, Any]]) -> str:
+    """Returns one table of comparisons that are alike: a line a method, columns for each budget, the best in bold."""
+    # The widest budget first: what is left of the dense network says which that is.
+    rows = [row for content in contents for row in content["rows"]]
+    budgets = list(dict.fromkeys(row["budget"] for row in sorted(rows, key=lambda row: -row.get("macs", 0))))
+    methods = list(dict.fromkeys(row["method"] for row in rows))
     found = {(row["budget"], row["method"]): row for row in rows}
     headers = ["method"]
     for budget in budgets:
-        headers += [f"{budget}: its own way", "reconstructed", f"{epochs:g} epochs on", "seconds"]
-    lines = [
-        f"[{content['model']}](experiments/{content['experiment']}) on {content['data']}, dense "
-        f"{100 * dense['accuracy']:.2f}, {content['images']['test']:,} test images; methods that train spent "
-        f"{content['method_epochs']:g} epochs before, the search {content['candidates']} candidates"
-        + (":" if content["complete"] else "; stopped before its last methods:"),
-        "",
-        "| " + " | ".join(headers) + " |",
-        "|" + " --- |" * len(headers),
-    ]
+        headers += [f"{budget}: its own way", "reconstructed", "finetuned", "seconds"]
+    lines = [_comparison_caption(contents), "", "| " + " | ".join(headers) + " |", "|" + " --- |" * len(headers)]
     best = {(budget, key): _best(rows, budget, key) for budget in budgets for key in _COMPARED}
     methods.sort(key=lambda method: -_rank(found.get((budgets[0], method), {})))
     for method in methods:
@@ -139,6 +156,22 @@ def _comparison_table(content: Mapping[str, Any]) -> str:
             cells += [_bold(row[key], best[budget, key]) for key in _COMPARED] + [f"{row['seconds']:.1f}"]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def _comparison_caption(contents: Sequence[Mapping[str, Any]]) -> str:
+    first = contents[0]
+    files = ", ".join(f"[{Path(item['experiment']).stem}](experiments/{item['experiment']})" for item in contents)
+    trained, finetuned = _epochs(first["method_epochs"]), _epochs(first["finetune_epochs"])
+    return (
+        f"{first['model']} on {first['data']}, dense {100 * first['dense']['accuracy']:.2f}, "
+        f"{first['images']['test']:,} test images ({files}); methods that train spent {trained} before, "
+        f"the search {first['candidates']} candidates, the finetune {finetuned}"
+        + (":" if first["complete"] else "; stopped before its last methods:")
+    )
+
+
+def _epochs(count: float) -> str:
+    return f"{count:g} epoch{'' if count == 1 else 's'}"
 
 
 def _best(rows: Sequence[Mapping[str, Any]], budget: str, key: str) -> float | None:
