@@ -32,6 +32,7 @@ _OTHERS: Mapping[str, type] = {
     "weights": str,
     "source": str,
     "teacher": str,
+    "teacher_model": str,
     "regulariser": str,
     "no_distillation": bool,
 }
@@ -40,7 +41,7 @@ _DEFAULT_MODEL = "digits/resnet"
 
 def train(given: Mapping[str, Any], *, resume: Path | None, as_json: bool) -> int:
     """Trains a network, or goes on with a training; shows the result and returns the exit code."""
-    from autoprune.config.options import default_run_folder, find_weights
+    from autoprune.config.options import default_run_folder
     from autoprune.searching.training_options import TrainOptions, options_from
 
     if resume is not None:
@@ -49,9 +50,7 @@ def train(given: Mapping[str, Any], *, resume: Path | None, as_json: bool) -> in
         settings = _checked("train", {"model": _DEFAULT_MODEL, **given})
         if "regulariser_strength" in settings and "regulariser" not in settings:
             raise ConfigError("--regulariser-strength needs a regulariser. Name it with --regulariser.")
-        teacher = settings.get("teacher")
-        if teacher is not None and not teacher.is_dir():
-            settings["teacher"] = find_weights(teacher)
+        settings |= _teacher(given)
         settings.setdefault("out", default_run_folder(f"{settings['model']}-training"))
         _require_new("train", settings["out"])
         options = TrainOptions(**settings)
@@ -77,11 +76,14 @@ def finetune(directory: Path | None, given: Mapping[str, Any], *, resume: Path |
         assert directory is not None
         saved = saved_folder(directory)
         weights = given.get("weights")
-        if weights is not None and given.get("no_distillation"):
-            raise ConfigError("--weights names the teacher: leave it or --no-distillation out.")
+        named = [name for name, value in (("--weights", weights), ("--teacher", given.get("teacher"))) if value]
+        named += ["--no-distillation"] if given.get("no_distillation") else []
+        if len(named) > 1:
+            raise ConfigError(f"{' and '.join(named)} are different wishes of who teaches. Give one of them.")
         settings = _checked("finetune", {name: value for name, value in given.items() if name != "weights"})
         if weights is not None:
             settings["weights"] = find_weights(weights)
+        settings |= _teacher(given)
         settings.setdefault("out", _beside(saved))
         if settings["out"].resolve() == saved.resolve():
             raise ConfigError(f"--out {str(settings['out'])!r} is the network that is finetuned. Name another folder.")
@@ -94,6 +96,22 @@ def finetune(directory: Path | None, given: Mapping[str, Any], *, resume: Path |
         return finetune(options, observer)
 
     return _driven(work, as_json=as_json)
+
+
+def _teacher(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns where the named teacher lies; nothing where none is named."""
+    from autoprune.config.options import find_weights
+
+    place, model = given.get("teacher"), given.get("teacher_model")
+    if place is None:
+        if model is not None:
+            raise ConfigError("--teacher-model says whose weights --teacher names. Name them, too.")
+        return {}
+    if not place.is_dir():
+        return {"teacher": find_weights(place)}
+    if model is not None:
+        raise ConfigError(f"The folder {str(place)!r} says itself which network it holds: leave --teacher-model out.")
+    return {"teacher": place}
 
 
 def _checked(command: str, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -152,6 +170,7 @@ def _believed(command: str, out: Path, recorded: Mapping[str, Any], changes: Map
         checked = _checked(command, given)
         for name in CODE_OPTIONS:
             require_foreign(checked.get(name), out)
+        require_foreign(known.get("teacher_model"), out)
         if "tracking_uri" in checked and not (checked.get("no_mlflow") or changes.get("no_mlflow")):
             checked["tracking_uri"] = recorded_store(checked["tracking_uri"], out)
     except (AutopruneError, TypeError, OverflowError) as error:

@@ -67,7 +67,24 @@ Teacher = Annotated[
     typer.Option(
         metavar="PATH",
         rich_help_panel=TRAINING,
-        help="Distil from these weights of the same network, or from the saved network in a folder.",
+        help="Distil from these weights, or from the saved network in a folder.",
+    ),
+]
+OtherTeacher = Annotated[
+    Path | None,
+    typer.Option(
+        "--teacher",
+        metavar="PATH",
+        rich_help_panel=TRAINING,
+        help="Another teacher than the dense network: a weights file, or the folder of a saved network.",
+    ),
+]
+TeacherModel = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        rich_help_panel=TRAINING,
+        help="Whose weights --teacher names. (default: those of the network that is trained, uncut)",
     ),
 ]
 DenseWeights = Annotated[

@@ -147,7 +147,7 @@ def _require_match(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor], pa
         if names
     ]
     if problems:
-        hint = "Check that --model names the network these weights were saved from"
+        hint = "Check that the model named is the one these weights were saved from"
         if wrong and not missing and not unexpected:
             hint += " and has as many classes"
         raise WeightsError(f"{path} does not fit the model: {'; '.join(problems)}. {hint}.")

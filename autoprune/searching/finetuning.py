@@ -15,9 +15,11 @@ from autoprune.models.tracing import trace
 from autoprune.report.observer import Observer
 from autoprune.searching.dense import dense_network
 from autoprune.searching.problems import Problem, is_unlabelled, named_by, require_fit, saved_problem
+from autoprune.searching.teachers import named_teacher
 from autoprune.searching.training_options import FinetuneOptions
 from autoprune.searching.training_run import Training, carry_out, split_of, varied
 from autoprune.training.features import FeatureDistillation
+from autoprune.training.hooks import Hook
 from autoprune.training.recipe import finetune_recipe
 
 
@@ -33,20 +35,18 @@ def finetune(options: FinetuneOptions, observer: Observer) -> dict[str, Any]:
     )
     data = problem.data
     dense: nn.Module | None = None
-    if is_unlabelled(data) or not options.no_distillation:
+    if is_unlabelled(data) or not (options.no_distillation or options.teacher):
         alone = "" if is_unlabelled(data) else ", or train on the labels alone with --no-distillation"
         otherwise = f"Name its weights with --weights{alone}."
         dense = dense_network(folder, saved, options.weights, observer, otherwise=otherwise)
         data = named_by(dense, data, name="the dense network", observer=observer, device=options.device)
-    teacher = None if options.no_distillation else dense
-    if teacher is not None:
-        require_fit(Problem("The dense network", saved.model, saved.classes, teacher, data))
+    teacher, hooks = _taught_by(dense, saved, data, options)
     recipe = varied(
         finetune_recipe(
             options.epochs,
             images=len(split_of(data, options).training),
             batch_size=data.task.batch_size,
-            features=teacher is not None,
+            features=bool(hooks),
         ),
         options,
     )
@@ -65,13 +65,22 @@ def finetune(options: FinetuneOptions, observer: Observer) -> dict[str, Any]:
         data=data,
         save=save,
         teacher=teacher,
-        hooks=() if teacher is None else (_features(teacher, saved, data),),
+        hooks=hooks,
         tests_before=True,
     )
     return carry_out(training, observer)
 
 
-def _features(dense: nn.Module, saved: SavedModel, data: DataBundle) -> FeatureDistillation:
-    """Returns what holds a saved network's features close to those of the dense one."""
+def _taught_by(
+    dense: nn.Module | None, saved: SavedModel, data: DataBundle, options: FinetuneOptions
+) -> tuple[nn.Module | None, tuple[Hook, ...]]:
+    """Returns the teacher, and what holds features close to its own: only the dense network has the same channels."""
+    if options.no_distillation:
+        return None, ()
+    if options.teacher is not None:
+        named = options.teacher_model or saved.model
+        return named_teacher(options.teacher, model=named, data=data), ()
+    assert dense is not None
+    require_fit(Problem("The dense network", saved.model, saved.classes, dense, data))
     network = trace(dense, data.train.take([0]))
-    return FeatureDistillation.of(network, kept_from_names(network, saved.kept))
+    return dense, (FeatureDistillation.of(network, kept_from_names(network, saved.kept)),)

@@ -9,15 +9,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from autoprune.config.layout import saved_folder
 from autoprune.core.seeds import derive_seed
 from autoprune.data.bundle import DataBundle
 from autoprune.data.sources import load_data
 from autoprune.errors import ConfigError, DataError
-from autoprune.models.saved import load
 from autoprune.models.zoo import build_model, model_info
 from autoprune.report.observer import Observer
 from autoprune.searching.problems import Problem, is_unlabelled, require_fit
+from autoprune.searching.teachers import named_teacher
 from autoprune.searching.training_options import TrainOptions
 from autoprune.searching.training_run import Training, carry_out, varied
 from autoprune.tasks.base import Task
@@ -43,7 +42,9 @@ def train_network(options: TrainOptions, observer: Observer) -> dict[str, Any]:
         torch.manual_seed(derive_seed(options.seed, "initial weights"))
         model = build_model(options.model, classes=classes, weights=options.weights)
     require_fit(Problem(options.model, options.model, classes, model, data))
-    teacher = None if options.teacher is None else _teacher(options.teacher, options, classes, data)
+    teacher: nn.Module | None = None
+    if options.teacher is not None:
+        teacher = named_teacher(options.teacher, model=options.teacher_model or options.model, data=data)
 
     def save(trained: nn.Module, report: Mapping[str, Any]) -> None:
         _save_weights(trained, options.out / WEIGHTS, report)
@@ -106,13 +107,6 @@ def _load_data(options: TrainOptions, observer: Observer) -> DataBundle:
     if is_unlabelled(data):
         raise DataError(f"{name!r} has no labels to train on. Name data with labels, such as imagefolder:DIR.")
     return data
-
-
-def _teacher(path: Path, options: TrainOptions, classes: int | None, data: DataBundle) -> nn.Module:
-    """Returns the network in a folder, or the one to be trained with other weights."""
-    teacher = load(saved_folder(path)) if path.is_dir() else build_model(options.model, classes=classes, weights=path)
-    require_fit(Problem(f"The teacher in {str(path)!r}", options.model, classes, teacher, data))
-    return teacher
 
 
 def _regularisers(options: TrainOptions) -> tuple[Hook, ...]:

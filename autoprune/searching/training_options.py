@@ -77,7 +77,8 @@ class TrainOptions(RunOptions):
         weights: whence it starts; None for random weights.
         regulariser: a name of `autoprune.methods.regularisers`, None for none.
         regulariser_strength: its weight in the loss; None for its own default.
-        teacher: whose logits are distilled: a weights file of the same network, or the folder of a saved one.
+        teacher: whose logits are distilled: a weights file, or the folder of a saved network.
+        teacher_model: whose weights those in the file are; None for those of `model`.
     """
 
     model: str
@@ -85,6 +86,7 @@ class TrainOptions(RunOptions):
     regulariser: str | None = None
     regulariser_strength: float | None = None
     teacher: Path | None = None
+    teacher_model: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,11 +96,15 @@ class FinetuneOptions(RunOptions):
     Attributes:
         source: folder of the saved network.
         weights: of the dense network that teaches; None to look for those it was cut from.
+        teacher: who teaches in place of the dense network: a weights file, or the folder of a saved network.
+        teacher_model: whose weights those in the file are; None for those of the network that was cut.
         no_distillation: whether to train on the labels alone.
     """
 
     source: Path
     weights: Path | None = None
+    teacher: Path | None = None
+    teacher_model: str | None = None
     no_distillation: bool = False
 
 

@@ -280,7 +280,15 @@ def _log(training: Training, record: Mapping[str, Any]) -> TrainingLog | None:
         return None
     from autoprune.tracking.training_log import TrainingLog, TrainingRun
 
-    own = ("model", "weights", "regulariser", "regulariser_strength", "holdout_images")
+    own = (
+        "model",
+        "weights",
+        "teacher",
+        "teacher_model",
+        "regulariser",
+        "regulariser_strength",
+        "holdout_images",
+    )
     given = {name: value for name, value in record["options"].items() if name in own and value is not None}
     run = TrainingRun(
         uri=_store(options),

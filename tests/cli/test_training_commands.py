@@ -104,6 +104,8 @@ def test_json_is_the_report_and_nothing_else(fake, capsys):
         (["--epochs", "2", "--precision", "float16"], "Unknown --precision 'float16'. Did you mean 'float32'?"),
         (["--epochs", "2", "--weights", "nowhere.pt"], "'nowhere.pt' does not exist"),
         (["--epochs", "2", "--teacher", "nowhere.pt"], "'nowhere.pt' does not exist"),
+        (["--epochs", "2", "--teacher-model", "cifar/vgg16"], "says whose weights --teacher names"),
+        (["--epochs", "2", "--teacher", "taken", "--teacher-model", "cifar/vgg16"], "leave --teacher-model out"),
         (["--epochs", "2", "--regulariser-strength", "1"], "Name it with --regulariser"),
         (["--epochs", "2", "--model", "resnet"], "Cannot read the model 'resnet'"),
         (["--epochs", "2", "--out", "taken"], "already holds a training. Continue it with `autoprune train --resume"),
@@ -171,7 +173,7 @@ def test_finetuning_takes_the_incumbent_of_a_run_and_saves_beside_it(fake, saved
         (["runs/first", "--epochs", "1", "--weights", "nowhere.pt"], "'nowhere.pt' does not exist"),
         (
             ["runs/first", "--epochs", "1", "--weights", "dense.pt", "--no-distillation"],
-            "leave it or --no-distillation",
+            "--weights and --no-distillation are different wishes of who teaches",
         ),
         (["runs/first", "--epochs", "1", "--out", "runs/first/incumbent"], "is the network that is finetuned"),
         (["runs/first", "--epochs", "1", "--out", "tuned"], "autoprune finetune --resume tuned"),

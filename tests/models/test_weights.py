@@ -59,7 +59,7 @@ def test_a_mismatch_names_three_keys_of_each_kind_and_both_shapes(tmp_path: Path
     torch.save(state, tmp_path / "w.pt")
     message = (
         r"1 missing: 3\.bias; 1 unexpected: extra; 7 of another shape: 0\.weight \(file 5x3x3x3, model 4x3x3x3\), "
-        r".* and 4 more\. Check that --model"
+        r".* and 4 more\. Check that the model named"
     )
     with pytest.raises(WeightsError, match=message):
         load_weights(network(4), tmp_path / "w.pt")

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
+from toy_problem import three_channels
 
 from autoprune.cli.edge import run
 from autoprune.config.layout import STRUCTURE
 from autoprune.data.sources import load_data
-from autoprune.errors import BackendError, ConfigError, DataError, DivergenceError, RunError
+from autoprune.errors import BackendError, ConfigError, DataError, DivergenceError, ModelError, RunError, WeightsError
 from autoprune.models.saved import load, read_saved
 from autoprune.models.weights import load_weights, read_state, state_fingerprint
 from autoprune.report.observer import NullObserver
@@ -205,6 +207,22 @@ def test_a_teacher_is_a_weights_file_or_the_folder_of_a_saved_network(folder, sa
     assert first["recipe"]["distillation"] == 0
 
 
+def test_another_network_teaches_in_place_of_the_dense_one(saved, monkeypatch):
+    monkeypatch.setattr("autoprune.searching.finetuning.FeatureDistillation", None)  # its channels are not those
+    train_network(options("wide", model="toy_problem:wide", epochs=0.1), Watching())
+    Path("dense.safetensors").unlink()
+    other = {"teacher": Path("wide/weights.safetensors"), "epochs": 0.2}
+    taught = finetune(tuning("taught", teacher_model="toy_problem:wide", **other), Watching())
+    assert taught["recipe"]["distillation"] == 0.9
+    alone = finetune(tuning("alone", epochs=0.2, no_distillation=True, learning_rate=0.01), Watching())
+    assert taught["history"][0]["train_loss"] != alone["history"][0]["train_loss"]
+    with pytest.raises(WeightsError, match=r"12x1x3x3, model 8x1x3x3.*Check that the model named"):
+        finetune(tuning("x", **other), Watching())
+    save_file(three_channels().state_dict(), other["teacher"])
+    with pytest.raises(ModelError, match=r"The teacher in 'wide/weights\.safetensors'"):
+        finetune(tuning("y", teacher_model="toy_problem:three_channels", **other), Watching())
+
+
 def test_a_record_that_lacks_an_option_says_so(folder):
     with pytest.raises(RunError, match=r"lacks an option .*model"):
         options_from(TrainOptions, {"epochs": 1}, out=folder)
@@ -213,8 +231,6 @@ def test_a_record_that_lacks_an_option_says_so(folder):
 @pytest.fixture(scope="module")
 def pruned(tmp_path_factory):
     """Returns a run folder whose incumbent was cut from `dense.safetensors` beside it."""
-    from safetensors.torch import save_file
-
     from autoprune.models.zoo import build_model
     from autoprune.searching.pruning import MethodOptions, prune
 

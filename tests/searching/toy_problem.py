@@ -38,6 +38,10 @@ def network():
         return Network().eval()
 
 
+def wide():
+    return Network(width=12)
+
+
 def three_channels():
     return Network(channels=3)
 
