@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from autoprune.core.budget import Budget
     from autoprune.core.structure import PrunableGroup, Structure
     from autoprune.errors import AutopruneError
-    from autoprune.models.saved import load
+    from autoprune.models.storage.saved import load
     from autoprune.searching.api import SearchResult, search
     from autoprune.searching.exporting import export
 
@@ -26,7 +26,7 @@ _HOME = {
     "SearchResult": "autoprune.searching.api",
     "Structure": "autoprune.core.structure",
     "export": "autoprune.searching.exporting",
-    "load": "autoprune.models.saved",
+    "load": "autoprune.models.storage.saved",
     "search": "autoprune.searching.api",
 }
 

@@ -10,7 +10,7 @@
     min_width = 4
 
 `min_width = 0` lets a group vanish, and with it the residual branch that it lies in, where that is proved to leave a
-network (`autoprune.models.depth`).
+network (`autoprune.models.verification.depth`).
 
 Patterns are shell patterns over the names of prunable groups (`autoprune trace MODEL` lists them). The last rule that
 matches a group and names a limit decides it; `min_width` and `min_retain` are one limit, the least width, of which a

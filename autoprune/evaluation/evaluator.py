@@ -14,10 +14,10 @@ from autoprune.core.structure import Structure
 from autoprune.devices import in_smaller_batches, release_memory
 from autoprune.evaluation.scoring import Scorer
 from autoprune.evaluation.subject import Subject
-from autoprune.models.calibration import Calibration
-from autoprune.models.merging import cut_and_merge
-from autoprune.models.selection import keep_best
-from autoprune.models.surgery import Kept
+from autoprune.models.cutting.surgery import Kept
+from autoprune.models.reduction.calibration import Calibration
+from autoprune.models.reduction.merging import cut_and_merge
+from autoprune.models.reduction.selection import keep_best
 from autoprune.training.features import FeatureDistillation
 from autoprune.training.recipe import finetune_recipe
 from autoprune.training.trainer import train

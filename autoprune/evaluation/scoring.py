@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from autoprune.data.images import Images
 from autoprune.evaluation.subject import Subject
-from autoprune.models.folding import Form, fastest_form
+from autoprune.models.cutting.folding import Form, fastest_form
 from autoprune.tasks.base import Batches, Metrics, Task
 from autoprune.tasks.registry import CLASSIFICATION
 from autoprune.training.feed import make_feed

@@ -24,10 +24,10 @@ from autoprune.data.images import ArrayImages, Images
 from autoprune.data.preprocessing import Augmentation, Preprocessing
 from autoprune.devices import device_of_worker, gpu_module, is_gpu
 from autoprune.errors import ConfigError, DataError
-from autoprune.models.calibration import Calibration, shared_tensor
+from autoprune.models.cutting.surgery import replicate
 from autoprune.models.network import TracedNetwork
-from autoprune.models.selection import Ranking
-from autoprune.models.surgery import replicate
+from autoprune.models.reduction.calibration import Calibration, shared_tensor
+from autoprune.models.reduction.selection import Ranking
 from autoprune.tasks.base import Task
 from autoprune.tasks.registry import CLASSIFICATION
 

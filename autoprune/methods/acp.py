@@ -22,10 +22,10 @@ from autoprune.methods.filters import channel_rows, producer_filters, producers
 from autoprune.methods.fitness import HoldoutFitness, TrainedFitness, searched
 from autoprune.methods.options import require_at_least
 from autoprune.methods.swarm import clean_swarm, published_swarm
-from autoprune.models.feature_maps import map_distances, mean_maps
+from autoprune.models.cutting.surgery import Kept
 from autoprune.models.network import LayerCall, TracedNetwork
-from autoprune.models.similarity import nearest_kept
-from autoprune.models.surgery import Kept
+from autoprune.models.reduction.feature_maps import map_distances, mean_maps
+from autoprune.models.reduction.similarity import nearest_kept
 from autoprune.strategies.clustering import MIN_SAMPLES, bisected_knob, density_labels, eps_of
 from autoprune.training.recipe import Recipe
 

@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from autoprune.models.cutting.surgery import named_tensors
 from autoprune.models.network import AxisChannels, LayerCall, TracedNetwork
-from autoprune.models.operations import ChainTap, Handler, LayerOperands, Operation, OperationTap
-from autoprune.models.surgery import named_tensors
+from autoprune.models.watching.operations import ChainTap, Handler, LayerOperands, Operation, OperationTap
 from autoprune.tasks.detectors import raw_outputs
 
 #: Called with the group, the place (0 for the first of the group) and the (B, N, P) map, which is not to be kept.

@@ -15,7 +15,7 @@ from autoprune.core.cost import FloatArray
 from autoprune.core.space import SearchSpace
 from autoprune.core.structure import Structure
 from autoprune.errors import ModelError
-from autoprune.models.surgery import Kept
+from autoprune.models.cutting.surgery import Kept
 from autoprune.strategies.heuristics import bisected
 
 #: `uniform` cuts one share off every group, `global` whatever scores lowest in the whole network.

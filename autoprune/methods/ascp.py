@@ -39,12 +39,12 @@ from autoprune.methods.softly import (
     train_with,
     training_recipe,
 )
-from autoprune.models.calibration import to_numpy
-from autoprune.models.folding import folded_weight
+from autoprune.models.cutting.folding import folded_weight
+from autoprune.models.cutting.surgery import Kept, named_tensors
+from autoprune.models.modules.portable import copied
 from autoprune.models.network import IndexArray, LayerKind, TracedNetwork
-from autoprune.models.ready import copied
-from autoprune.models.similarity import squared_distances
-from autoprune.models.surgery import Kept, named_tensors
+from autoprune.models.reduction.calibration import to_numpy
+from autoprune.models.reduction.similarity import squared_distances
 from autoprune.strategies.clustering import MergeTree, bisected_knob, merge_tree
 
 RATES = ("adaptive", "uniform")

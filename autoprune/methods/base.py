@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from autoprune.core.profile import ModelProfile
 from autoprune.core.space import SearchSpace
 from autoprune.data.bundle import DataBundle
-from autoprune.models.calibration import Calibration
+from autoprune.models.cutting.surgery import Kept
 from autoprune.models.network import IndexArray, TracedNetwork
-from autoprune.models.selection import Ranking
-from autoprune.models.surgery import Kept
+from autoprune.models.reduction.calibration import Calibration
+from autoprune.models.reduction.selection import Ranking
 
 Progress = Callable[[float, float], None]
 

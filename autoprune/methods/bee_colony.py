@@ -19,7 +19,7 @@ from autoprune.methods.blocks import published_groups
 from autoprune.methods.fitness import HoldoutFitness, TrainedFitness, searched
 from autoprune.methods.options import require_at_least
 from autoprune.methods.swarm import Fitness, Flight
-from autoprune.models.selection import keep_best
+from autoprune.models.reduction.selection import keep_best
 from autoprune.training.recipe import Recipe
 
 #: `max_preserve` of the published code: no layer stays dense.

@@ -38,7 +38,7 @@ from autoprune.methods.activations import visit_maps
 from autoprune.methods.allocation import keep_highest, require_finite
 from autoprune.methods.base import Pruned, Subject
 from autoprune.models.network import LayerKind, TracedNetwork
-from autoprune.models.selection import filter_norms
+from autoprune.models.reduction.selection import filter_norms
 from autoprune.strategies.heuristics import bisected
 
 #: Trapezoidal rule over log(s): its error falls as exp(-pi^2 / step), here 3e-9.

@@ -49,7 +49,7 @@ from autoprune.methods.gradients import add_by_channel, batch_gradients, inner_p
 from autoprune.methods.options import require_choice, unpublished
 from autoprune.methods.registry import name_of
 from autoprune.models.network import Role
-from autoprune.models.selection import filter_norms, keep_best
+from autoprune.models.reduction.selection import filter_norms, keep_best
 
 #: FPGM's README prunes this share of every layer of its CIFAR ResNets, by distance alone.
 _FPGM_RATE = 0.4

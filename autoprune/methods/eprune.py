@@ -20,9 +20,9 @@ from autoprune.errors import ConfigError
 from autoprune.methods.base import Pruned, Subject
 from autoprune.methods.blocks import published_groups
 from autoprune.methods.filters import producer_filters
+from autoprune.models.cutting.surgery import Kept
 from autoprune.models.network import LayerKind, TracedNetwork
-from autoprune.models.similarity import nearest_kept, squared_distances, unit_rows
-from autoprune.models.surgery import Kept
+from autoprune.models.reduction.similarity import nearest_kept, squared_distances, unit_rows
 from autoprune.strategies.clustering import BETAS, affinity_exemplars, bisected_knob
 from autoprune.strategies.tables import within
 

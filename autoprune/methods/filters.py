@@ -13,9 +13,9 @@ import numpy as np
 from torch import nn
 
 from autoprune.core.cost import FloatArray
-from autoprune.models.calibration import to_numpy
+from autoprune.models.cutting.surgery import named_tensors
 from autoprune.models.network import Role, TracedNetwork
-from autoprune.models.surgery import named_tensors
+from autoprune.models.reduction.calibration import to_numpy
 
 
 def producers(network: TracedNetwork, group: int) -> list[tuple[str, int, int]]:

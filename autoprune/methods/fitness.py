@@ -12,8 +12,8 @@ from autoprune.core.seeds import derive_seed, generator
 from autoprune.errors import DivergenceError
 from autoprune.methods.base import Subject
 from autoprune.methods.swarm import Flight
-from autoprune.models.merging import cut_least_squares, recalibrate
-from autoprune.models.surgery import Kept, cut
+from autoprune.models.cutting.surgery import Kept, cut
+from autoprune.models.reduction.merging import cut_least_squares, recalibrate
 from autoprune.training.measure import measure
 from autoprune.training.recipe import Recipe
 from autoprune.training.trainer import train

@@ -18,8 +18,8 @@ from autoprune.core.cost import FloatArray
 from autoprune.data.images import IntArray
 from autoprune.errors import ModelError
 from autoprune.methods.base import Subject
+from autoprune.models.cutting.surgery import cut, keep_all, named_tensors
 from autoprune.models.network import AxisChannels, Role, TracedNetwork
-from autoprune.models.surgery import cut, keep_all, named_tensors
 from autoprune.tasks.base import Objective
 from autoprune.training.feed import make_feed
 

@@ -21,10 +21,10 @@ from autoprune.core.cost import FloatArray
 from autoprune.errors import ConfigError
 from autoprune.methods.base import Pruned, Subject
 from autoprune.methods.options import unpublished
+from autoprune.models.cutting.surgery import Kept
 from autoprune.models.network import IndexArray
-from autoprune.models.selection import filter_norms
-from autoprune.models.similarity import correlation, input_covariance
-from autoprune.models.surgery import Kept
+from autoprune.models.reduction.selection import filter_norms
+from autoprune.models.reduction.similarity import correlation, input_covariance
 from autoprune.strategies.heuristics import bisected
 
 #: Residual variances below this share of the largest variance count as predicted; those channels follow by variance.

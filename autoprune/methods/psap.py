@@ -42,9 +42,9 @@ from autoprune.methods.softly import (
     train_with,
     training_recipe,
 )
+from autoprune.models.cutting.surgery import Kept, named_tensors
+from autoprune.models.modules.portable import copied
 from autoprune.models.network import Role, TracedNetwork
-from autoprune.models.ready import copied
-from autoprune.models.surgery import Kept, named_tensors
 from autoprune.strategies.heuristics import bisected
 from autoprune.training.hooks import TrainingState
 

@@ -7,13 +7,13 @@ from typing import ClassVar
 
 from autoprune.methods.base import Pruned, Subject
 from autoprune.methods.options import unpublished
-from autoprune.models.selection import keep_best
+from autoprune.models.reduction.selection import keep_best
 from autoprune.strategies.heuristics import heuristic_structure
 
 
 @dataclass(frozen=True)
 class Heuristic:
-    """Widths by a heuristic of the search, channels by elimination (`models.elimination`, [OURS]).
+    """Widths by a heuristic of the search, channels by elimination (`models.reduction.elimination`, [OURS]).
 
     Attributes:
         name: of `autoprune.strategies.heuristics`.

@@ -11,10 +11,10 @@ from autoprune.core.candidate import Merge
 from autoprune.core.seeds import derive_seed
 from autoprune.errors import ConfigError
 from autoprune.methods.base import Pruned, Subject
-from autoprune.models.calibration import Calibration, calibrate
-from autoprune.models.merging import addition_inputs, cut_and_merge, recalibrate
+from autoprune.models.cutting.surgery import cut
 from autoprune.models.network import Role, TracedNetwork
-from autoprune.models.surgery import cut
+from autoprune.models.reduction.calibration import Calibration, calibrate
+from autoprune.models.reduction.merging import addition_inputs, cut_and_merge, recalibrate
 
 
 class Reduction(StrEnum):

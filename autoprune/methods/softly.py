@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.methods.base import Subject
-from autoprune.models.calibration import solvable
+from autoprune.models.cutting.surgery import named_tensors
 from autoprune.models.network import IndexArray, LayerCall, Role, TracedNetwork
-from autoprune.models.surgery import named_tensors
+from autoprune.models.reduction.calibration import solvable
 from autoprune.training.hooks import Hook, TrainingState
 from autoprune.training.recipe import Recipe, finetune_recipe
 from autoprune.training.trainer import train

@@ -15,7 +15,7 @@ from autoprune.core.budget import Budget
 from autoprune.core.candidate import Evaluation
 from autoprune.core.front import ParetoFront
 from autoprune.errors import ConfigError, RunError, nearest
-from autoprune.models.compiled import inside
+from autoprune.models.modules.compiled import inside
 from autoprune.report.notebook import default_observer
 from autoprune.report.observer import Observer
 from autoprune.searching.options import SearchOptions

@@ -46,7 +46,7 @@ def exported(network: Any, images: Any) -> bytes:
     """
     import torch
 
-    from autoprune.models.ready import with_one_argument
+    from autoprune.models.modules.portable import with_one_argument
 
     try:
         shapes = ({0: torch.export.Dim.AUTO},)

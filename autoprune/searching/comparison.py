@@ -17,7 +17,7 @@ from autoprune.errors import AutopruneError, ConfigError
 from autoprune.methods.base import Pruned
 from autoprune.methods.reduction import Reduction, own_reduction
 from autoprune.methods.registry import make_method
-from autoprune.models.selection import keep_best
+from autoprune.models.reduction.selection import keep_best
 from autoprune.report.observer import Observer
 from autoprune.searching.finish import Finisher, cost_entry, figures
 from autoprune.searching.options import SearchOptions

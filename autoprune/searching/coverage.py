@@ -26,13 +26,13 @@ from autoprune.core.space import SearchSpace
 from autoprune.core.structure import Structure
 from autoprune.devices import is_out_of_memory
 from autoprune.errors import AutopruneError, BudgetError, ConfigError, nearest, one_line
-from autoprune.models.counting import count, count_on
+from autoprune.models.costing.counting import count, count_on
+from autoprune.models.cutting.surgery import Kept, cut, random_kept
+from autoprune.models.modules.randomising import FittedNorms, randomise
 from autoprune.models.network import TracedNetwork
-from autoprune.models.randomising import FittedNorms, randomise
-from autoprune.models.saved import SavedModel, describe_maps, kept_by_name, save_model
-from autoprune.models.surgery import Kept, cut, random_kept
-from autoprune.models.tracing import trace
-from autoprune.models.verify import (
+from autoprune.models.storage.saved import SavedModel, describe_maps, kept_by_name, save_model
+from autoprune.models.tracing.tracer import trace
+from autoprune.models.verification.equivalence import (
     TOLERANCE,
     cost_after,
     largest_deviation,
@@ -42,7 +42,7 @@ from autoprune.models.verify import (
     seen,
     verified,
 )
-from autoprune.models.zoo import build_model, model_info, names_of
+from autoprune.models.zoo.catalogue import build_model, model_info, names_of
 from autoprune.searching.finish import cost_entry
 from autoprune.searching.reloading import Reloader, keep_example
 

@@ -10,9 +10,9 @@ from torch import nn
 
 from autoprune.config.options import WEIGHTS_ROOT_VARIABLE
 from autoprune.errors import ConfigError
-from autoprune.models.saved import SavedModel
-from autoprune.models.weights import sha256_of, state_fingerprint
-from autoprune.models.zoo import build_model
+from autoprune.models.storage.saved import SavedModel
+from autoprune.models.zoo.catalogue import build_model
+from autoprune.models.zoo.weights import sha256_of, state_fingerprint
 from autoprune.report.observer import Observer
 from autoprune.searching.run_folder import RunFolder
 from autoprune.training.default import embedded_model, is_embedded

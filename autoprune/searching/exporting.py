@@ -16,10 +16,17 @@ from autoprune.config.layout import saved_folder
 from autoprune.core.files import WRITER, Writer, cannot_write, this_version, write_together
 from autoprune.data.preprocessing import Preprocessing
 from autoprune.errors import AutopruneError, ConfigError, ModelError, one_line
-from autoprune.models.exports.base import Exportable, ExportFormat, Forward, WithPreprocessing, hushed, tensors_of
-from autoprune.models.ready import copied, initialised
-from autoprune.models.saved import SavedModel, load, read_saved
-from autoprune.models.zoo import build_model
+from autoprune.models.modules.portable import copied, initialised
+from autoprune.models.storage.exports.base import (
+    Exportable,
+    ExportFormat,
+    Forward,
+    WithPreprocessing,
+    hushed,
+    tensors_of,
+)
+from autoprune.models.storage.saved import SavedModel, load, read_saved
+from autoprune.models.zoo.catalogue import build_model
 from autoprune.report.observer import NullObserver, Observer
 
 FORMAT = 1
@@ -84,11 +91,11 @@ def export_saved(
 def _format(name: str) -> ExportFormat:
     """Returns a format; only the one that is asked for is imported, for ONNX is an extra."""
     if name == "onnx":
-        from autoprune.models.exports.onnx_file import Onnx
+        from autoprune.models.storage.exports.onnx_file import Onnx
 
         return Onnx()
-    from autoprune.models.exports.programs import TorchExport, TorchScript
-    from autoprune.models.exports.tensors import Safetensors
+    from autoprune.models.storage.exports.programs import TorchExport, TorchScript
+    from autoprune.models.storage.exports.tensors import Safetensors
 
     known: dict[str, type[ExportFormat]] = {
         "torch-export": TorchExport,
@@ -172,7 +179,7 @@ def _export(source: Exportable, name: str, made: ExportFormat, file: Path) -> di
     beside: dict[str, Any] = {}
     files: dict[Path, Writer] = {file: lambda place: place.write_bytes(content)}
     if name == "safetensors":
-        from autoprune.models.exports.tensors import loader_source, modules_of
+        from autoprune.models.storage.exports.tensors import loader_source, modules_of
 
         beside = {"modules": modules_of(source.model)}
         script = file.with_name(f"{file.name}.py")

@@ -10,8 +10,8 @@ from torch import nn
 
 from autoprune.config.layout import saved_folder
 from autoprune.data.bundle import DataBundle
-from autoprune.models.saved import SavedModel, kept_from_names, save_model
-from autoprune.models.tracing import trace
+from autoprune.models.storage.saved import SavedModel, kept_from_names, save_model
+from autoprune.models.tracing.tracer import trace
 from autoprune.report.observer import Observer
 from autoprune.searching.dense import dense_network
 from autoprune.searching.problems import Problem, is_unlabelled, named_by, require_fit, saved_problem

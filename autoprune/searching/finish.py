@@ -19,13 +19,13 @@ from autoprune.core.seeds import derive_seed
 from autoprune.core.space import SearchSpace
 from autoprune.devices import in_smaller_batches, where_it_fits
 from autoprune.errors import AutopruneError, one_line
-from autoprune.models.calibration import ROWS, Calibration, calibrate, solvable
-from autoprune.models.merging import cut_and_merge
+from autoprune.models.cutting.surgery import Kept
 from autoprune.models.network import TracedNetwork
-from autoprune.models.saved import SavedModel, describe_maps, kept_by_name, save_model
-from autoprune.models.selection import keep_best
-from autoprune.models.surgery import Kept
-from autoprune.models.weights import sha256_of
+from autoprune.models.reduction.calibration import ROWS, Calibration, calibrate, solvable
+from autoprune.models.reduction.merging import cut_and_merge
+from autoprune.models.reduction.selection import keep_best
+from autoprune.models.storage.saved import SavedModel, describe_maps, kept_by_name, save_model
+from autoprune.models.zoo.weights import sha256_of
 from autoprune.report.observer import Observer
 from autoprune.searching.preparation import Prepared
 from autoprune.training.checkpoints import Checkpointing

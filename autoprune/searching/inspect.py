@@ -21,15 +21,15 @@ from autoprune.data.images import IntArray
 from autoprune.data.sources import load_data
 from autoprune.devices import usable_device
 from autoprune.errors import BudgetError, ConfigError, DataError, StructureError
-from autoprune.models.conventions import CONVENTIONS, require_convention, tally
-from autoprune.models.counting import count
-from autoprune.models.depth import allowed_to_vanish
+from autoprune.models.costing.conventions import CONVENTIONS, require_convention, tally
+from autoprune.models.costing.counting import count
+from autoprune.models.cutting.surgery import Kept, cut
 from autoprune.models.network import LayerKind, Role, TracedNetwork
-from autoprune.models.surgery import Kept, cut
-from autoprune.models.tracing import trace
-from autoprune.models.verify import verified
-from autoprune.models.verify import verify as prove
-from autoprune.models.zoo import build_model, model_info
+from autoprune.models.tracing.tracer import trace
+from autoprune.models.verification.depth import allowed_to_vanish
+from autoprune.models.verification.equivalence import verified
+from autoprune.models.verification.equivalence import verify as prove
+from autoprune.models.zoo.catalogue import build_model, model_info
 from autoprune.report.observer import NullObserver
 from autoprune.searching.dense import dense_network
 from autoprune.searching.finish import cost_entry, figures
@@ -143,7 +143,7 @@ def cost_report(
         data: name of the data whose images the cost is for; None for the usual input of the network.
         data_root: their folder.
         convention: also counts the cut and the dense network as published tables do: a name of
-            `autoprune.models.conventions`, or `all`.
+            `autoprune.models.costing.conventions`, or `all`.
 
     Raises:
         ConfigError: the file cannot be read, or the convention is unknown.

@@ -25,9 +25,9 @@ from autoprune.core.seeds import generator
 from autoprune.core.structure import Structure
 from autoprune.devices import is_gpu, machine
 from autoprune.errors import ModelError, RunError
-from autoprune.models.layer_calls import CalledLayer, LayerShape, layer_calls
+from autoprune.models.costing.layer_calls import CalledLayer, LayerShape, layer_calls
+from autoprune.models.cutting.surgery import cut, random_kept
 from autoprune.models.network import TracedNetwork
-from autoprune.models.surgery import cut, random_kept
 from autoprune.searching.timing import STEADY, Effort, spread_of, timed
 
 #: Widths that are measured of an axis that is cut: of a layer's only one, and of each of two.

@@ -11,9 +11,9 @@ import torch
 from autoprune.config.layout import saved_folder
 from autoprune.core.structure import structure_from
 from autoprune.errors import RunError
-from autoprune.models.saved import load, read_saved
-from autoprune.models.tracing import trace
-from autoprune.models.zoo import build_model, model_info
+from autoprune.models.storage.saved import load, read_saved
+from autoprune.models.tracing.tracer import trace
+from autoprune.models.zoo.catalogue import build_model, model_info
 from autoprune.plugins import is_plugin
 from autoprune.report.record import RunRecord
 

@@ -26,14 +26,14 @@ from autoprune.errors import StructureError
 from autoprune.evaluation.evaluator import fidelity_for
 from autoprune.evaluation.scoring import logits_of
 from autoprune.evaluation.subject import SubjectFactory, holds_bytes, image_arrays, skeleton, weight_arrays
-from autoprune.models.calibration import Calibration, calibrate
-from autoprune.models.depth import with_vanishing
 from autoprune.models.network import TracedNetwork
-from autoprune.models.profiling import profile
-from autoprune.models.selection import Ranking, rank_groups
-from autoprune.models.tracing import trace
-from autoprune.models.verify import restricted, verified
-from autoprune.models.weights import state_fingerprint
+from autoprune.models.reduction.calibration import Calibration, calibrate
+from autoprune.models.reduction.profiling import profile
+from autoprune.models.reduction.selection import Ranking, rank_groups
+from autoprune.models.tracing.tracer import trace
+from autoprune.models.verification.depth import with_vanishing
+from autoprune.models.verification.equivalence import restricted, verified
+from autoprune.models.zoo.weights import state_fingerprint
 from autoprune.report.observer import Observer
 from autoprune.searching.latency_budget import LatencyRecord, Setting
 from autoprune.searching.latency_use import with_latency

@@ -20,11 +20,11 @@ from autoprune.data.unlabelled import Unlabelled, are_bare, bare_images, labelle
 from autoprune.devices import lent, usable_device
 from autoprune.errors import ConfigError, DataError, ModelError, one_line
 from autoprune.evaluation.scoring import logits_of
-from autoprune.models.attention import adapt
-from autoprune.models.compiled import uncompiled
-from autoprune.models.ready import copied, holds_itself, on_any_device
-from autoprune.models.saved import SavedModel, load, read_saved
-from autoprune.models.zoo import ModelInfo, build_model, model_info
+from autoprune.models.cutting.attention import adapt
+from autoprune.models.modules.compiled import uncompiled
+from autoprune.models.modules.portable import copied, holds_itself, on_any_device
+from autoprune.models.storage.saved import SavedModel, load, read_saved
+from autoprune.models.zoo.catalogue import ModelInfo, build_model, model_info
 from autoprune.plugins import require_foreign
 from autoprune.report.observer import Observer
 from autoprune.searching.digests import digest_of

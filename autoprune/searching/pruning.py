@@ -18,7 +18,7 @@ from autoprune.errors import ConfigError, RunError
 from autoprune.methods.base import Method, Pruned, Subject
 from autoprune.methods.reduction import Reduction, default_reduction, reduced
 from autoprune.methods.registry import make_method
-from autoprune.models.surgery import Kept
+from autoprune.models.cutting.surgery import Kept
 from autoprune.report.observer import Observer
 from autoprune.searching.finish import Finisher, describe, figures, save_finished
 from autoprune.searching.latency_use import latency_entry

@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from autoprune.errors import RunError, one_line
-from autoprune.models.saved import load
-from autoprune.models.verify import largest_deviation, outputs
+from autoprune.models.storage.saved import load
+from autoprune.models.verification.equivalence import largest_deviation, outputs
 
 _EXAMPLE = "example.safetensors"
 

@@ -227,7 +227,7 @@ def _layers(run: Path, record: RunRecord) -> tuple[tuple[Mapping[str, Any], ...]
 
 def _latency(run: Path, observer: Observer) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Returns the measured latencies, and a note where the dense network is missing."""
-    from autoprune.models.saved import load, read_saved
+    from autoprune.models.storage.saved import load, read_saved
     from autoprune.searching.dense import dense_network
     from autoprune.searching.latency import measure_latency
 

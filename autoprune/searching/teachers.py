@@ -11,8 +11,8 @@ from autoprune.config.layout import saved_folder
 from autoprune.data.bundle import DataBundle
 from autoprune.data.preprocessing import Preprocessing
 from autoprune.errors import ConfigError
-from autoprune.models.saved import load, read_saved
-from autoprune.models.zoo import build_model, model_info
+from autoprune.models.storage.saved import load, read_saved
+from autoprune.models.zoo.catalogue import build_model, model_info
 from autoprune.searching.problems import Problem, require_fit
 
 

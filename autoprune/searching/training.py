@@ -13,7 +13,7 @@ from autoprune.core.seeds import derive_seed
 from autoprune.data.bundle import DataBundle
 from autoprune.data.sources import load_data
 from autoprune.errors import ConfigError, DataError
-from autoprune.models.zoo import build_model, model_info
+from autoprune.models.zoo.catalogue import build_model, model_info
 from autoprune.report.observer import Observer
 from autoprune.searching.problems import Problem, is_unlabelled, require_fit
 from autoprune.searching.teachers import named_teacher

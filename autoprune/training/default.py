@@ -16,8 +16,8 @@ from autoprune.core.files import write_whole
 from autoprune.data.preprocessing import Augmentation
 from autoprune.data.sources import load_data
 from autoprune.errors import WeightsError
-from autoprune.models.weights import load_weights, state_fingerprint
-from autoprune.models.zoo import build_model, model_info
+from autoprune.models.zoo.catalogue import build_model, model_info
+from autoprune.models.zoo.weights import load_weights, state_fingerprint
 from autoprune.training.recipe import Recipe
 from autoprune.training.trainer import OnStep, train
 

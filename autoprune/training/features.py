@@ -23,9 +23,9 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
-from autoprune.models.hollow import HollowConv2d
+from autoprune.models.cutting.surgery import Kept
+from autoprune.models.modules.hollow import HollowConv2d
 from autoprune.models.network import IndexArray, LayerKind, TracedNetwork
-from autoprune.models.surgery import Kept
 from autoprune.training.hooks import Hook, TrainingState
 
 _Hear = Callable[[Tensor], None]

@@ -23,7 +23,7 @@ from autoprune.data.augment import augment_with_targets
 from autoprune.data.images import Images, IntArray
 from autoprune.data.preprocessing import NO_AUGMENTATION, Augmentation
 from autoprune.errors import DataError
-from autoprune.models.weights import state_fingerprint
+from autoprune.models.zoo.weights import state_fingerprint
 from autoprune.tasks.base import Task
 from autoprune.tasks.registry import CLASSIFICATION
 from autoprune.training.checkpoints import CheckpointFolder, Checkpointing

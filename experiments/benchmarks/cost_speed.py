@@ -11,10 +11,10 @@ import numpy as np
 import torch
 
 from autoprune.core.structure import Structure
-from autoprune.models.counting import count
-from autoprune.models.surgery import cut, random_kept
-from autoprune.models.tracing import trace
-from autoprune.models.zoo import build_model
+from autoprune.models.costing.counting import count
+from autoprune.models.cutting.surgery import cut, random_kept
+from autoprune.models.tracing.tracer import trace
+from autoprune.models.zoo.catalogue import build_model
 from experiments.benchmarks.common import milliseconds, write
 
 POPULATION = 50_000

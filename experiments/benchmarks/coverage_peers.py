@@ -39,8 +39,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from autoprune.models.counting import count_on
-from autoprune.models.zoo import model_info
+from autoprune.models.costing.counting import count_on
+from autoprune.models.zoo.catalogue import model_info
 from autoprune.report.coverage_page import PEERS
 from autoprune.searching.circumstances import circumstances
 from autoprune.searching.coverage import PASSED, models_of, reduce_detector

@@ -23,10 +23,10 @@ import torch_pruning
 from torch import Tensor, nn
 
 from autoprune.core.structure import Structure
-from autoprune.models.surgery import cut, random_kept
-from autoprune.models.tracing import trace
-from autoprune.models.verify import restricted
-from autoprune.models.zoo import build_model, model_info
+from autoprune.models.cutting.surgery import cut, random_kept
+from autoprune.models.tracing.tracer import trace
+from autoprune.models.verification.equivalence import restricted
+from autoprune.models.zoo.catalogue import build_model, model_info
 from experiments.benchmarks.common import milliseconds, write
 
 NETWORKS = ("cifar/resnet56-b", "torchvision/resnet50")

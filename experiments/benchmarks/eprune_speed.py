@@ -28,10 +28,10 @@ from autoprune.core.space import SearchSpace
 from autoprune.data.bundle import bundle_from
 from autoprune.methods.base import Subject
 from autoprune.methods.eprune import EPrune
-from autoprune.models.calibration import Calibration
-from autoprune.models.tracing import trace
-from autoprune.models.verify import restricted
-from autoprune.models.zoo import build_model
+from autoprune.models.reduction.calibration import Calibration
+from autoprune.models.tracing.tracer import trace
+from autoprune.models.verification.equivalence import restricted
+from autoprune.models.zoo.catalogue import build_model
 from experiments.benchmarks.common import write
 
 NETWORKS = {"cifar/vgg16": None, "cifar/resnet56-b": "resnet56_b_cifar10.pt"}

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from autoprune.models.selection import keep_best
-from autoprune.models.surgery import Kept
+from autoprune.models.cutting.surgery import Kept
+from autoprune.models.reduction.selection import keep_best
 from autoprune.report.observer import NullObserver
 from autoprune.searching.finish import Finisher
 from autoprune.searching.preparation import Prepared

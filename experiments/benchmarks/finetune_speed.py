@@ -29,8 +29,8 @@ from torchvision import datasets, transforms
 from autoprune.config.options import DATA_ROOT_VARIABLE
 from autoprune.core.candidate import Merge
 from autoprune.devices import gpu_module, is_gpu
-from autoprune.models.merging import cut_and_merge
-from autoprune.models.selection import keep_best
+from autoprune.models.reduction.merging import cut_and_merge
+from autoprune.models.reduction.selection import keep_best
 from autoprune.searching.preparation import Prepared
 from autoprune.training.recipe import Recipe, finetune_recipe
 from autoprune.training.trainer import train

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from autoprune.methods.activations import visit_maps
 from autoprune.methods.ccm import channel_independence
-from autoprune.models.tracing import trace
-from autoprune.models.zoo import build_model
+from autoprune.models.tracing.tracer import trace
+from autoprune.models.zoo.catalogue import build_model
 from experiments.benchmarks.common import milliseconds, write
 
 #: (channels, positions) and how many such maps the networks have.

@@ -17,12 +17,12 @@ from torch import nn
 from autoprune.core.candidate import Merge
 from autoprune.data.preprocessing import CIFAR10
 from autoprune.data.sources import load_data
-from autoprune.models.calibration import calibrate
-from autoprune.models.depth import allowed_to_vanish, with_vanishing
-from autoprune.models.merging import cut_and_merge
-from autoprune.models.surgery import Kept, cut
-from autoprune.models.tracing import trace
-from autoprune.models.zoo import build_model
+from autoprune.models.cutting.surgery import Kept, cut
+from autoprune.models.reduction.calibration import calibrate
+from autoprune.models.reduction.merging import cut_and_merge
+from autoprune.models.tracing.tracer import trace
+from autoprune.models.verification.depth import allowed_to_vanish, with_vanishing
+from autoprune.models.zoo.catalogue import build_model
 from autoprune.training.measure import measure
 
 

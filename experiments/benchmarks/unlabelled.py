@@ -30,8 +30,8 @@ from autoprune.core.seeds import generator
 from autoprune.data.bundle import DataBundle
 from autoprune.data.images import ArrayImages
 from autoprune.data.sources import load_data
-from autoprune.models.saved import load
-from autoprune.models.zoo import model_info
+from autoprune.models.storage.saved import load
+from autoprune.models.zoo.catalogue import model_info
 from autoprune.report.observer import NullObserver
 from autoprune.searching.options import SearchOptions
 from autoprune.searching.pruning import MethodOptions, prune

@@ -24,12 +24,12 @@ from autoprune.core.candidate import Merge
 from autoprune.core.structure import Structure
 from autoprune.data.augment import augment
 from autoprune.data.preprocessing import Augmentation
-from autoprune.models.calibration import ROWS, Calibration, calibrate
-from autoprune.models.elimination import DAMPING
-from autoprune.models.folding import fastest_form
-from autoprune.models.merging import cut_and_merge
-from autoprune.models.selection import keep_best, rank_groups
-from autoprune.models.surgery import Kept
+from autoprune.models.cutting.folding import fastest_form
+from autoprune.models.cutting.surgery import Kept
+from autoprune.models.reduction.calibration import ROWS, Calibration, calibrate
+from autoprune.models.reduction.elimination import DAMPING
+from autoprune.models.reduction.merging import cut_and_merge
+from autoprune.models.reduction.selection import keep_best, rank_groups
 from autoprune.searching.finish import FINAL_IMAGES, final_rows
 from autoprune.searching.preparation import Prepared
 from autoprune.training.measure import measure

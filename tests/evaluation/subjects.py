@@ -13,9 +13,9 @@ from autoprune.data.images import ArrayImages
 from autoprune.data.preprocessing import Augmentation, Preprocessing
 from autoprune.evaluation.scoring import logits_of
 from autoprune.evaluation.subject import SubjectFactory, image_arrays, skeleton, weight_arrays
-from autoprune.models.calibration import calibrate
-from autoprune.models.selection import rank_groups
-from autoprune.models.tracing import trace
+from autoprune.models.reduction.calibration import calibrate
+from autoprune.models.reduction.selection import rank_groups
+from autoprune.models.tracing.tracer import trace
 from tests.models.toy_networks import toy
 
 PREPROCESSING = Preprocessing((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))

@@ -12,7 +12,7 @@ from autoprune.core.seams import frozen_arrays
 from autoprune.evaluation import scoring
 from autoprune.evaluation.evaluator import SCORES, fidelity_for, first_images
 from autoprune.evaluation.scoring import logits_of
-from autoprune.models.counting import count
+from autoprune.models.costing.counting import count
 from tests.evaluation.subjects import candidate, factory, pixels
 from tests.models.toy_networks import toy
 

@@ -10,8 +10,8 @@ from autoprune.core.candidate import Merge
 from autoprune.evaluation import scoring
 from autoprune.evaluation.evaluator import CandidateEvaluator, fidelity_for
 from autoprune.evaluation.scoring import Scorer, first
-from autoprune.models.folding import Form, PassingNorm2d
-from autoprune.models.surgery import replicate
+from autoprune.models.cutting.folding import Form, PassingNorm2d
+from autoprune.models.cutting.surgery import replicate
 from tests.evaluation.subjects import candidate, factory
 
 CPU = torch.device("cpu")

@@ -107,7 +107,7 @@ def test_a_disk_that_refuses_the_first_line_is_left_without_a_ledger(tmp_path, m
 
 
 def test_a_network_that_is_saved_again_clears_what_a_killed_save_left(tmp_path):
-    from tests.models.test_saved import saved_cut
+    from tests.models.saved_cut import saved_cut
 
     (tmp_path / ".model.safetensors.abcd1234.tmp").write_bytes(b"half")
     saved_cut(tmp_path, None)
@@ -148,7 +148,7 @@ def test_another_format_is_refused(content, message):
 
 
 def test_newer_structures_and_records_are_refused(tmp_path):
-    from autoprune.models.saved import SavedModel
+    from autoprune.models.storage.saved import SavedModel
     from autoprune.searching.run_folder import RunFolder
 
     newer = json.dumps({"format": 2, "autoprune": "9.0", "versions": {"autoprune": "9.0"}, "kind": "train"})

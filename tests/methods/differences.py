@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from autoprune.models.verify import outputs
+from autoprune.models.verification.equivalence import outputs
 
 
 @torch.no_grad()

@@ -13,11 +13,11 @@ from autoprune.core.budget import parse_budgets
 from autoprune.core.space import SearchSpace
 from autoprune.data.bundle import bundle_from
 from autoprune.methods.base import Subject
-from autoprune.models.calibration import calibrate
-from autoprune.models.profiling import profile
-from autoprune.models.selection import rank_groups
-from autoprune.models.tracing import trace
-from autoprune.models.verify import restricted
+from autoprune.models.reduction.calibration import calibrate
+from autoprune.models.reduction.profiling import profile
+from autoprune.models.reduction.selection import rank_groups
+from autoprune.models.tracing.tracer import trace
+from autoprune.models.verification.equivalence import restricted
 from tests.models.toy_networks import images, toy
 
 IMAGES = 32

@@ -18,7 +18,7 @@ from autoprune.methods.swarm import (
     published_move,
     published_swarm,
 )
-from autoprune.models.similarity import cosine_distances
+from autoprune.models.reduction.similarity import cosine_distances
 from autoprune.strategies.clustering import density_labels
 from tests.methods.small_subject import small_subject
 from tests.models.toy_networks import NETWORKS, UNPROVED

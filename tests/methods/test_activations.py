@@ -5,8 +5,8 @@ import torch
 
 from autoprune.methods.activations import visit_maps
 from autoprune.models.network import Role
-from autoprune.models.tracing import trace
-from autoprune.models.zoo import build_model
+from autoprune.models.tracing.tracer import trace
+from autoprune.models.zoo.catalogue import build_model
 from tests.models.toy_networks import NETWORKS, SHAPE, images, toy
 
 

@@ -9,8 +9,8 @@ from autoprune.errors import ConfigError
 from autoprune.methods.ascp import Ascp, SoftClusters, averaging, capped, channel_features, choosing
 from autoprune.methods.reduction import Reduction, reduced
 from autoprune.methods.softly import group_axes, mix_channels
-from autoprune.models.merging import addition_inputs
-from autoprune.models.surgery import Kept, cut
+from autoprune.models.cutting.surgery import Kept, cut
+from autoprune.models.reduction.merging import addition_inputs
 from autoprune.training.recipe import Recipe
 from autoprune.training.trainer import train
 from tests.methods.differences import largest_difference

@@ -6,7 +6,7 @@ import pytest
 from autoprune.errors import ConfigError
 from autoprune.methods.bee_colony import BeeColony, clean_move, forage, published_move
 from autoprune.methods.registry import make_method
-from autoprune.models.selection import keep_best
+from autoprune.models.reduction.selection import keep_best
 from tests.methods.small_subject import small_subject
 
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 import torch
 
 from autoprune.methods.blocks import published_groups
-from autoprune.models.tracing import trace
-from autoprune.models.zoo import build_model
+from autoprune.models.tracing.tracer import trace
+from autoprune.models.zoo.catalogue import build_model
 
 
 def test_of_an_inception_module_the_three_inner_convolutions_are_cut():

@@ -8,7 +8,7 @@ from autoprune.data.bundle import as_images
 from autoprune.errors import ConfigError
 from autoprune.methods.ccm_loss import CcmLoss, mean_correlation
 from autoprune.methods.regularisers import REGULARISERS, make_regulariser
-from autoprune.models.zoo import build_model
+from autoprune.models.zoo.catalogue import build_model
 from autoprune.training import Recipe, train
 from autoprune.training.hooks import TrainingState
 from tests.models.toy_networks import Dense, images, toy

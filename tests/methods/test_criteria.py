@@ -16,7 +16,7 @@ from autoprune.methods.allocation import allocated, keep_highest
 from autoprune.methods.base import Subject
 from autoprune.methods.criteria import L1, L2, Fpgm, HRank, OrthoFisher, Taylor, Uniform, distance_sums, map_ranks
 from autoprune.methods.registry import make_method, name_of
-from autoprune.models.surgery import Kept, cut, keep_all, named_tensors
+from autoprune.models.cutting.surgery import Kept, cut, keep_all, named_tensors
 from tests.methods.small_subject import small_subject
 from tests.models.toy_networks import NETWORKS, UNPROVED, images
 

@@ -16,11 +16,11 @@ from autoprune.methods.eprune import (
 )
 from autoprune.methods.filters import producer_filters
 from autoprune.methods.registry import make_method
-from autoprune.models.merging import addition_inputs
-from autoprune.models.selection import keep_best
-from autoprune.models.surgery import cut
-from autoprune.models.tracing import trace
-from autoprune.models.zoo import build_model
+from autoprune.models.cutting.surgery import cut
+from autoprune.models.reduction.merging import addition_inputs
+from autoprune.models.reduction.selection import keep_best
+from autoprune.models.tracing.tracer import trace
+from autoprune.models.zoo.catalogue import build_model
 from autoprune.strategies import clustering
 from autoprune.strategies.clustering import (
     affinity_exemplars,

@@ -7,7 +7,7 @@ import torch
 
 from autoprune.methods.filters import channel_rows, producer_filters
 from autoprune.models.network import AxisChannels
-from autoprune.models.tracing import trace
+from autoprune.models.tracing.tracer import trace
 from tests.models.toy_networks import toy
 
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 
 from autoprune.methods.fitness import HoldoutFitness, TrainedFitness
-from autoprune.models.merging import cut_least_squares, recalibrate
-from autoprune.models.selection import keep_best
+from autoprune.models.reduction.merging import cut_least_squares, recalibrate
+from autoprune.models.reduction.selection import keep_best
 from autoprune.training.measure import measure
 from autoprune.training.recipe import Recipe
 from tests.methods.small_subject import small_subject

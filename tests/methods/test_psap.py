@@ -11,7 +11,7 @@ from autoprune.methods.closing import choose_closed, protected_channels, sparsit
 from autoprune.methods.psap import Gates, Psap, forget
 from autoprune.methods.reduction import Reduction, reduced
 from autoprune.methods.softly import group_axes
-from autoprune.models.surgery import Kept, cut, named_tensors
+from autoprune.models.cutting.surgery import Kept, cut, named_tensors
 from autoprune.training.recipe import Recipe
 from autoprune.training.trainer import train
 from tests.methods.differences import largest_difference

@@ -11,7 +11,7 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn import functional
 
-from autoprune.models.attention import adapt
+from autoprune.models.cutting.attention import adapt
 
 WIDTH, HEADS, HEAD_DIM, TOKENS = 12, 4, 3, 16
 

@@ -10,11 +10,18 @@ import numpy as np
 import torch
 
 from autoprune.core.structure import Structure
+from autoprune.models.cutting.surgery import Kept, cut, random_kept
 from autoprune.models.network import TracedNetwork
-from autoprune.models.saved import SavedModel, describe_maps, kept_by_name, kept_from_names, read_saved, save_model
-from autoprune.models.surgery import Kept, cut, random_kept
-from autoprune.models.tracing import trace
-from autoprune.models.zoo import build_model
+from autoprune.models.storage.saved import (
+    SavedModel,
+    describe_maps,
+    kept_by_name,
+    kept_from_names,
+    read_saved,
+    save_model,
+)
+from autoprune.models.tracing.tracer import trace
+from autoprune.models.zoo.catalogue import build_model
 from tests.models.toy_networks import settled, toy
 
 

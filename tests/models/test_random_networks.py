@@ -11,10 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from autoprune.core.structure import Structure
-from autoprune.models.counting import count
-from autoprune.models.surgery import cut, keep_all, random_kept
-from autoprune.models.tracing import trace
-from autoprune.models.verify import TOLERANCE, random_structure, verified, verify
+from autoprune.models.costing.counting import count
+from autoprune.models.cutting.surgery import cut, keep_all, random_kept
+from autoprune.models.tracing.tracer import trace
+from autoprune.models.verification.equivalence import TOLERANCE, random_structure, verified, verify
 from tests.models.random_networks import KINDS, PLANS, SHAPE, Plan, Step, network_of
 
 #: Hundreds of cases in continuous integration, the same in every run; more by the environment.

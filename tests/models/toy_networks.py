@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import parametrizations
 
-from autoprune.models.layers import ChannelMap
+from autoprune.models.modules.layers import ChannelMap
 from tests.models.attention_networks import ATTENTION_NETWORKS
 
 SHAPE = (3, 12, 12)

@@ -11,7 +11,7 @@ import torch
 import toy_problem
 
 import autoprune
-from autoprune.models.attention import HeadAttention
+from autoprune.models.cutting.attention import HeadAttention
 from autoprune.report.observer import NullObserver
 from autoprune.searching.options import SearchOptions
 from autoprune.searching.pruning import MethodOptions, prune

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from autoprune.errors import ConfigError
-from autoprune.models.randomising import FittedNorms, randomise
+from autoprune.models.modules.randomising import FittedNorms, randomise
 from autoprune.searching import coverage
 from autoprune.searching.coverage import PASSED, as_entry, cover, models_of
 from autoprune.searching.coverage_files import CoverageFile, read_coverage, write_page

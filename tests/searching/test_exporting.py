@@ -20,7 +20,7 @@ from autoprune.cli.edge import run
 from autoprune.config.exporting import SUFFIXES, ExportOptions, batch_from, formats_from
 from autoprune.core.files import WRITER
 from autoprune.errors import ConfigError, ModelError, RunError
-from autoprune.models.exports.base import Exportable
+from autoprune.models.storage.exports.base import Exportable
 from autoprune.plugins import resolve_attribute
 from autoprune.searching import exporting
 from tests.models.saved_cut import saved_cut
@@ -240,7 +240,7 @@ def test_other_shapes_and_nan_and_failures_are_no_agreement(gives, reason):
 
 def test_absent_packages_are_named_with_the_extra(tmp_path, monkeypatch):
     saved_cut(tmp_path, None)
-    monkeypatch.delitem(sys.modules, "autoprune.models.exports.onnx_file", raising=False)
+    monkeypatch.delitem(sys.modules, "autoprune.models.storage.exports.onnx_file", raising=False)
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(ConfigError, match=r"onnx is missing.*pip install 'autoprune\[onnx\]'"):
         autoprune.export(tmp_path, "onnx", model=toy("plain"))

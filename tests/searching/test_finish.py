@@ -6,8 +6,8 @@ from torch import nn
 
 from autoprune import devices
 from autoprune.errors import DivergenceError
-from autoprune.models.calibration import ROWS
-from autoprune.models.tracing import trace
+from autoprune.models.reduction.calibration import ROWS
+from autoprune.models.tracing.tracer import trace
 from autoprune.report.observer import NullObserver
 from autoprune.searching import finish
 from autoprune.searching.finish import final_rows

@@ -11,9 +11,9 @@ import torch
 from toy_problem import network as toy_network
 
 from autoprune.errors import BudgetError, RunError
-from autoprune.models.surgery import cut, random_kept
-from autoprune.models.tracing import trace
-from autoprune.models.verify import random_structure
+from autoprune.models.cutting.surgery import cut, random_kept
+from autoprune.models.tracing.tracer import trace
+from autoprune.models.verification.equivalence import random_structure
 from autoprune.searching import latency_budget, latency_use
 from autoprune.searching.latency_budget import LatencyMeter, LatencyRecord, Setting
 from autoprune.searching.timing import Effort
@@ -66,7 +66,7 @@ def test_the_calls_of_a_cut_network_are_those_that_widths_foretell(name):
 
 def test_latencies_that_follow_the_model_are_predicted_to_the_nanosecond(monkeypatch):
     """A machine that takes a nanosecond for a multiply-accumulate and seven for everything else."""
-    from autoprune.models.counting import count
+    from autoprune.models.costing.counting import count
 
     def timed(passes, effort, *, device):
         with torch.inference_mode(False):

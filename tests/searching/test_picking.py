@@ -3,7 +3,7 @@ import csv
 import pytest
 
 from autoprune.errors import BudgetError, ConfigError
-from autoprune.models.counting import count
+from autoprune.models.costing.counting import count
 from autoprune.searching.picking import Choice
 
 
@@ -52,7 +52,7 @@ def picked(run, **choice):
 
 
 def test_a_picked_candidate_is_saved_with_the_widths_that_were_evaluated(searched, events):
-    from autoprune.models.saved import load
+    from autoprune.models.storage.saved import load
 
     asked = {event["id"]: event["widths"] for event in events(searched) if event["event"] == "asked"}
     entry = picked(searched, id=3)
@@ -62,7 +62,7 @@ def test_a_picked_candidate_is_saved_with_the_widths_that_were_evaluated(searche
 
 
 def test_the_best_within_a_budget_is_within_it(searched):
-    from autoprune.models.saved import load
+    from autoprune.models.storage.saved import load
 
     entry = picked(searched, budget="50%flops", min_accuracy=None)
     evaluated = [picked(searched, id=number) for number in range(3)]

@@ -8,7 +8,7 @@ from toy_problem import network, sets
 from autoprune import devices
 from autoprune.data.bundle import bundle_from
 from autoprune.errors import BudgetError, ConfigError, DataError, StructureError
-from autoprune.models.calibration import calibrate
+from autoprune.models.reduction.calibration import calibrate
 from autoprune.report.observer import NullObserver
 from autoprune.searching import preparation
 from autoprune.searching.options import SearchOptions

@@ -10,9 +10,9 @@ from autoprune.cli.edge import run as command_line
 from autoprune.errors import ConfigError, RunError
 from autoprune.methods.base import Pruned
 from autoprune.methods.reduction import Reduction
-from autoprune.models.counting import count
-from autoprune.models.saved import load
-from autoprune.models.surgery import Kept
+from autoprune.models.costing.counting import count
+from autoprune.models.cutting.surgery import Kept
+from autoprune.models.storage.saved import load
 from autoprune.report.observer import NullObserver
 from autoprune.searching.options import SearchOptions
 from autoprune.searching.pruning import MethodOptions, prune

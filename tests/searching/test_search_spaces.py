@@ -14,8 +14,8 @@ from autoprune.core.budget import parse_budgets
 from autoprune.core.space import SearchSpace
 from autoprune.core.structure import PrunableGroup
 from autoprune.models.network import Role
-from autoprune.models.tracing import trace
-from autoprune.models.zoo import build_model, family_names
+from autoprune.models.tracing.tracer import trace
+from autoprune.models.zoo.catalogue import build_model, family_names
 
 #: {search space: ((network, side of the image that it is traced with), ...)}; small images where a network takes them.
 NETWORKS = {

@@ -10,7 +10,7 @@ from autoprune.data.images import preprocess
 from autoprune.data.preprocessing import Preprocessing
 from autoprune.data.sources import load_data
 from autoprune.errors import ConfigError
-from autoprune.models.zoo import build_model, model_info
+from autoprune.models.zoo.catalogue import build_model, model_info
 from autoprune.searching.teachers import Renormalised, named_teacher
 
 OURS = Preprocessing(mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3))

@@ -13,8 +13,8 @@ from autoprune.cli.edge import run
 from autoprune.config.layout import STRUCTURE
 from autoprune.data.sources import load_data
 from autoprune.errors import BackendError, ConfigError, DataError, DivergenceError, ModelError, RunError, WeightsError
-from autoprune.models.saved import load, read_saved
-from autoprune.models.weights import load_weights, read_state, state_fingerprint
+from autoprune.models.storage.saved import load, read_saved
+from autoprune.models.zoo.weights import load_weights, read_state, state_fingerprint
 from autoprune.report.observer import NullObserver
 from autoprune.searching.finetuning import FinetuneOptions, finetune
 from autoprune.searching.options import SearchOptions
@@ -74,7 +74,7 @@ def test_a_training_learns_reports_every_epoch_and_leaves_weights_that_a_search_
     assert json.loads(Path("t/training.json").read_text()) == report
     assert sorted(path.name for path in Path("t").iterdir()) == ["training.json", "weights.safetensors"]
 
-    from autoprune.models.zoo import build_model
+    from autoprune.models.zoo.catalogue import build_model
 
     model = build_model("toy_problem:network", weights=Path("t/weights.safetensors"))
     data = load_data("toy_problem:sets")
@@ -231,7 +231,7 @@ def test_a_record_that_lacks_an_option_says_so(folder):
 @pytest.fixture(scope="module")
 def pruned(tmp_path_factory):
     """Returns a run folder whose incumbent was cut from `dense.safetensors` beside it."""
-    from autoprune.models.zoo import build_model
+    from autoprune.models.zoo.catalogue import build_model
     from autoprune.searching.pruning import MethodOptions, prune
 
     place = tmp_path_factory.mktemp("pruned")
@@ -344,7 +344,7 @@ def test_what_holds_no_network_or_no_data_says_so(saved):
 
 def test_weights_made_by_training_fit_strictly(folder):
     train_network(options(epochs=0.1), Watching())
-    from autoprune.models.zoo import build_model
+    from autoprune.models.zoo.catalogue import build_model
 
     load_weights(build_model("toy_problem:network"), Path("t/weights.safetensors"))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from autoprune.models.families.cifar_resnet import CifarResNet
+from autoprune.models.zoo.families.cifar_resnet import CifarResNet
 from autoprune.tasks.classification import Classification
 
 

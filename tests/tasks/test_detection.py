@@ -14,8 +14,8 @@ from autoprune.data import load_data
 from autoprune.data.preprocessing import unit_range
 from autoprune.errors import ConfigError, DataError, ModelError, PluginError
 from autoprune.evaluation.subject import image_arrays
-from autoprune.models.saved import load
-from autoprune.models.zoo import build_model
+from autoprune.models.storage.saved import load
+from autoprune.models.zoo.catalogue import build_model
 from autoprune.report.observer import NullObserver
 from autoprune.searching.api import run_search
 from autoprune.searching.finetuning import finetune

@@ -9,13 +9,13 @@ from torch.utils._pytree import tree_leaves
 from autoprune.core.budget import parse_budgets
 from autoprune.core.candidate import Merge
 from autoprune.core.space import SearchSpace
-from autoprune.models.calibration import calibrate
-from autoprune.models.merging import cut_and_merge
+from autoprune.models.cutting.surgery import cut, random_kept
 from autoprune.models.network import Role
-from autoprune.models.surgery import cut, random_kept
-from autoprune.models.tracing import trace
-from autoprune.models.verify import verify
-from autoprune.models.zoo import build_model, model_info
+from autoprune.models.reduction.calibration import calibrate
+from autoprune.models.reduction.merging import cut_and_merge
+from autoprune.models.tracing.tracer import trace
+from autoprune.models.verification.equivalence import verify
+from autoprune.models.zoo.catalogue import build_model, model_info
 from autoprune.tasks.detectors import heads_of, is_detector, raw_outputs
 
 SMALL = "detection/ssd-vgg-small"

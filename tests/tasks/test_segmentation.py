@@ -15,8 +15,8 @@ import autoprune
 from autoprune.data import bundle_from, load_data
 from autoprune.data.preprocessing import unit_range
 from autoprune.errors import DataError, ModelError
-from autoprune.models.saved import load
-from autoprune.models.zoo import build_model
+from autoprune.models.storage.saved import load
+from autoprune.models.zoo.catalogue import build_model
 from autoprune.report.observer import NullObserver
 from autoprune.searching.api import run_search
 from autoprune.searching.exporting import export

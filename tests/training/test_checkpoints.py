@@ -14,8 +14,8 @@ from torch import nn
 
 from autoprune.data import ArrayImages, Augmentation, load_data
 from autoprune.errors import ConfigError, DivergenceError, RunError
-from autoprune.models.families.cifar_resnet import CifarResNet
-from autoprune.models.weights import load_weights, state_fingerprint
+from autoprune.models.zoo.families.cifar_resnet import CifarResNet
+from autoprune.models.zoo.weights import load_weights, state_fingerprint
 from autoprune.training import Checkpointing, Recipe, train
 from autoprune.training.checkpoints import CheckpointFolder, newest_checkpoint, read_checkpoint, remove_checkpoints
 from autoprune.training.hooks import Hook
@@ -142,8 +142,8 @@ import os, signal, sys
 import numpy as np
 import torch
 from autoprune.data import ArrayImages, Augmentation, Preprocessing
-from autoprune.models.weights import state_fingerprint
-from autoprune.models.zoo import build_model
+from autoprune.models.zoo.weights import state_fingerprint
+from autoprune.models.zoo.catalogue import build_model
 from autoprune.training import Checkpointing, Recipe, train
 
 

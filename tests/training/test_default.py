@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from autoprune.data import load_data
-from autoprune.models.weights import state_fingerprint
+from autoprune.models.zoo.weights import state_fingerprint
 from autoprune.training import Recipe, default, measure
 
 

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from autoprune.data import ArrayImages, load_data
+from autoprune.models.cutting.surgery import Kept, cut, keep_all, random_kept
 from autoprune.models.network import TracedNetwork
-from autoprune.models.surgery import Kept, cut, keep_all, random_kept
-from autoprune.models.tracing import trace
-from autoprune.models.verify import random_structure
-from autoprune.models.weights import state_fingerprint
+from autoprune.models.tracing.tracer import trace
+from autoprune.models.verification.equivalence import random_structure
+from autoprune.models.zoo.weights import state_fingerprint
 from autoprune.tasks.detectors import raw_outputs
 from autoprune.training import Recipe, train
 from autoprune.training.features import FeatureDistillation, layer_inputs
@@ -175,7 +175,7 @@ def test_without_a_teacher_nothing_is_watched_or_added() -> None:
 def test_a_training_leaves_no_hook_behind_and_is_reproducible() -> None:
     digits = load_data("digits").train
     assert isinstance(digits, ArrayImages)
-    from autoprune.models.families.cifar_resnet import CifarResNet
+    from autoprune.models.zoo.families.cifar_resnet import CifarResNet
 
     torch.manual_seed(0)
     dense = CifarResNet(blocks=1, option="b", widths=(4, 8, 8), in_channels=1).eval()

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from autoprune.data import ArrayImages, Augmentation, load_data
 from autoprune.errors import DivergenceError
-from autoprune.models.families.cifar_resnet import CifarResNet
-from autoprune.models.weights import state_fingerprint
+from autoprune.models.zoo.families.cifar_resnet import CifarResNet
+from autoprune.models.zoo.weights import state_fingerprint
 from autoprune.training import Recipe, train
 from autoprune.training.hooks import Hook, TrainingState
 

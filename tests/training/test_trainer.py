@@ -12,8 +12,8 @@ from torch.utils.data import TensorDataset
 from autoprune.data import ArrayImages, Augmentation, DatasetImages, Preprocessing, load_data
 from autoprune.errors import ConfigError, DataError, DivergenceError, ModelError
 from autoprune.evaluation.subject import FloatImages
-from autoprune.models.families.cifar_resnet import CifarResNet
-from autoprune.models.weights import state_fingerprint
+from autoprune.models.zoo.families.cifar_resnet import CifarResNet
+from autoprune.models.zoo.weights import state_fingerprint
 from autoprune.tasks.classification import divergence
 from autoprune.training import Recipe, finetune_recipe, measure, train
 from autoprune.training.feed import make_feed

@@ -27,10 +27,10 @@ from autoprune.core.structure import Structure, structure_from
 from autoprune.data.sources import load_data
 from autoprune.errors import RunError, WeightsError
 from autoprune.evaluation.evaluator import fidelity_for
-from autoprune.models.counting import count
-from autoprune.models.merging import recalibrate
+from autoprune.models.costing.counting import count
 from autoprune.models.network import Role
-from autoprune.models.zoo import build_model
+from autoprune.models.reduction.merging import recalibrate
+from autoprune.models.zoo.catalogue import build_model
 from autoprune.report.observer import NullObserver
 from autoprune.searching.options import SearchOptions
 from autoprune.searching.preparation import Prepared, prepare

@@ -1,0 +1,69 @@
+"""ONNX files, written by torch's exporter and run by ONNX Runtime. The only module that knows the packages of ONNX."""
+
+from __future__ import annotations
+
+import json
+
+import torch
+from torch import Tensor
+
+from autoprune.errors import ConfigError, ModelError
+from autoprune.models.storage.exports.base import Exportable, Forward
+
+INPUT, OUTPUT = "images", "output"
+
+try:
+    import onnx
+    import onnxruntime
+    import onnxscript  # noqa: F401  torch's exporter translates with it
+except ImportError as error:
+    raise ConfigError(
+        f"ONNX needs packages that are not installed ({error.name} is missing): pip install 'autoprune[onnx]'"
+    ) from error
+
+
+class Onnx:
+    """`torch.onnx.export(dynamo=True)`; weights lie in the file itself."""
+
+    runtime = f"onnxruntime {onnxruntime.__version__}"
+
+    def write(self, source: Exportable) -> bytes:
+        """Returns the content of an `.onnx` file.
+
+        Raises:
+            ModelError: the operator set that was asked for cannot be written.
+        """
+        outputs = len(source.program.graph_signature.user_outputs)
+        names = [OUTPUT] if outputs == 1 else [f"{OUTPUT}_{number}" for number in range(outputs)]
+        program = torch.onnx.export(
+            source.program,
+            dynamo=True,
+            verbose=False,
+            opset_version=source.opset,
+            input_names=[INPUT],
+            output_names=names,
+        )
+        assert program is not None
+        proto = program.model_proto
+        version = next(item.version for item in proto.opset_import if item.domain in ("", "ai.onnx"))
+        if source.opset not in (None, version):
+            raise ModelError(f"The exporter writes operator set {version} instead of {source.opset}. Change --opset.")
+        about = {key: value if isinstance(value, str) else json.dumps(value) for key, value in source.about.items()}
+        onnx.helper.set_model_props(proto, about)
+        proto.producer_name = "autoprune"
+        onnx.checker.check_model(proto)
+        content: bytes = proto.SerializeToString()
+        return content
+
+    def read(self, content: bytes, source: Exportable) -> Forward:
+        """Returns a session on the CPU as a function."""
+        del source
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3  # errors: what it optimises is nobody's concern
+        options.intra_op_num_threads = torch.get_num_threads()
+        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+        def forward(images: Tensor) -> list[Tensor]:
+            return [torch.from_numpy(array) for array in session.run(None, {INPUT: images.numpy()})]
+
+        return forward
