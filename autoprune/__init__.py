@@ -15,19 +15,19 @@ if TYPE_CHECKING:
     from autoprune.core.structure import PrunableGroup, Structure
     from autoprune.errors import AutopruneError
     from autoprune.models.storage.saved import load
-    from autoprune.searching.api import SearchResult, search
-    from autoprune.searching.exporting import export
+    from autoprune.searching.delivery.exporting import export
+    from autoprune.searching.search.api import SearchResult, search
 
 #: Public names and where they live; imported on first use, for torch takes seconds.
 _HOME = {
     "AutopruneError": "autoprune.errors",
     "Budget": "autoprune.core.budget",
     "PrunableGroup": "autoprune.core.structure",
-    "SearchResult": "autoprune.searching.api",
+    "SearchResult": "autoprune.searching.search.api",
     "Structure": "autoprune.core.structure",
-    "export": "autoprune.searching.exporting",
+    "export": "autoprune.searching.delivery.exporting",
     "load": "autoprune.models.storage.saved",
-    "search": "autoprune.searching.api",
+    "search": "autoprune.searching.search.api",
 }
 
 __all__ = ["AutopruneError", "Budget", "PrunableGroup", "SearchResult", "Structure", "export", "load", "search"]

@@ -13,7 +13,7 @@ import torch
 
 import autoprune
 from autoprune.report.observer import NullObserver
-from autoprune.searching.api import resume_search
+from autoprune.searching.search.api import resume_search
 
 TOY = Path(__file__).parent / "searching"
 sys.path.insert(0, str(TOY))
@@ -123,7 +123,7 @@ def test_a_validation_set_scores_and_is_not_learnt_from(tmp_path, monkeypatch):
     validation = loaders()[1]
     learnt = []
     monkeypatch.setattr(
-        "autoprune.searching.finish.train",
+        "autoprune.searching.search.finish.train",
         lambda model, images, indices, *args, **options: learnt.append((images, sorted(indices))),
     )
     result = autoprune.search(network(), (train, validation, test), **{**QUICK, "finetune_epochs": 0.1}, out="run")

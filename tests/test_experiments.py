@@ -12,7 +12,7 @@ from autoprune.core.budget import Budget
 from autoprune.core.cost import Cost
 from autoprune.methods.registry import make_method
 from autoprune.report.results_table import results_table
-from autoprune.searching.comparison import SEARCH
+from autoprune.searching.experiments.comparison import SEARCH
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = sorted((ROOT / "experiments").glob("*.toml"))

@@ -20,7 +20,7 @@ from autoprune.errors import AutopruneError, ConfigError, RunError, nearest
 
 if TYPE_CHECKING:
     from autoprune.report.observer import Observer
-    from autoprune.searching.api import SearchResult
+    from autoprune.searching.search.api import SearchResult
 
 SPLITS = ("test", "holdout", "train")
 #: Verified cuts may differ from masks by this much: float32 sums in another order.
@@ -38,11 +38,11 @@ def search(given: Mapping[str, Any], *, experiment: str | None, as_json: bool) -
     settings.setdefault("out", default_run_folder(settings.get("model")))
 
     def start(observer: Observer) -> SearchResult:
-        from autoprune.searching.api import run_search
+        from autoprune.searching.search.api import run_search
 
         return run_search(options, observer=observer)
 
-    from autoprune.searching.options import SearchOptions
+    from autoprune.searching.inputs.options import SearchOptions
 
     options = SearchOptions(**settings)
     limit = options.time_limit
@@ -52,7 +52,7 @@ def search(given: Mapping[str, Any], *, experiment: str | None, as_json: bool) -
 def resume(out: Path, *, given: Mapping[str, Any], experiment: str | None, as_json: bool) -> int:
     """Continues the search in a run folder, shows the result and returns the exit code."""
     from autoprune.config.options import OPTIONS, RESUMABLE
-    from autoprune.searching.run_folder import RunFolder
+    from autoprune.searching.inputs.run_folder import RunFolder
 
     extra = [OPTIONS[name].flag for name in given if name not in RESUMABLE]
     extra += ["--experiment"] if experiment is not None else []
@@ -64,7 +64,7 @@ def resume(out: Path, *, given: Mapping[str, Any], experiment: str | None, as_js
     candidates = folder.recorded("candidates")
 
     def start(observer: Observer) -> SearchResult:
-        from autoprune.searching.api import resume_search
+        from autoprune.searching.search.api import resume_search
 
         return resume_search(out, observer=observer, changes=changes)
 
@@ -114,8 +114,8 @@ def trace(given: Mapping[str, Any], *, verify: bool, target: SpaceTarget, as_jso
     target.check(given)
     settings = _checked(given)
     from autoprune.cli.render import show_trace
-    from autoprune.searching.inspect import search_space_of, trace_report
-    from autoprune.searching.options import SearchOptions
+    from autoprune.searching.inputs.options import SearchOptions
+    from autoprune.searching.inspection.networks import search_space_of, trace_report
 
     report = trace_report(SearchOptions(**settings), verify=verify)
     if target.file is not None:
@@ -136,7 +136,7 @@ def cost(given: Mapping[str, Any], widths: Path, *, convention: str | None, as_j
     if not widths.is_file():
         raise ConfigError(f"The widths file {str(widths)!r} does not exist. Name a JSON file with --widths.")
     from autoprune.cli.render import show_cost
-    from autoprune.searching.inspect import cost_report
+    from autoprune.searching.inspection.networks import cost_report
 
     where = {"data": settings.get("data"), "data_root": settings.get("data_root")}
     report = cost_report(settings["model"], widths, **where, convention=convention)
@@ -150,7 +150,7 @@ def evaluate(directory: Path, *, given: Mapping[str, Any], split: str, as_json: 
     saved = saved_folder(directory)
     settings = _checked(given)
     from autoprune.cli.render import show_evaluation
-    from autoprune.searching.inspect import evaluate_saved
+    from autoprune.searching.inspection.networks import evaluate_saved
 
     named = {name: settings.get(name) for name in ("data", "data_root", "task", "device")}
     report = evaluate_saved(saved, **named, split=split)
@@ -200,7 +200,7 @@ def _searched(
 ) -> int:
     """Runs a search to its end or interruption, and shows what it found or how to go on."""
     from autoprune.cli.quiet import DEBUG_VARIABLE, debugging
-    from autoprune.searching.run_folder import RunFolder
+    from autoprune.searching.inputs.run_folder import RunFolder
 
     try:
         result = driven(start, candidates=candidates, time_limit=time_limit)
@@ -236,7 +236,7 @@ def _how_to_resume(out: Path) -> str:
 
 
 def _tracking(run: Path) -> Mapping[str, Any]:
-    from autoprune.searching.run_folder import RunFolder
+    from autoprune.searching.inputs.run_folder import RunFolder
 
     try:
         tracking = RunFolder(run).summary().get("tracking")

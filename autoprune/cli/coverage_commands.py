@@ -33,8 +33,8 @@ def cover(families: Sequence[str], given: Mapping[str, Any], *, out: Path | None
         raise ConfigError(f"The output folder {str(out)!r} is a file. Name another one with --out.")
     from autoprune.cli.quiet import hush_libraries
     from autoprune.report.coverage_page import PASSED, summary_line
-    from autoprune.searching.coverage import Coverage, cover, models_of
-    from autoprune.searching.coverage_files import CoverageFile, write_page
+    from autoprune.searching.coverage.covering import Coverage, cover, models_of
+    from autoprune.searching.coverage.files import CoverageFile, write_page
 
     hush_libraries()
     names = [name.strip() for family in families for name in family.split(",")]

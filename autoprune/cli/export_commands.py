@@ -16,7 +16,7 @@ def export(directory: Path, formats: Sequence[str], *, settings: Mapping[str, An
 
     options = ExportOptions(formats_from(formats), batch=batch_from(batch), **settings)
     saved_folder(directory)
-    from autoprune.searching.exporting import export_saved
+    from autoprune.searching.delivery.exporting import export_saved
 
     entries = driven(lambda observer: export_saved(directory, options, observer))
     return shown({"directory": str(directory), "exports": entries}, _show, as_json=as_json)

@@ -14,8 +14,8 @@ def check_proxy(given: Mapping[str, Any], *, asked: Mapping[str, Any], as_json: 
     from autoprune.strategies import strategy_names
 
     options = check_options(given, strategies=strategy_names())
-    from autoprune.searching.options import SearchOptions
-    from autoprune.searching.proxies import ProxyOptions, check_proxies
+    from autoprune.searching.experiments.proxies import ProxyOptions, check_proxies
+    from autoprune.searching.inputs.options import SearchOptions
 
     wanted = ProxyOptions(**asked)
     report = driven(lambda observer: check_proxies(SearchOptions(**options), wanted, observer))

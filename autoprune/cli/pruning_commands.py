@@ -25,8 +25,8 @@ def prune(
         raise ConfigError(f"--epochs is {epochs:g}, but must be a finite number of at least 0.")
     options = check_options(given, strategies=strategy_names())
     from autoprune.cli.render import show_prune
-    from autoprune.searching.options import SearchOptions
-    from autoprune.searching.pruning import MethodOptions, prune
+    from autoprune.searching.delivery.pruning import MethodOptions, prune
+    from autoprune.searching.inputs.options import SearchOptions
 
     method = MethodOptions(**chosen, settings=named)
     summary = driven(lambda observer: prune(SearchOptions(**options), method, observer, budgeted="budgets" in given))
@@ -72,7 +72,7 @@ def experiment(
     assert file is not None
     from autoprune.cli.quiet import hush_libraries
     from autoprune.report.live import LiveProgress
-    from autoprune.searching.experiments import run_experiment
+    from autoprune.searching.experiments.runner import run_experiment
 
     hush_libraries()
 

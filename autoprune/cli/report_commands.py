@@ -13,7 +13,7 @@ from autoprune.cli.work import driven, shown
 from autoprune.errors import ConfigError
 
 if TYPE_CHECKING:
-    from autoprune.searching.aside import Aside
+    from autoprune.searching.delivery.second_process import Aside
 
 
 def pick(
@@ -37,7 +37,7 @@ def pick(
     """
     if all(value is None for value in chosen.values()):
         raise ConfigError("Which candidate? Name it with --id, or ask with --budget or --min-accuracy.")
-    from autoprune.searching.run_folder import RunFolder
+    from autoprune.searching.inputs.run_folder import RunFolder
 
     RunFolder(run).require_search()
     if out is not None and out.exists() and not out.is_dir():
@@ -51,7 +51,7 @@ def pick(
     # Before torch is imported. The network is small and the machine perhaps busy: threads that wait for one another
     # actively took 16.5 s of processor time where 6.6 s suffice.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from autoprune.searching.aside import Aside
+    from autoprune.searching.delivery.second_process import Aside
 
     with nullcontext() if wanted["no_mlflow"] else Aside() as aside:
         entry = _picked(run, chosen, wanted, out=out, finetune_epochs=finetune_epochs, aside=aside)
@@ -69,8 +69,8 @@ def _picked(
     finetune_epochs: float,
     aside: Aside | None,
 ) -> dict[str, Any]:
-    from autoprune.searching.picking import Choice, pick
-    from autoprune.searching.registering import Registration
+    from autoprune.searching.delivery.picking import Choice, pick
+    from autoprune.searching.delivery.registering import Registration
 
     choice, registration = Choice(**chosen), Registration(**wanted)
     return driven(
@@ -97,7 +97,7 @@ def report(
     as_json: bool,
 ) -> int:
     """Writes the report of a run and says where it is."""
-    from autoprune.searching.run_folder import RunFolder
+    from autoprune.searching.inputs.run_folder import RunFolder
 
     for folder in (run, *repeats):
         RunFolder(folder).require_run()
@@ -105,7 +105,7 @@ def report(
         from autoprune.report.optuna_study import require_place
 
         require_place(optuna)
-    from autoprune.searching.reporting import write_report
+    from autoprune.searching.inspection.reporting import write_report
 
     numbers = driven(
         lambda observer: write_report(
@@ -119,11 +119,11 @@ def compare(runs: Sequence[Path], *, out: Path | None, as_json: bool) -> int:
     """Writes a page of several runs and shows their table."""
     if len(runs) < 2:
         raise ConfigError("A comparison needs two runs or more: autoprune compare RUN RUN ...")
-    from autoprune.searching.run_folder import RunFolder
+    from autoprune.searching.inputs.run_folder import RunFolder
 
     for run in runs:
         RunFolder(run).require_run()
-    from autoprune.searching.reporting import write_comparison
+    from autoprune.searching.inspection.reporting import write_comparison
 
     return shown(write_comparison(runs, out=out), _show_comparison, as_json=as_json)
 

@@ -42,7 +42,7 @@ _DEFAULT_MODEL = "digits/resnet"
 def train(given: Mapping[str, Any], *, resume: Path | None, as_json: bool) -> int:
     """Trains a network, or goes on with a training; shows the result and returns the exit code."""
     from autoprune.config.options import default_run_folder
-    from autoprune.searching.training_options import TrainOptions, options_from
+    from autoprune.searching.trainings.options import TrainOptions, options_from
 
     if resume is not None:
         options = options_from(TrainOptions, _recorded("train", resume, given), out=resume)
@@ -56,7 +56,7 @@ def train(given: Mapping[str, Any], *, resume: Path | None, as_json: bool) -> in
         options = TrainOptions(**settings)
 
     def work(observer: Observer) -> dict[str, Any]:
-        from autoprune.searching.training import train_network
+        from autoprune.searching.trainings.training import train_network
 
         return train_network(options, observer)
 
@@ -66,7 +66,7 @@ def train(given: Mapping[str, Any], *, resume: Path | None, as_json: bool) -> in
 def finetune(directory: Path | None, given: Mapping[str, Any], *, resume: Path | None, as_json: bool) -> int:
     """Finetunes a saved network, or goes on with that; shows the result and returns the exit code."""
     from autoprune.config.options import find_weights
-    from autoprune.searching.training_options import FinetuneOptions, options_from
+    from autoprune.searching.trainings.options import FinetuneOptions, options_from
 
     if (directory is None) == (resume is None):
         raise ConfigError("Name the folder of a saved network, or one whose finetuning goes on with --resume DIR.")
@@ -91,7 +91,7 @@ def finetune(directory: Path | None, given: Mapping[str, Any], *, resume: Path |
         options = FinetuneOptions(**settings, source=saved)
 
     def work(observer: Observer) -> dict[str, Any]:
-        from autoprune.searching.finetuning import finetune
+        from autoprune.searching.trainings.finetuning import finetune
 
         return finetune(options, observer)
 
@@ -117,7 +117,7 @@ def _teacher(given: Mapping[str, Any]) -> dict[str, Any]:
 def _checked(command: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the checked options; paths and names by the rules of a search."""
     from autoprune.config.options import OPTIONS, check_options
-    from autoprune.searching.training_options import PRECISIONS
+    from autoprune.searching.trainings.options import PRECISIONS
 
     if "epochs" not in given:
         raise ConfigError(f"How long? Give --epochs, for example `autoprune {command} ... --epochs 20`.")
@@ -139,7 +139,7 @@ def _checked(command: str, given: Mapping[str, Any]) -> dict[str, Any]:
 def _recorded(command: str, out: Path, given: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the options of the training in a folder, with what may be told anew."""
     from autoprune.config.options import OPTIONS, check_options
-    from autoprune.searching.run_folder import RunFolder
+    from autoprune.searching.inputs.run_folder import RunFolder
 
     extra = [OPTIONS[name].flag if name in OPTIONS else f"--{name.replace('_', '-')}" for name in given]
     extra = [flag for flag, name in zip(extra, given, strict=True) if name not in _RESUMABLE]
@@ -159,7 +159,7 @@ def _believed(command: str, out: Path, recorded: Mapping[str, Any], changes: Map
     """Returns recorded options, checked like those that a person writes: the folder may come from others."""
     from autoprune.config.options import CODE_OPTIONS
     from autoprune.plugins import require_foreign
-    from autoprune.searching.recorded import recorded_store
+    from autoprune.searching.inputs.recorded import recorded_store
 
     known = {name: value for name, value in recorded.items() if value is not None and name not in ("out", *changes)}
     given = {name: value for name, value in known.items() if name not in _OTHERS}

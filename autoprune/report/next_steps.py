@@ -60,7 +60,7 @@ def after_prune(folder: Path) -> list[tuple[str, str]]:
 
 
 def after_pick(entry: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Returns the steps after a candidate was picked; `entry` is what `searching.picking.pick` returns."""
+    """Returns the steps after a candidate was picked; `entry` is what `searching.delivery.picking.pick` returns."""
     folder, logged = str(entry["directory"]), entry.get("mlflow")
     steps = [
         (f'autoprune.load("{folder}")', "the network, in Python"),

@@ -23,7 +23,7 @@ from autoprune.core.candidate import Candidate, Evaluation, Fidelity
 from autoprune.core.seeds import generator
 from autoprune.core.structure import Structure
 from autoprune.data.images import preprocess
-from autoprune.searching.preparation import Prepared
+from autoprune.searching.search.preparation import Prepared
 from experiments.benchmarks.cifar import prepared
 from experiments.benchmarks.common import write
 from experiments.benchmarks.plain_evaluation import PlainEvaluator

@@ -11,9 +11,9 @@ import torch
 
 from autoprune.config.options import check_options
 from autoprune.report.observer import NullObserver
-from autoprune.searching.options import SearchOptions
-from autoprune.searching.preparation import Prepared, prepare
-from autoprune.searching.problems import load_problem
+from autoprune.searching.inputs.options import SearchOptions
+from autoprune.searching.inputs.problems import load_problem
+from autoprune.searching.search.preparation import Prepared, prepare
 
 WEIGHTS = {
     "cifar/resnet8": "resnet8_cifar10.pt",

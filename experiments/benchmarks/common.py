@@ -45,7 +45,7 @@ def circumstances(packages: tuple[str, ...]) -> dict[str, Any]:
     """Returns date, commit, hardware, load and versions."""
     # Imported here: torch must not be loaded into what is measured without it.
     from autoprune.devices import processor
-    from autoprune.searching.circumstances import commit
+    from autoprune.searching.experiments.provenance import commit
 
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),

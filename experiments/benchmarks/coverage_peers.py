@@ -42,9 +42,9 @@ from torch import Tensor, nn
 from autoprune.models.costing.counting import count_on
 from autoprune.models.zoo.catalogue import model_info
 from autoprune.report.coverage_page import PEERS
-from autoprune.searching.circumstances import circumstances
-from autoprune.searching.coverage import PASSED, models_of, reduce_detector
-from autoprune.searching.coverage_files import write_page
+from autoprune.searching.coverage.covering import PASSED, models_of, reduce_detector
+from autoprune.searching.coverage.files import write_page
+from autoprune.searching.experiments.provenance import circumstances
 
 FOLDER = Path(__file__).parents[1] / "coverage"
 #: Of the processor, for each network and tool; by the clock a busy machine may take many times as long.

@@ -23,8 +23,8 @@ from torch import nn
 from autoprune.models.cutting.surgery import Kept
 from autoprune.models.reduction.selection import keep_best
 from autoprune.report.observer import NullObserver
-from autoprune.searching.finish import Finisher
-from autoprune.searching.preparation import Prepared
+from autoprune.searching.search.finish import Finisher
+from autoprune.searching.search.preparation import Prepared
 from autoprune.training.features import FeatureDistillation
 from autoprune.training.measure import measure
 from autoprune.training.recipe import Recipe, finetune_recipe

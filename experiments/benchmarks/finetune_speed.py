@@ -31,7 +31,7 @@ from autoprune.core.candidate import Merge
 from autoprune.devices import gpu_module, is_gpu
 from autoprune.models.reduction.merging import cut_and_merge
 from autoprune.models.reduction.selection import keep_best
-from autoprune.searching.preparation import Prepared
+from autoprune.searching.search.preparation import Prepared
 from autoprune.training.recipe import Recipe, finetune_recipe
 from autoprune.training.trainer import train
 from experiments.benchmarks.cifar import prepared

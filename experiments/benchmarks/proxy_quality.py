@@ -21,8 +21,8 @@ from typing import Any
 
 from autoprune.config.options import check_options
 from autoprune.report.live import LiveProgress
-from autoprune.searching.options import SearchOptions
-from autoprune.searching.proxies import ProxyOptions, check_proxies
+from autoprune.searching.experiments.proxies import ProxyOptions, check_proxies
+from autoprune.searching.inputs.options import SearchOptions
 from experiments.benchmarks.cifar import WEIGHTS
 from experiments.benchmarks.common import circumstances, write
 

@@ -33,9 +33,9 @@ from autoprune.core.space import SearchSpace
 from autoprune.core.structure import Structure
 from autoprune.evaluation.evaluator import fidelity_for
 from autoprune.report.observer import NullObserver
-from autoprune.searching.options import SearchOptions
-from autoprune.searching.preparation import Prepared, prepare
-from autoprune.searching.problems import load_problem
+from autoprune.searching.inputs.options import SearchOptions
+from autoprune.searching.inputs.problems import load_problem
+from autoprune.searching.search.preparation import Prepared, prepare
 from autoprune.strategies import heuristic_structures, make_strategy, strategy_names
 from autoprune.strategies.base import with_ceiling
 from autoprune.testing import table as tables

@@ -24,9 +24,9 @@ from unittest.mock import patch
 from autoprune.core.candidate import Candidate, Evaluation
 from autoprune.core.seeds import generator
 from autoprune.report.observer import NullObserver
-from autoprune.searching.api import run_search
-from autoprune.searching.options import SearchOptions
-from autoprune.searching.preparation import Prepared
+from autoprune.searching.inputs.options import SearchOptions
+from autoprune.searching.search.api import run_search
+from autoprune.searching.search.preparation import Prepared
 from autoprune.tracking.mlflow_tracker import MlflowTracker
 from experiments.benchmarks.common import write
 

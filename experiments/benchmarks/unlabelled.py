@@ -33,8 +33,8 @@ from autoprune.data.sources import load_data
 from autoprune.models.storage.saved import load
 from autoprune.models.zoo.catalogue import model_info
 from autoprune.report.observer import NullObserver
-from autoprune.searching.options import SearchOptions
-from autoprune.searching.pruning import MethodOptions, prune
+from autoprune.searching.delivery.pruning import MethodOptions, prune
+from autoprune.searching.inputs.options import SearchOptions
 from autoprune.training.measure import measure
 from experiments.benchmarks.cifar import WEIGHTS
 from experiments.benchmarks.common import write

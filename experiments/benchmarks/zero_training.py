@@ -30,8 +30,8 @@ from autoprune.models.reduction.calibration import ROWS, Calibration, calibrate
 from autoprune.models.reduction.elimination import DAMPING
 from autoprune.models.reduction.merging import cut_and_merge
 from autoprune.models.reduction.selection import keep_best, rank_groups
-from autoprune.searching.finish import FINAL_IMAGES, final_rows
-from autoprune.searching.preparation import Prepared
+from autoprune.searching.search.finish import FINAL_IMAGES, final_rows
+from autoprune.searching.search.preparation import Prepared
 from autoprune.training.measure import measure
 from experiments.benchmarks.cifar import prepared
 from experiments.benchmarks.common import write

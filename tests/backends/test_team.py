@@ -1,4 +1,4 @@
-"""Trainings on Ray Train; see `tests/searching/test_training.py` for whole ones."""
+"""Trainings on Ray Train; see `tests/searching/trainings/test_training.py` for whole ones."""
 
 from __future__ import annotations
 

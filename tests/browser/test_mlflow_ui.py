@@ -55,7 +55,7 @@ def test_a_search_is_seen_in_mlflow_without_any_setting_up(tmp_path, empty_store
     monkeypatch.syspath_prepend(str(TOYS))
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setattr("autoprune.searching.preparation.usable_cores", lambda: 1)
+    monkeypatch.setattr("autoprune.searching.search.preparation.usable_cores", lambda: 1)
     (tmp_path / "runs").mkdir()
     shutil.copy(empty_store, "runs/mlflow.db")
     network = ["--model", "toy_problem:network", "--data", "toy_problem:sets", "--backend", "serial"]

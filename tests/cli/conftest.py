@@ -165,23 +165,29 @@ def fake_search(monkeypatch, tmp_path):
     """Replaces the search, the display and the summary; the working directory is empty."""
     fake = FakeSearch()
     modules = [
-        _module("autoprune.searching.api", run_search=fake.run_search, resume_search=fake.resume_search),
-        _module("autoprune.searching.options", SearchOptions=_Options),
+        _module("autoprune.searching.search.api", run_search=fake.run_search, resume_search=fake.resume_search),
+        _module("autoprune.searching.inputs.options", SearchOptions=_Options),
         _module(
-            "autoprune.searching.inspect",
+            "autoprune.searching.inspection.networks",
             trace_report=fake.trace_report,
             search_space_of=fake.search_space_of,
             cost_report=fake.cost_report,
             evaluate_saved=fake.evaluate_saved,
         ),
-        _module("autoprune.searching.picking", Choice=types.SimpleNamespace, pick=fake.pick),
-        _module("autoprune.searching.registering", Registration=types.SimpleNamespace),
-        _module("autoprune.searching.reporting", write_report=fake.report_run, write_comparison=fake.compare_runs),
-        _module("autoprune.searching.pruning", MethodOptions=types.SimpleNamespace, prune=fake.prune),
-        _module("autoprune.searching.exporting", export_saved=fake.export_saved),
-        _module("autoprune.searching.proxies", ProxyOptions=types.SimpleNamespace, check_proxies=fake.check_proxies),
-        _module("autoprune.searching.training", train_network=fake.train),
-        _module("autoprune.searching.finetuning", finetune=fake.train),
+        _module("autoprune.searching.delivery.picking", Choice=types.SimpleNamespace, pick=fake.pick),
+        _module("autoprune.searching.delivery.registering", Registration=types.SimpleNamespace),
+        _module(
+            "autoprune.searching.inspection.reporting", write_report=fake.report_run, write_comparison=fake.compare_runs
+        ),
+        _module("autoprune.searching.delivery.pruning", MethodOptions=types.SimpleNamespace, prune=fake.prune),
+        _module("autoprune.searching.delivery.exporting", export_saved=fake.export_saved),
+        _module(
+            "autoprune.searching.experiments.proxies",
+            ProxyOptions=types.SimpleNamespace,
+            check_proxies=fake.check_proxies,
+        ),
+        _module("autoprune.searching.trainings.training", train_network=fake.train),
+        _module("autoprune.searching.trainings.finetuning", finetune=fake.train),
         _module("autoprune.report.live", LiveProgress=fake.live_progress),
         _module(
             "autoprune.report.terminal",

@@ -303,14 +303,14 @@ class TestCoverage:
         assert message in capsys.readouterr().err
 
     def test_a_family_ends_in_a_table_and_in_1_where_a_network_fails(self, monkeypatch, tmp_path, capsys):
-        from autoprune.searching import coverage
+        from autoprune.searching.coverage import covering
 
         def cover(models, *, tell):
             for model, outcome in zip(models, ("pass", "nothing can be cut"), strict=True):
-                tell(coverage.Coverage(model, outcome, half=outcome == "pass"))
+                tell(covering.Coverage(model, outcome, half=outcome == "pass"))
 
-        monkeypatch.setattr(coverage, "cover", cover)
-        monkeypatch.setattr(coverage, "models_of", lambda family: (f"{family}/a", f"{family}/b"))
+        monkeypatch.setattr(covering, "cover", cover)
+        monkeypatch.setattr(covering, "models_of", lambda family: (f"{family}/a", f"{family}/b"))
         assert run(["trace", "--all", "segmentation,detection", "--out", str(tmp_path / "table")]) == 1
         assert "detection: 1 of 2 networks pass, 1 can reach 50 % of their FLOPs." in capsys.readouterr().out
         page = (tmp_path / "table" / "README.md").read_text(encoding="utf-8")

@@ -152,9 +152,9 @@ def test_every_command_has_a_help_text(capsys, command):
 
 def test_the_help_of_a_search_names_every_default():
     from autoprune.cli.app import app
-    from autoprune.searching.options import SearchOptions
-    from autoprune.searching.preparation import HOLDOUT_IMAGES
-    from autoprune.searching.results import DEFAULT_FINETUNE_EPOCHS
+    from autoprune.searching.inputs.options import SearchOptions
+    from autoprune.searching.search.preparation import HOLDOUT_IMAGES
+    from autoprune.searching.search.results import DEFAULT_FINETUNE_EPOCHS
     from autoprune.tasks.registry import CLASSIFICATION, make_task
 
     options = typer.main.get_command(app).commands["search"].params

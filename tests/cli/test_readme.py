@@ -61,7 +61,7 @@ def test_every_python_block_compiles(text, runs):
 @pytest.mark.slow
 @pytest.mark.parametrize("text", [text for text, runs in PYTHON if runs and text != OWN_NETWORK])
 def test_python_blocks_run(text, tmp_path, monkeypatch):
-    pytest.importorskip("autoprune.searching.api")
+    pytest.importorskip("autoprune.searching.search.api")
     monkeypatch.chdir(tmp_path)
     exec(compile(text, "README.md", "exec"), {})
 

@@ -27,7 +27,7 @@ def test_nothing_given_leaves_every_default_to_the_search():
 
 
 def test_every_option_is_a_field_of_the_search_options():
-    options = pytest.importorskip("autoprune.searching.options")
+    options = pytest.importorskip("autoprune.searching.inputs.options")
     assert set(OPTIONS) == {field.name for field in fields(options.SearchOptions)}
 
 

@@ -26,11 +26,12 @@ import torch
 
 from autoprune.errors import AutopruneError
 from autoprune.report.observer import NullObserver
-from autoprune.searching import finish, pruning, running
-from autoprune.searching.api import resume_search, run_search
-from autoprune.searching.options import SearchOptions
-from autoprune.searching.preparation import prepare
-from autoprune.searching.problems import load_problem
+from autoprune.searching.delivery import pruning
+from autoprune.searching.inputs.options import SearchOptions
+from autoprune.searching.inputs.problems import load_problem
+from autoprune.searching.search import finish, running
+from autoprune.searching.search.api import resume_search, run_search
+from autoprune.searching.search.preparation import prepare
 
 CALLS = ("write", "fsync", "replace")
 #: kill: before, within or after the call. full: no room from the call on. limit: no file may grow beyond some bytes.

@@ -61,8 +61,8 @@ def test_a_folder_in_the_run_folder_that_is_a_link_elsewhere_is_refused(run, tmp
 
 def test_a_search_whose_incumbent_is_a_link_elsewhere_writes_nothing_there(run, tmp_path):
     from autoprune.report.observer import NullObserver
-    from autoprune.searching.options import SearchOptions
-    from autoprune.searching.running import run as search
+    from autoprune.searching.inputs.options import SearchOptions
+    from autoprune.searching.search.running import run as search
 
     (tmp_path / "elsewhere").mkdir()
     (run / "incumbent").symlink_to(tmp_path / "elsewhere")

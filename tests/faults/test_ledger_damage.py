@@ -21,7 +21,7 @@ from autoprune.config.options import CODE_OPTIONS, OPTIONS
 from autoprune.core.files import require_format, write_together
 from autoprune.errors import PluginError, RunError
 from autoprune.plugins import require_foreign
-from autoprune.searching.recorded import recorded_options
+from autoprune.searching.inputs.recorded import recorded_options
 from autoprune.study import Ledger, read_ledger, replay
 from autoprune.study.ledger import encode_line
 from autoprune.tracking.uris import place_on_disk
@@ -149,7 +149,7 @@ def test_another_format_is_refused(content, message):
 
 def test_newer_structures_and_records_are_refused(tmp_path):
     from autoprune.models.storage.saved import SavedModel
-    from autoprune.searching.run_folder import RunFolder
+    from autoprune.searching.inputs.run_folder import RunFolder
 
     newer = json.dumps({"format": 2, "autoprune": "9.0", "versions": {"autoprune": "9.0"}, "kind": "train"})
     with pytest.raises(RunError, match=r"needs autoprune 9\.0 or newer"):
@@ -238,7 +238,7 @@ def test_where_a_store_lies_on_the_disk(uri, place):
 
 class TestRecordedStores:
     def store(self, uri, folder):
-        from autoprune.searching.recorded import recorded_store
+        from autoprune.searching.inputs.recorded import recorded_store
 
         return recorded_store(uri, folder)
 
@@ -266,7 +266,7 @@ class TestRecordedStores:
 
 
 def test_no_written_command_holds_a_secret(monkeypatch):
-    from autoprune.searching.results import command_line
+    from autoprune.searching.search.results import command_line
 
     monkeypatch.setattr(
         sys, "argv", ["autoprune", "search", "--tracking-uri", "https://me:hunter2@host/?token=hunter2"]

@@ -17,8 +17,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "searching"))
 
 from autoprune.report.observer import NullObserver
-from autoprune.searching.api import run_search
-from autoprune.searching.options import SearchOptions
+from autoprune.searching.inputs.options import SearchOptions
+from autoprune.searching.search.api import run_search
 from autoprune.tracking.ui import ui_command, ui_environment
 from tests.faults.driver import ledger
 

@@ -31,10 +31,10 @@ JSON = st.recursive(
 def searched(tmp_path_factory):
     """Returns the folder of a small search, and what was prepared for it."""
     from autoprune.report.observer import NullObserver
-    from autoprune.searching.api import run_search
-    from autoprune.searching.options import SearchOptions
-    from autoprune.searching.preparation import prepare
-    from autoprune.searching.problems import load_problem
+    from autoprune.searching.inputs.options import SearchOptions
+    from autoprune.searching.inputs.problems import load_problem
+    from autoprune.searching.search.api import run_search
+    from autoprune.searching.search.preparation import prepare
 
     out = tmp_path_factory.mktemp("search") / "run"
     options = SearchOptions(
@@ -62,17 +62,17 @@ def kept(searched, folder, monkeypatch):
 
         raise RunError("The search would be finished here.")
 
-    for module in ("running", "picking"):
+    for module in ("search.running", "delivery.picking"):
         monkeypatch.setattr(
             f"autoprune.searching.{module}.prepare",
             lambda problem, options, observer, **_: replace(prepared, options=options),
         )
-    monkeypatch.setattr("autoprune.searching.running._conclude", concluded)
-    monkeypatch.setattr("autoprune.searching.running._evaluate", lambda *arguments: (None, False))
-    monkeypatch.setattr("autoprune.searching.api.load_problem", lambda options, observer: prepared.problem)
-    monkeypatch.setattr("autoprune.searching.picking.load_problem", lambda options, observer: prepared.problem)
-    monkeypatch.setattr("autoprune.searching.picking.Finisher", lambda *a, **n: concluded(*[None] * 4))
-    monkeypatch.setattr("autoprune.searching.inspect.load_data", lambda *a, **n: prepared.problem.data)
+    monkeypatch.setattr("autoprune.searching.search.running._conclude", concluded)
+    monkeypatch.setattr("autoprune.searching.search.running._evaluate", lambda *arguments: (None, False))
+    monkeypatch.setattr("autoprune.searching.search.api.load_problem", lambda options, observer: prepared.problem)
+    monkeypatch.setattr("autoprune.searching.delivery.picking.load_problem", lambda options, observer: prepared.problem)
+    monkeypatch.setattr("autoprune.searching.delivery.picking.Finisher", lambda *a, **n: concluded(*[None] * 4))
+    monkeypatch.setattr("autoprune.searching.inspection.networks.load_data", lambda *a, **n: prepared.problem.data)
     return Path("run")
 
 
@@ -214,7 +214,7 @@ DEEP = [b"[" * 100_000, b'{"a":' * 50_000, b"1" * 6000, b'{"format": ' + b"9" * 
 def test_summaries(sound, kept, monkeypatch, command, data):
     monkeypatch.setattr("autoprune.cli.commands.serve", lambda command, environment: None)
     monkeypatch.setattr("autoprune.cli.commands._require_free", lambda port: None)
-    monkeypatch.setattr("autoprune.searching.reporting.png", lambda drawing: b"")
+    monkeypatch.setattr("autoprune.searching.inspection.reporting.png", lambda drawing: b"")
     path = kept / "summary.json"
     content = json.dumps(data.draw(mutated(json.loads(original(path))))).encode()
     path.write_bytes(data.draw(st.sampled_from([content] * 9 + DEEP)))
@@ -224,7 +224,7 @@ def test_summaries(sound, kept, monkeypatch, command, data):
 
 @given(data=st.data())
 def test_saved_networks_that_are_finetuned(sound, kept, monkeypatch, data):
-    monkeypatch.setattr("autoprune.searching.finetuning.carry_out", lambda task, observer: {})
+    monkeypatch.setattr("autoprune.searching.trainings.finetuning.carry_out", lambda task, observer: {})
     monkeypatch.setattr("autoprune.cli.render.show_training", lambda report: None)
     path = kept / "incumbent" / "structure.json"
     content = json.dumps(data.draw(mutated(json.loads(original(path))))).encode()

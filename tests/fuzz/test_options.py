@@ -28,17 +28,17 @@ BUDGETS = st.one_of(
 @pytest.fixture
 def no_work(monkeypatch):
     """Lets every search, training and pruning end before it begins."""
-    import autoprune.searching.experiments  # noqa: F401 (imported while the search is replaced, it would keep that one)
+    import autoprune.searching.experiments.runner  # noqa: F401 (imported while the search is replaced, it would keep that one)
 
     summary = {"format": 1, "model": "m", "folder": "f", "interrupted": False, "incumbent": {"accuracy": 0.9}}
     result = types.SimpleNamespace(summary=summary, out=Path("run"), require_found=lambda: None)
-    monkeypatch.setattr("autoprune.searching.api.run_search", lambda options, *, observer: result)
+    monkeypatch.setattr("autoprune.searching.search.api.run_search", lambda options, *, observer: result)
     for name in ("show_summary", "show_training", "show_prune", "show_trace"):
         monkeypatch.setattr(f"autoprune.cli.render.{name}", lambda summary: None, raising=False)
-    monkeypatch.setattr("autoprune.searching.training.train_network", lambda options, observer: {})
-    monkeypatch.setattr("autoprune.searching.finetuning.finetune", lambda options, observer: {})
-    monkeypatch.setattr("autoprune.searching.pruning.prune", lambda *arguments, **named: {})
-    monkeypatch.setattr("autoprune.searching.inspect.trace_report", lambda *arguments, **named: {})
+    monkeypatch.setattr("autoprune.searching.trainings.training.train_network", lambda options, observer: {})
+    monkeypatch.setattr("autoprune.searching.trainings.finetuning.finetune", lambda options, observer: {})
+    monkeypatch.setattr("autoprune.searching.delivery.pruning.prune", lambda *arguments, **named: {})
+    monkeypatch.setattr("autoprune.searching.inspection.networks.trace_report", lambda *arguments, **named: {})
     monkeypatch.setattr("autoprune.report.live.LiveProgress", _Silent)
 
 
@@ -125,7 +125,7 @@ def test_experiment_files(sound, no_work, monkeypatch, content):
     def stopped(*arguments, **named):
         raise ConfigError("enough")
 
-    monkeypatch.setattr("autoprune.searching.experiments.run_search", stopped, raising=False)
-    monkeypatch.setattr("autoprune.searching.experiments.Contest", stopped)
+    monkeypatch.setattr("autoprune.searching.experiments.runner.run_search", stopped, raising=False)
+    monkeypatch.setattr("autoprune.searching.experiments.runner.Contest", stopped)
     Path("x.toml").write_bytes(content)
     sound("experiment", "x.toml")

@@ -15,8 +15,8 @@ sys.path.insert(0, str(HERE))
 @pytest.fixture(autouse=True)
 def _one_core(monkeypatch):
     """Threads that wait for each other on a busy machine make a small search ten times slower."""
-    monkeypatch.setattr("autoprune.searching.preparation.usable_cores", lambda: 1)
-    monkeypatch.setattr("autoprune.searching.workers.usable_cores", lambda: 1)
+    monkeypatch.setattr("autoprune.searching.search.preparation.usable_cores", lambda: 1)
+    monkeypatch.setattr("autoprune.searching.search.workers.usable_cores", lambda: 1)
 
 
 @pytest.fixture
@@ -32,8 +32,8 @@ def folder(tmp_path, monkeypatch):
 def toy(folder):
     """Returns a function that runs a search of the toy problem by names."""
     from autoprune.report.observer import NullObserver
-    from autoprune.searching.api import run_search
-    from autoprune.searching.options import SearchOptions
+    from autoprune.searching.inputs.options import SearchOptions
+    from autoprune.searching.search.api import run_search
 
     def run(out="run", *, observer=None, **options):
         usual = {

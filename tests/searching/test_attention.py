@@ -13,8 +13,8 @@ import toy_problem
 import autoprune
 from autoprune.models.cutting.attention import HeadAttention
 from autoprune.report.observer import NullObserver
-from autoprune.searching.options import SearchOptions
-from autoprune.searching.pruning import MethodOptions, prune
+from autoprune.searching.delivery.pruning import MethodOptions, prune
+from autoprune.searching.inputs.options import SearchOptions
 
 HEADS = "layer.self_attn.in_proj"
 

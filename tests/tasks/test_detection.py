@@ -17,13 +17,13 @@ from autoprune.evaluation.subject import image_arrays
 from autoprune.models.storage.saved import load
 from autoprune.models.zoo.catalogue import build_model
 from autoprune.report.observer import NullObserver
-from autoprune.searching.api import run_search
-from autoprune.searching.finetuning import finetune
-from autoprune.searching.inspect import evaluate_saved
-from autoprune.searching.options import SearchOptions
-from autoprune.searching.pruning import MethodOptions, prune
-from autoprune.searching.training import train_network
-from autoprune.searching.training_options import FinetuneOptions, TrainOptions
+from autoprune.searching.delivery.pruning import MethodOptions, prune
+from autoprune.searching.inputs.options import SearchOptions
+from autoprune.searching.inspection.networks import evaluate_saved
+from autoprune.searching.search.api import run_search
+from autoprune.searching.trainings.finetuning import finetune
+from autoprune.searching.trainings.options import FinetuneOptions, TrainOptions
+from autoprune.searching.trainings.training import train_network
 from autoprune.tasks.average_precision import AveragePrecision
 from autoprune.tasks.base import Objective
 from autoprune.tasks.classification import Classification

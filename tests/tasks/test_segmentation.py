@@ -18,15 +18,15 @@ from autoprune.errors import DataError, ModelError
 from autoprune.models.storage.saved import load
 from autoprune.models.zoo.catalogue import build_model
 from autoprune.report.observer import NullObserver
-from autoprune.searching.api import run_search
-from autoprune.searching.exporting import export
-from autoprune.searching.finetuning import finetune
-from autoprune.searching.inspect import evaluate_saved
-from autoprune.searching.options import SearchOptions
-from autoprune.searching.picking import Choice, pick
-from autoprune.searching.pruning import MethodOptions, prune
-from autoprune.searching.training import train_network
-from autoprune.searching.training_options import FinetuneOptions, TrainOptions
+from autoprune.searching.delivery.exporting import export
+from autoprune.searching.delivery.picking import Choice, pick
+from autoprune.searching.delivery.pruning import MethodOptions, prune
+from autoprune.searching.inputs.options import SearchOptions
+from autoprune.searching.inspection.networks import evaluate_saved
+from autoprune.searching.search.api import run_search
+from autoprune.searching.trainings.finetuning import finetune
+from autoprune.searching.trainings.options import FinetuneOptions, TrainOptions
+from autoprune.searching.trainings.training import train_network
 from autoprune.tasks.base import Objective
 from autoprune.tasks.registry import SEGMENTATION
 from autoprune.tasks.segmentation import IGNORED, Segmentation

@@ -32,9 +32,9 @@ from autoprune.models.network import Role
 from autoprune.models.reduction.merging import recalibrate
 from autoprune.models.zoo.catalogue import build_model
 from autoprune.report.observer import NullObserver
-from autoprune.searching.options import SearchOptions
-from autoprune.searching.preparation import Prepared, prepare
-from autoprune.searching.problems import Problem, load_problem
+from autoprune.searching.inputs.options import SearchOptions
+from autoprune.searching.inputs.problems import Problem, load_problem
+from autoprune.searching.search.preparation import Prepared, prepare
 from autoprune.training.recipe import Recipe, finetune_recipe
 from autoprune.training.trainer import train
 from experiments.benchmarks.peers.plan import Network

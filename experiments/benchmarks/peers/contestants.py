@@ -11,7 +11,7 @@ from autoprune.core.candidate import Evaluation, Merge, Outcome
 from autoprune.core.standings import Standings
 from autoprune.core.structure import structure_from
 from autoprune.report.observer import NullObserver
-from autoprune.searching.running import searched
+from autoprune.searching.search.running import searched
 from experiments.benchmarks.peers.arena import Arena, Clock, Run, Step
 from experiments.benchmarks.peers.plan import Task
 

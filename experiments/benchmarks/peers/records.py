@@ -15,7 +15,7 @@ from autoprune.core.candidate import Merge
 from autoprune.core.files import atomic_write_text
 from autoprune.errors import AutopruneError, ConfigError, RunError, nearest
 from autoprune.report import formats
-from autoprune.searching.circumstances import commit
+from autoprune.searching.experiments.provenance import commit
 from experiments.benchmarks.peers.arena import Arena, Run
 from experiments.benchmarks.peers.contestants import CONTESTANTS
 from experiments.benchmarks.peers.plan import Network, Task, tasks_of
