@@ -312,12 +312,17 @@ def _fitted(model: nn.Module, shape: tuple[int, ...], generator: torch.Generator
 
 
 def _structure(network: TracedNetwork, rng: np.random.Generator) -> tuple[bool, Structure]:
-    """Returns whether half the FLOPs can be reached, and a random structure there, or else anywhere."""
+    """Returns whether half the FLOPs can be reached, and a random structure there, or else anywhere.
+
+    Every group loses a channel at least: one that stays whole would hide that it cannot be cut.
+    """
     try:
         space = SearchSpace.build(network.groups, network.cost_model, parse_budgets(BUDGET))
+        half, drawn = True, space.sample(1, rng)[0]
     except BudgetError:
-        return False, random_structure(network, rng)
-    return True, space.sample(1, rng)[0]
+        half, drawn = False, random_structure(network, rng)
+    narrower = (min(width, max(1, group.width - 1)) for width, group in zip(drawn.widths, network.groups, strict=True))
+    return half, Structure(tuple(narrower))
 
 
 def _reasons(network: TracedNetwork) -> tuple[dict[str, Any], ...]:
