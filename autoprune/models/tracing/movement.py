@@ -28,13 +28,15 @@ _PER_CHANNEL = """
     _upsample_nearest_exact1d _upsample_nearest_exact3d reflection_pad1d reflection_pad3d replication_pad1d
     replication_pad3d
 """
-_REDUCTIONS = "mean sum amax amin max min var std"
+_REDUCTIONS = "mean sum amax amin max min var std var_mean std_mean logsumexp any all argmax argmin"
 _ALONG_DIM = "_softmax _log_softmax _safe_softmax cumsum"
 _PARTS = frozenset({"aten::split", "aten::split_with_sizes", "aten::slice", "aten::select", "aten::unbind"})
 _FIXED_ORDER = frozenset({"aten::index_select", "aten::roll"})
 _RESHAPES = frozenset({"aten::view", "aten::_unsafe_view", "aten::_reshape_alias"})
-_DRAWS = "rand_like randn_like bernoulli bernoulli_ normal_ uniform_"
-_UNLABELLED = "new_zeros new_empty new_ones new_full empty_like zeros_like ones_like"
+_AS_MANY = """
+    rand_like randn_like bernoulli bernoulli_ normal_ uniform_ empty_like zeros_like ones_like full_like fill_ zero_
+"""
+_UNLABELLED = "new_zeros new_empty new_ones new_full"
 
 
 def operations(names: str) -> list[str]:
@@ -43,7 +45,7 @@ def operations(names: str) -> list[str]:
 
 
 MOVES = frozenset(operations(_MOVES))
-#: Make a tensor of the same shape that carries no channel.
+#: Make a tensor of a written shape, which carries no channel.
 UNLABELLED = frozenset(operations(_UNLABELLED))
 
 
@@ -87,7 +89,8 @@ def _move(tracer: LabelTracer, call: Call) -> None:
     elif call.name in _RESHAPES:
         moved = _swap(tracer, call.args[0]).reshape(call.out.shape)
     else:
-        moved = call.func(*_swap(tracer, call.args), **_swap(tracer, call.kwargs))
+        freeze_inputs(tracer, (leaf for leaf in call.args[1:] if isinstance(leaf, Tensor)), "is used as an index")
+        moved = call.func(_swap(tracer, call.args[0]), *call.args[1:], **call.kwargs)
     labels = [leaf for leaf in tree_leaves(moved) if isinstance(leaf, Tensor)]
     if call.name in _PARTS:
         _freeze_parts(tracer, call, labels)
@@ -113,10 +116,10 @@ def _append_parameters(tracer: LabelTracer, call: Call) -> None:
 
 
 def _swap(tracer: LabelTracer, arguments: Any) -> Any:
-    """Returns the arguments with label tensors in place of activations; an unlabelled one is fixed throughout."""
+    """Returns the arguments with label tensors in place of tensors; an unlabelled one is fixed throughout."""
 
     def swap(leaf: Any) -> Any:
-        if not isinstance(leaf, Tensor) or not leaf.is_floating_point():
+        if not isinstance(leaf, Tensor):
             return leaf
         labels = tracer.labels(leaf)
         return torch.full((1,), FIXED).expand(leaf.shape) if labels is None else labels
@@ -180,11 +183,26 @@ def _pad(tracer: LabelTracer, call: Call) -> None:
 
 
 def _per_channel(tracer: LabelTracer, call: Call) -> None:
-    image, result = call.args[0], call.results[0]
-    spatial = 1 if "1d" in call.name else 3 if "3d" in call.name else 2
-    dim = image.dim() - spatial - 1
+    image, dim = call.args[0], _channel_dim(call)
     vector = channel_vector(tracer, image, dim, f"{call.plain} over channels that are mixed with positions")
-    tracer.label(result, None if vector is None else spread(vector, result.shape, dim))
+    for item in call.results:  # where maxima were found goes back to the same channels, see `_unpool`
+        tracer.label(item, None if vector is None else spread(vector, item.shape, dim))
+
+
+def _channel_dim(call: Call) -> int:
+    spatial = 1 if "1d" in call.name else 3 if "3d" in call.name else 2
+    return int(call.args[0].dim()) - spatial - 1
+
+
+def _unpool(tracer: LabelTracer, call: Call) -> None:
+    """Channels are spread to where the maxima of others were, as in SegNet (2017): one by one, so they go together."""
+    dim, reason = _channel_dim(call), f"{call.plain} of channels that are not those of the pooling"
+    read, found = (channel_vector(tracer, item, dim, reason) for item in call.args[:2])
+    if read is None or found is None:
+        freeze_inputs(tracer, call.operands, reason)
+        return
+    tracer.atoms.tie(read, found, reason)
+    tracer.label(call.out, spread(read, call.out.shape, dim))
 
 
 def _reduce(tracer: LabelTracer, call: Call) -> None:
@@ -238,13 +256,10 @@ def _gated(tracer: LabelTracer, call: Call) -> None:
     tracer.label(call.out, left)
 
 
-def _draw(tracer: LabelTracer, call: Call) -> None:
-    """Numbers drawn for channels, whatever these are: there are as many as channels."""
-    labels = tracer.labels(call.args[0])
-    if labels is None:
-        freeze_inputs(tracer, call.operands, f"no channel rule for {call.name} of several tensors")
-    else:
-        tracer.label(call.out, labels)
+def _as_many(tracer: LabelTracer, call: Call) -> None:
+    """Constants, or numbers drawn, for channels, whatever these are: there are as many as channels."""
+    freeze_inputs(tracer, call.operands[1:], f"no channel rule for {call.name} of several tensors")
+    tracer.label(call.out, tracer.labels(call.args[0]))
 
 
 def _layer_norm(tracer: LabelTracer, call: Call) -> None:
@@ -285,9 +300,10 @@ DATA_RULES: dict[str, _Rule] = {
     **dict.fromkeys(operations(_PER_CHANNEL), _per_channel),
     **dict.fromkeys(operations(_REDUCTIONS), _reduce),
     **dict.fromkeys(operations(_ALONG_DIM), _along_dim),
-    **dict.fromkeys(operations(_DRAWS), _draw),
+    **dict.fromkeys(operations(_AS_MANY), _as_many),
     "aten::constant_pad_nd": _pad,
     "aten::glu": _gated,
+    **dict.fromkeys(operations("max_unpool2d max_unpool3d"), _unpool),
     "aten::linalg_vector_norm": _vector_norm,
     "aten::native_layer_norm": _layer_norm,
     "aten::native_group_norm": _group_norm,

@@ -1,4 +1,4 @@
-"""Channel rules of torchvision's own operations: pooling of regions and deformable convolutions."""
+"""Channel rules of what reads maps at computed places: pooling of regions, grids, and deformable convolutions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DEFORMABLE = "torchvision::deform_conv2d"
 
 
 def _pool_regions(tracer: LabelTracer, call: Call) -> None:
-    """(N, C, H, W) maps and (K, 5) regions become (K, C, h, w): every channel alike."""
+    """(N, C, H, W) maps become (K, C, h, w) at (K, 5) regions, (N, C, h, w) at a (N, h, w, 2) grid: channels alike."""
     freeze_inputs(tracer, call.operands[1:], "says where regions lie")
     vector = channel_vector(tracer, call.args[0], 1, "regions are pooled over channels that are mixed with positions")
     tracer.label(call.results[0], None if vector is None else spread(vector, call.results[0].shape, 1))
@@ -53,4 +53,6 @@ def deformable_convolution(tracer: LabelTracer, call: Call) -> None:
 VISION_RULES: dict[str, Callable[[Any, Call], None]] = {
     "torchvision::roi_align": _pool_regions,
     "torchvision::roi_pool": _pool_regions,
+    "aten::grid_sampler_2d": _pool_regions,
+    "aten::grid_sampler_3d": _pool_regions,
 }

@@ -1,4 +1,4 @@
-"""Operations that treat every channel alike, in one, two and three dimensions, and gates of halves."""
+"""Operations that treat every channel alike, in one, two and three dimensions, gates of halves, and unpooling."""
 
 from __future__ import annotations
 
@@ -13,6 +13,15 @@ from autoprune.models.tracing.tracer import trace
 from autoprune.models.verification.equivalence import verified, verify
 from tests.models.toy_networks import images
 
+
+def with_border(x: Tensor) -> Tensor:
+    """Returns the map, its first rows overwritten in place."""
+    x = x.clone()
+    x[:, :, :2] = 0.5
+    return x
+
+
+GRID = torch.rand(1, 5, 7, 2, generator=torch.Generator().manual_seed(0)) * 2 - 1
 ALIKE: dict[str, tuple[int, Callable[[Tensor], Tensor]]] = {
     "max pool 3d": (3, lambda x: functional.max_pool3d(x, (1, 2, 2))),
     "average pool 3d": (3, lambda x: functional.avg_pool3d(x, 2)),
@@ -26,6 +35,13 @@ ALIKE: dict[str, tuple[int, Callable[[Tensor], Tensor]]] = {
     "reflection pad 1d": (1, lambda x: functional.pad(x, (1, 1), mode="reflect")),
     "gate 2d": (2, lambda x: functional.glu(torch.cat([x, x.tanh()], 1), 1)),
     "gate of positions": (2, lambda x: functional.glu(x, 3)),
+    "unpooling": (2, lambda x: functional.max_unpool2d(*functional.max_pool2d(x, 2, return_indices=True), 2)),
+    "moved mask": (2, lambda x: x * (x > 0).flatten(2).view(x.shape).mT.mT),
+    "joined masks": (2, lambda x: x * torch.stack([x > 0, x > 1]).any(0)),
+    "whole numbers": (2, lambda x: x + (16 * x).int().flatten(2).view(x.shape) / 16),
+    "zeros to begin with": (2, lambda x: torch.zeros_like(x) + x),
+    "a border of zeros": (2, with_border),
+    "sampled at a grid": (2, lambda x: functional.grid_sample(x, GRID.expand(len(x), -1, -1, -1), align_corners=True)),
 }
 
 
@@ -56,3 +72,27 @@ def test_the_halves_of_a_gate_are_cut_alike():
     network = verified(model, trace(model, images(1)))
     assert [(group.name, group.width) for group in network.groups] == [("0", 4), ("2", 6)]
     assert network.frozen == {"4": "network output"}
+
+
+class Unpooled(nn.Module):
+    """Goes up as SegNet does: to where the maxima on the way down were."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down, self.deeper = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 8, 3, padding=1)
+        self.up, self.higher = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 6, 3, padding=1)
+        self.head = nn.Conv2d(6, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, first = functional.max_pool2d(self.down(x), 2, return_indices=True)
+        x, second = functional.max_pool2d(self.deeper(x), 2, return_indices=True)
+        x = functional.max_unpool2d(self.up(x), second, 2)
+        return self.head(functional.max_unpool2d(self.higher(x), first, 2))
+
+
+def test_channels_that_are_unpooled_are_cut_with_those_that_were_pooled():
+    model = Unpooled().eval()
+    network = verified(model, trace(model, images(1)))
+    assert [(group.name, group.width) for group in network.groups] == [("down", 6), ("deeper", 8)]
+    assert network.frozen == {"head": "network output"}
+    assert verify(model, network).holds
