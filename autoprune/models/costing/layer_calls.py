@@ -137,7 +137,7 @@ def _shape(func: Any, args: tuple[Any, ...], out: Tensor, operands: LayerOperand
         return LayerShape(inner, out.shape[-1], (read.numel() // inner,), bias=bias)
     stride, padding, dilation, transposed, output_padding, groups = args[3:9]
     settings = (*map(tuple, (stride, padding, dilation)), bool(transposed), tuple(output_padding))
-    depthwise = groups > 1 and groups == read.shape[1] and not transposed
+    depthwise = groups > 1 and groups == read.shape[1]
     return LayerShape(
         inner=read.shape[1],
         out=out.shape[1],

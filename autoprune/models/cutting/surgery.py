@@ -261,9 +261,10 @@ def _resize(module: nn.Module) -> None:
     # Plain integers: written past the checks of nn.Module, which would take a fifth of the time of a cut.
     attributes = module.__dict__
     if isinstance(module, nn.modules.conv._ConvNd) and weight is not None:
-        if module.groups > 1 and module.groups == module.in_channels and not module.transposed:
-            groups = weight.shape[0] // (module.out_channels // module.groups)
-            attributes.update(groups=groups, in_channels=groups, out_channels=weight.shape[0])
+        if module.groups > 1 and module.groups == module.in_channels:
+            each = module.out_channels // module.groups
+            groups = weight.shape[0] if module.transposed else weight.shape[0] // each
+            attributes.update(groups=groups, in_channels=groups, out_channels=groups * each)
         elif module.transposed:
             attributes.update(in_channels=weight.shape[0], out_channels=weight.shape[1] * module.groups)
         else:

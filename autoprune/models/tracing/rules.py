@@ -111,8 +111,8 @@ def _convolution(tracer: LabelTracer, call: Call) -> None:
         tracer.count_derived(call.args[1], positions)
         return
     read = channel_vector(tracer, image, 1, f"{tracer.name(weight)} reads channels that are mixed with positions")
-    if groups > 1 and groups == image.shape[1] and not transposed:
-        written = _depthwise(tracer, weight, read)
+    if groups > 1 and groups == image.shape[1]:
+        written = _depthwise(tracer, weight, read, transposed=transposed)
     elif groups > 1:
         written = _grouped(tracer, weight, read, groups=groups, transposed=transposed)
     else:
@@ -126,14 +126,17 @@ def _convolution(tracer: LabelTracer, call: Call) -> None:
     _finish_layer(tracer, call.out, record, bias, dim=1)
 
 
-def _depthwise(tracer: LabelTracer, weight: Tensor, read: Tensor | None) -> Tensor:
-    """Returns the output labels of a depthwise convolution: each input channel has its own filters, which follow it."""
+def _depthwise(tracer: LabelTracer, weight: Tensor, read: Tensor | None, *, transposed: bool) -> Tensor:
+    """Returns the output labels of a depthwise convolution: each input channel has its own filters, which follow it.
+
+    A transposed one has them side by side along the second axis of its weight.
+    """
     if read is None:
         written = tracer.produced(weight, 0)
         tracer.atoms.freeze(written, f"{tracer.name(weight)} is a depthwise convolution of fixed channels")
-        return written
-    written = read.repeat_interleave(weight.shape[0] // len(read))
-    tracer.axis(weight, 0, written, Role.FOLLOWS)
+        return written.repeat_interleave(weight.shape[1]) if transposed else written
+    written = read.repeat_interleave(weight.shape[1] if transposed else weight.shape[0] // len(read))
+    tracer.axis(weight, 0, read if transposed else written, Role.FOLLOWS)
     return written
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from autoprune.models.cutting.surgery import Kept, cut
 from autoprune.models.tracing.tracer import trace
 from autoprune.models.verification.equivalence import verified, verify
 from tests.models.toy_networks import images
@@ -96,3 +98,16 @@ def test_channels_that_are_unpooled_are_cut_with_those_that_were_pooled():
     assert [(group.name, group.width) for group in network.groups] == [("down", 6), ("deeper", 8)]
     assert network.frozen == {"head": "network output"}
     assert verify(model, network).holds
+
+
+def test_a_depthwise_transposed_convolution_follows_its_input():
+    up = nn.ConvTranspose2d(6, 12, 4, stride=2, padding=1, groups=6)
+    layers = nn.Conv2d(3, 6, 3), up, nn.BatchNorm2d(12), nn.Conv2d(12, 4, 1), nn.Flatten(), nn.Linear(1600, 2)
+    model = nn.Sequential(*layers).eval()
+    network = verified(model, trace(model, images(1)))
+    assert [(group.name, group.width) for group in network.groups] == [("0", 6), ("3", 4)]
+    assert verify(model, network).holds
+    small = cut(model, network, Kept((np.array([1, 4]), np.arange(4))))
+    assert torch.equal(small[1].weight, up.weight[[1, 4]])
+    assert torch.equal(small[1].bias, up.bias[[2, 3, 8, 9]])
+    assert (small[1].in_channels, small[1].out_channels, small[1].groups) == (2, 4, 2)
