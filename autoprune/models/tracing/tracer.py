@@ -371,8 +371,6 @@ def _trace_training(
 def _run(model: nn.Module, example: Tensor, tracer: LabelTracer, mode: AbstractContextManager[None]) -> Any:
     """Returns the output of a forward that the tracer follows."""
     handles = tracer.hooks(model)
-    fast_path = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
     tracer.origins.show(example)
     try:
         tracer.memory.holds([example])
@@ -387,7 +385,6 @@ def _run(model: nn.Module, example: Tensor, tracer: LabelTracer, mode: AbstractC
             "Check the input shape and the model's arguments."
         ) from error
     finally:
-        torch.backends.mha.set_fastpath_enabled(fast_path)
         for handle in handles:
             handle.remove()
 

@@ -263,6 +263,25 @@ class TestTorchsAttention:
 
 
 class TestUsersAttention:
+    def test_what_surrounds_an_attention_that_torch_would_run_as_one_operation_is_cut(self):
+        class Own(nn.MultiheadAttention):
+            """No stand-in is made of a subclass."""
+
+        class Attending(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.attention = Own(WIDTH, HEADS, batch_first=True)
+
+            def forward(self, x: Tensor) -> Tensor:
+                return self.attention(x, x, x)[0]
+
+        fast = torch.backends.mha.get_fastpath_enabled()
+        model = adapt(Transformer(Attending()).eval())
+        network = verified(model, trace(model, torch.zeros(1, *SHAPE)))
+        assert [group.name for group in network.groups] == ["up"]
+        assert verify(model, network).holds
+        assert torch.backends.mha.get_fastpath_enabled() == fast
+
     @pytest.mark.parametrize(("name", "group", "heads"), [
         ("fused heads", "attention.qkv", HEADS),
         ("heads by hand", "attention.query", HEADS),
