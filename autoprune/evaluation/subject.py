@@ -24,7 +24,7 @@ from autoprune.data.images import ArrayImages, Images
 from autoprune.data.preprocessing import Augmentation, Preprocessing
 from autoprune.devices import device_of_worker, gpu_module, is_gpu
 from autoprune.errors import ConfigError, DataError
-from autoprune.models.cutting.surgery import replicate
+from autoprune.models.modules.replicas import replicate
 from autoprune.models.network import TracedNetwork
 from autoprune.models.reduction.calibration import Calibration, shared_tensor
 from autoprune.models.reduction.selection import Ranking

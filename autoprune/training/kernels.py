@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from autoprune.devices import gpu_module, half_precision, is_gpu, is_out_of_memory
 from autoprune.models.cutting.folding import same_outputs
-from autoprune.models.cutting.surgery import replicate
+from autoprune.models.modules.replicas import replicate
 from autoprune.tasks.detectors import raw_outputs
 
 Loss = Callable[[nn.Module, AbstractContextManager[Any]], Tensor]

@@ -11,7 +11,7 @@ from autoprune.evaluation import scoring
 from autoprune.evaluation.evaluator import CandidateEvaluator, fidelity_for
 from autoprune.evaluation.scoring import Scorer, first
 from autoprune.models.cutting.folding import Form, PassingNorm2d
-from autoprune.models.cutting.surgery import replicate
+from autoprune.models.modules.replicas import replicate
 from tests.evaluation.subjects import candidate, factory
 
 CPU = torch.device("cpu")

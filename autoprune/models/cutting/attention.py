@@ -21,7 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from autoprune.models.cutting.surgery import named_tensors, replicate
+from autoprune.models.cutting.surgery import named_tensors
+from autoprune.models.modules.replicas import replicate
 
 
 class HeadAttention(nn.Module):

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from autoprune.devices import rounding
-from autoprune.models.cutting.surgery import named_tensor, replicate
+from autoprune.models.cutting.surgery import named_tensor
+from autoprune.models.modules.replicas import replicate
 from autoprune.models.network import LayerCall, TracedNetwork
 from autoprune.tasks.detectors import raw_outputs
 

@@ -1,46 +1,59 @@
-"""Functions that hold layers, and their copies: `self.block = lambda x: conv(x)` goes with the network that has it.
+"""Copies of what networks hold beside layers, functions among it: `self.block = lambda x: conv(x)` goes with them.
 
-`copy.deepcopy` takes functions for constants. A copied network would compute with the layers of the one that it is a
-copy of: these would be trained with it, and its own would stay as they were.
+`copy.deepcopy` takes functions for constants, and refuses a whole value for one part of it that cannot be copied. A
+copied network would compute with the layers of the one that it is a copy of: these would be trained with it, and its
+own would stay as they were.
 """
 
 from __future__ import annotations
 
+import copy
 import functools
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import weakref
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from types import CellType, FunctionType, MethodType
+from types import BuiltinFunctionType, CellType, FunctionType, MethodType, ModuleType
 from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+#: Immutable values, shared between copies.
+ATOMIC = frozenset(
+    {int, float, bool, str, bytes, complex, type(None), torch.dtype, torch.device, torch.Size, BuiltinFunctionType}
+)
+#: What is not looked into.
+_WHOLE = (nn.Module, Tensor, type, ModuleType)
 
 
 def held(value: object) -> Iterator[object]:
-    """Yields what a function, or a container of them, keeps: its closure, defaults, attributes, a partial's arguments.
-
-    Functions that are kept are followed.
-    """
-    seen: set[int] = set()
+    """Yields a value and all that it keeps: items, attributes, closures, defaults; of tensors and modules nothing."""
+    # With what is held, and not by number alone: a state that was made to be looked at must not make way for another.
+    seen: dict[int, object] = {}
     pending = [value]
     while pending:
         item = pending.pop()
-        if id(item) in seen:
-            continue
-        seen.add(id(item))
-        yield item
-        pending.extend(_parts(item))
+        if type(item) not in ATOMIC and id(item) not in seen:
+            seen[id(item)] = item
+            yield item
+            pending.extend(_parts(item))
 
 
-def _parts(item: object) -> list[object]:
-    if isinstance(item, functools.partial):
-        return [item.func, *item.args, *item.keywords.values(), *vars(item).values()]
+def _parts(item: Any) -> Iterable[object]:
+    if type(item) is tuple:
+        return item
+    if isinstance(item, FunctionType):
+        contents = map(_content, item.__closure__ or ())
+        return [item.__defaults__, item.__kwdefaults__, vars(item), *contents]
     if isinstance(item, MethodType):
         return [item.__func__, item.__self__]
-    if isinstance(item, FunctionType):
-        defaults = [*(item.__defaults__ or ()), *(item.__kwdefaults__ or {}).values()]
-        return [*defaults, *vars(item).values(), *map(_content, _cells(item))]
-    if type(item) in (dict, OrderedDict):
-        return [*item.keys(), *item.values()]  # type: ignore[attr-defined]  # one of these
-    return list(item) if type(item) in (list, tuple) else []  # type: ignore[call-overload]  # likewise
+    if type(item) is weakref.ref:
+        return [item()]
+    reduced = _reduced(item)
+    if reduced is None:
+        return [] if isinstance(item, _WHOLE) else [getattr(item, "__dict__", None)]
+    _, arguments, state, items, pairs = reduced
+    return [arguments, state, *(items or ()), *(part for pair in pairs or () for part in pair)]
 
 
 def _content(cell: CellType) -> object:
@@ -50,109 +63,125 @@ def _content(cell: CellType) -> object:
         return None
 
 
-class Rebinder:
-    """Gives the functions of one copied network, and containers with functions, the copies of what they hold."""
+def _reduced(item: Any) -> tuple[Any, ...] | None:
+    """Returns how pickle would make an object: function, arguments, state, items, pairs; None where it has no say."""
+    if isinstance(item, _WHOLE) or hasattr(type(item), "__deepcopy__"):
+        return None
+    try:
+        found = item.__reduce_ex__(4)
+    except Exception:  # locks, open files, and whatever else a user's class says
+        return None
+    return (*found, None, None, None)[:5] if isinstance(found, tuple) else None
 
-    def __init__(
-        self, values: Iterable[object], copies: Mapping[int, Any], *, other: Callable[[Any], Any] = lambda item: item
-    ) -> None:
-        """Finds the functions that are copied.
+
+class Copier:
+    """Copies values as `copy.deepcopy` would, and besides the functions that hold what has been copied.
+
+    Unless it is `strict`, what cannot be copied is shared, and that alone: locks, open files, whatever refuses. It is
+    no part of the weights, and a forward that depends on it is caught by the check of the trace.
+    """
+
+    def __init__(self, values: Iterable[object], memo: dict[int, Any], *, strict: bool = False) -> None:
+        """Finds the functions that must be copied.
 
         Args:
-            values: all that will be rebound: which functions share a variable can be seen only on all of them.
-            copies: {id of what was copied: its copy}.
-            other: copies what else lies in a container.
+            values: all that will be copied: which functions share a variable can be seen only on all of them.
+            memo: {id of what has been copied: its copy}; it is extended.
+            strict: whether what cannot be copied is an error.
         """
-        self._copies = copies
-        self._other = other
         # Held on to, for what is known by its id must not make way for something else with the same.
-        self._values = list(values)
-        self._moved = _moved(self._values, copies)
-        self._made: dict[int, Any] = {}
+        self._alive: list[object] = list(values)
+        self._memo = memo
+        self._strict = strict
+        self._moved = _moved(self._alive, memo)
         self._cells: dict[int, CellType] = {}
 
-    def rebound(self, value: Any) -> Any:
-        """Returns a value that holds copies; what has no function that must be copied is returned as it is."""
-        if not self._moved or not any(id(item) in self._moved for item in held(value)):
+    def copy(self, value: Any) -> Any:
+        """Returns the copy of a value."""
+        if type(value) in ATOMIC:
             return value
-        return self._copy(value, self._other)
-
-    def _copy(self, value: Any, other: Callable[[Any], Any]) -> Any:
-        for known in (self._copies, self._made):
-            if id(value) in known:
-                return known[id(value)]
-        if not any(id(item) in self._copies or id(item) in self._moved for item in held(value)):
-            return other(value)
+        if id(value) in self._memo:
+            return self._memo[id(value)]
+        self._alive.append(value)
         if isinstance(value, FunctionType):
-            return self._function(value)
-        made: Any
-        if isinstance(value, functools.partial):
-            positional = (self._copy(item, other) for item in value.args)
-            keywords = {name: self._copy(item, other) for name, item in value.keywords.items()}
-            made = self._made[id(value)] = functools.partial(self._copy(value.func, other), *positional, **keywords)
-            vars(made).update(self._copy(vars(value), _same))
-        elif isinstance(value, MethodType):
-            made = MethodType(self._copy(value.__func__, other), self._copy(value.__self__, other))
-        elif isinstance(value, tuple):
-            made = tuple(self._copy(item, other) for item in value)
-        else:
-            # Known before it is filled: a function that lies in a list may read this list.
-            made = self._made[id(value)] = type(value)()
-            if isinstance(value, dict):
-                made.update((self._copy(name, other), self._copy(item, other)) for name, item in value.items())
-            else:
-                made.extend(self._copy(item, other) for item in value)
-        self._made[id(value)] = made
+            return self._function(value) if id(value) in self._moved else value
+        made = self._made(value)
+        self._memo[id(value)] = made
+        return made
+
+    def _made(self, value: Any) -> Any:
+        if type(value) is tuple:
+            return tuple(map(self.copy, value))
+        if isinstance(value, MethodType):
+            return MethodType(self.copy(value.__func__), self.copy(value.__self__))
+        if type(value) is weakref.ref:
+            return weakref.ref(self.copy(value())) if value() is not None else value
+        if isinstance(value, Tensor) and not value.is_leaf:  # torch copies no others
+            return value.detach().clone()
+        reduced = _reduced(value)
+        try:
+            return copy.deepcopy(value, self._memo) if reduced is None else self._object(value, *reduced)
+        except Exception:
+            if self._strict:
+                raise
+            return value
+
+    def _object(self, value: Any, make: Any, arguments: Any, state: Any, items: Any, pairs: Any) -> Any:
+        made = make(*map(self.copy, arguments))
+        # Known before it is filled: a function that lies in a list may read this list.
+        self._memo[id(value)] = made
+        if state is not None and hasattr(made, "__setstate__"):
+            made.__setstate__(self.copy(state))
+        elif state is not None:
+            attributes, slots = state if isinstance(state, tuple) else (state, None)
+            if attributes:
+                vars(made).update((name, self.copy(item)) for name, item in attributes.items())
+            for name, item in (slots or {}).items():
+                setattr(made, name, self.copy(item))
+        for item in items or ():
+            made.append(self.copy(item))
+        for name, item in pairs or ():
+            made[self.copy(name)] = self.copy(item)
         return made
 
     def _function(self, value: FunctionType) -> FunctionType:
-        fresh = [cell for cell in _cells(value) if id(cell) not in self._cells]
+        cells = value.__closure__ or ()
+        fresh = [cell for cell in cells if id(cell) not in self._cells]
         self._cells.update((id(cell), CellType()) for cell in fresh)
-        cells = tuple(self._cells[id(cell)] for cell in _cells(value))
-        made = FunctionType(value.__code__, value.__globals__, value.__name__, None, cells)
+        closure = tuple(self._cells[id(cell)] for cell in cells)
+        made = FunctionType(value.__code__, value.__globals__, value.__name__, None, closure)
         # Before its cells are filled: a local function that calls itself is in its own closure.
-        self._made[id(value)] = made
+        self._memo[id(value)] = made
         # Not by `functools.update_wrapper`, which keeps the function that is copied, and with it the dense network.
         for name in functools.WRAPPER_ASSIGNMENTS:
             if hasattr(value, name):
                 setattr(made, name, getattr(value, name))
-        # What a function holds beside copies it shares with the one that it is a copy of, as functions do.
-        vars(made).update(self._copy(vars(value), _same))
-        made.__defaults__ = self._copy(value.__defaults__, _same)
-        made.__kwdefaults__ = self._copy(value.__kwdefaults__, _same)
+        vars(made).update(self.copy(vars(value)))
+        made.__defaults__ = self.copy(value.__defaults__)
+        made.__kwdefaults__ = self.copy(value.__kwdefaults__)
         for cell in fresh:
             with suppress(ValueError):  # not filled yet
-                self._cells[id(cell)].cell_contents = self._copy(cell.cell_contents, _same)
+                self._cells[id(cell)].cell_contents = self.copy(cell.cell_contents)
         return made
 
 
-def _same(item: Any) -> Any:
-    return item
-
-
-def _moved(values: list[object], copies: Mapping[int, Any]) -> set[int]:
+def _moved(values: list[object], copies: dict[int, Any]) -> set[int]:
     """Returns the ids of functions that hold what was copied, or share a variable with one that is copied.
 
     One function writes a variable (`nonlocal`) that another reads: either both have the copy's, or both the network's.
     """
-    functions = [item for item in held(values) if isinstance(item, FunctionType | functools.partial)]
+    functions = [item for item in held(values) if isinstance(item, FunctionType)]
+    kept = {id(item): {id(part) for part in held(item)} for item in functions}
+    cells = {id(item): {id(cell) for cell in item.__closure__ or ()} for item in functions}
     moved: set[int] = set()
-    cells: set[int] = set()
+    shared: set[int] = set()
     while True:
-        more = [
+        more = {
             item
-            for item in functions
-            if id(item) not in moved
-            and (
-                any(id(cell) in cells for cell in _cells(item))
-                or any(id(part) in copies or id(part) in moved for part in held(item))
-            )
-        ]
+            for item in kept.keys() - moved
+            if not shared.isdisjoint(cells[item]) or any(part in copies or part in moved for part in kept[item])
+        }
         if not more:
             return moved
-        moved.update(map(id, more))
-        cells.update(id(cell) for item in more for cell in _cells(item))
-
-
-def _cells(item: object) -> tuple[CellType, ...]:
-    return (item.__closure__ or ()) if isinstance(item, FunctionType) else ()
+        moved |= more
+        shared.update(*(cells[item] for item in more))

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import copy
-import functools
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
-from types import FunctionType, ModuleType
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
 
 from autoprune.errors import ModelError, one_line
-from autoprune.models.modules.closures import Rebinder, held
+from autoprune.models.modules.closures import held
+from autoprune.models.modules.replicas import replicate
 
 
 def initialised(model: nn.Module, shape: Sequence[int]) -> nn.Module:
@@ -45,39 +43,15 @@ def initialised(model: nn.Module, shape: Sequence[int]) -> nn.Module:
 
 
 def copied(model: nn.Module) -> nn.Module:
-    """Returns a copy, values that modules keep from a forward pass detached: torch copies no others.
+    """Returns a copy, also where torch makes none, for a network keeps values of a forward pass.
 
     `torch.nn.utils.weight_norm` keeps the weight that it computes, and networks keep attention maps to look at.
     Functions that hold layers of the network hold those of the copy.
+
+    Raises:
+        Exception: whatever an attribute says that cannot be copied, such as a lock.
     """
-    seen = {id(module) for module in model.modules()}
-    kept = (tensor for module in model.modules() for tensor in _tensors(vars(module), seen))
-    memo: dict[int, Any] = {id(tensor): tensor.detach().clone() for tensor in kept if not tensor.is_leaf}
-    twin = copy.deepcopy(model, memo)
-    own = [*model.modules(), *model.parameters(), *model.buffers()]
-    copies = {id(item): memo[id(item)] for item in own if id(item) in memo}
-    places = [(vars(module), key) for module in twin.modules() for key in vars(module) if key not in _TREE]
-    rebinder = Rebinder((attributes[key] for attributes, key in places), copies)
-    for attributes, key in places:
-        attributes[key] = rebinder.rebound(attributes[key])
-    return twin
-
-
-#: What torch copies itself.
-_TREE = frozenset({"_parameters", "_buffers", "_modules"})
-
-
-def _tensors(value: object, seen: set[int]) -> Iterator[Tensor]:
-    """Yields the tensors in lists, dictionaries and objects that have not been `seen`."""
-    if isinstance(value, Tensor):
-        yield value
-        return
-    if isinstance(value, str | bytes | type | ModuleType | FunctionType) or id(value) in seen:
-        return
-    seen.add(id(value))
-    inner = value if isinstance(value, Mapping) else getattr(value, "__dict__", {})
-    for item in value if isinstance(value, list | tuple | set) else inner.values():
-        yield from _tensors(item, seen)
+    return replicate(model, {}, {}, strict=True)
 
 
 def on_any_device(model: nn.Module) -> nn.Module:
@@ -108,21 +82,14 @@ def with_one_argument(model: nn.Module) -> nn.Module:
     return model if named else OneArgument(model)
 
 
-def holds_itself(model: nn.Module) -> str | None:
-    """Returns the name of an attribute that hides a function with a module of the network in its closure, or None.
+def shared_by(model: nn.Module, twin: nn.Module) -> str | None:
+    """Returns the name of an attribute by which a copy of a network still holds a layer of it, or None.
 
-    Functions that are attributes themselves, or lie in lists and mappings that are, are copied with the network. In an
-    object of another kind they are not: its copy has the same function, which goes on using the layers of this one.
+    Objects of classes that copy themselves may, and what cannot be copied at all.
     """
     own = {id(module) for module in model.modules()}
-    for name, module in model.named_modules():
+    for name, module in twin.named_modules():
         for key, value in vars(module).items():
-            hidden = getattr(value, "__dict__", {}).values() if not isinstance(value, _COPIED) else ()
-            functions = [item for item in hidden if isinstance(item, FunctionType | functools.partial)]
-            if any(id(item) in own for function in functions for item in held(function)):
+            if any(id(item) in own for item in held(value)):
                 return f"{name}.{key}" if name else key
     return None
-
-
-#: Whose attributes are no hidden ones.
-_COPIED = (nn.Module, Tensor, type, ModuleType, FunctionType, functools.partial)

@@ -21,10 +21,11 @@ from autoprune.config.layout import STRUCTURE, WEIGHTS, saved_folder
 from autoprune.core.files import WRITER, cannot_write, remove_leftovers, require_format, this_version, write_together
 from autoprune.errors import ModelError, RunError, one_line
 from autoprune.models.cutting.attention import adapt
-from autoprune.models.cutting.surgery import Kept, replicate
+from autoprune.models.cutting.surgery import Kept
 from autoprune.models.modules.compiled import uncompiled
 from autoprune.models.modules.layers import ChannelMap
 from autoprune.models.modules.portable import initialised, on_any_device
+from autoprune.models.modules.replicas import replicate
 from autoprune.models.network import TracedNetwork
 from autoprune.models.zoo.weights import sha256_of
 from autoprune.plugins import require_foreign

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from autoprune.models.cutting.surgery import Kept, cut, replicate
+from autoprune.models.cutting.surgery import Kept, cut
+from autoprune.models.modules.replicas import replicate
 from autoprune.models.network import TracedNetwork
 from autoprune.models.tracing.assembly import assemble
 from autoprune.models.watching.dispatch import Interpreter

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from autoprune.errors import ModelError
-from autoprune.models.cutting.surgery import replicate
 from autoprune.models.modules.layers import ChannelMap
+from autoprune.models.modules.replicas import replicate
 from autoprune.models.network import Role, TracedNetwork
 from autoprune.models.tracing.assembly import assemble
 from autoprune.models.tracing.auxiliary import as_in_training, axes_of, in_eval, joined

@@ -22,7 +22,7 @@ from autoprune.errors import ConfigError, DataError, ModelError, one_line
 from autoprune.evaluation.scoring import logits_of
 from autoprune.models.cutting.attention import adapt
 from autoprune.models.modules.compiled import uncompiled
-from autoprune.models.modules.portable import copied, holds_itself, on_any_device
+from autoprune.models.modules.portable import copied, on_any_device, shared_by
 from autoprune.models.storage.saved import SavedModel, load, read_saved
 from autoprune.models.zoo.catalogue import ModelInfo, build_model, model_info
 from autoprune.plugins import require_foreign
@@ -105,13 +105,14 @@ def problem_from(model: nn.Module | str, data: Any, options: SearchOptions, obse
         raise ModelError(f"The model is a {type(model).__name__}. Give an nn.Module or a name such as 'cifar/vgg16'.")
     bundle = _images(data, options)
     objects = ("model",) if isinstance(data, str) else ("model", "data")
-    held = holds_itself(model)
+    own = _own_copy(model)
+    held = shared_by(model, own)
     if held is not None:
         observer.warning(
-            f"{type(model).__name__}.{held} is a function that holds layers of the network: copies of it use yours, "
+            f"{type(model).__name__}.{held} holds layers of the network and cannot be copied: copies of it use yours, "
             "which are neither cut nor left alone. Make it a method."
         )
-    own = uncompiled(_own_copy(model))
+    own = uncompiled(own)
     name, dense = type(own).__name__, adapt(own)
     known = named_by(dense, bundle, name=name, observer=observer, device=options.device)
     return Problem(name, None, None, dense, known, objects=objects, given=bundle if "data" in objects else None)

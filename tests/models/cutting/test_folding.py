@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from autoprune.core.structure import Structure
 from autoprune.models.cutting.folding import Form, PassingNorm2d, fastest_form, fold_norms
-from autoprune.models.cutting.surgery import cut, random_kept, replicate
+from autoprune.models.cutting.surgery import cut, random_kept
+from autoprune.models.modules.replicas import replicate
 from autoprune.models.tracing.tracer import trace
 from autoprune.models.verification.equivalence import outputs, verified
 from tests.models.toy_networks import NETWORKS, SHAPE, fitted, images, toy

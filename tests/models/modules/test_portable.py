@@ -6,6 +6,7 @@ import copy
 import functools
 import gc
 import pickle
+import threading
 import weakref
 from types import SimpleNamespace
 
@@ -20,11 +21,12 @@ from autoprune.models.cutting.surgery import Kept, cut, keep_all
 from autoprune.models.modules.portable import (
     OneArgument,
     copied,
-    holds_itself,
     initialised,
     on_any_device,
+    shared_by,
     with_one_argument,
 )
+from autoprune.models.modules.replicas import replicate
 from autoprune.models.storage.saved import load
 from autoprune.models.tracing.tracer import trace
 from autoprune.models.verification.equivalence import verified
@@ -145,11 +147,20 @@ def attribute_of(model: nn.Module, x: Tensor) -> Tensor:
     return model.function.__wrapped__(x)
 
 
+class Slotted:
+    """Has no dictionary of attributes."""
+
+    __slots__ = ("run",)
+
+    def __init__(self, run: object) -> None:
+        self.run = run
+
+
 class Holding(nn.Module):
     def __init__(self, kind: str) -> None:
         super().__init__()
         self.conv = nn.Conv2d(3, 4, 3)
-        conv, scale = self.conv, 2.0
+        conv, scale, reference = self.conv, 2.0, weakref.ref(self.conv)
         self.function = {
             "itself": lambda x: self.conv(x),
             "a layer": lambda x: conv(x),
@@ -162,18 +173,23 @@ class Holding(nn.Module):
             "a list": [lambda x: conv(x), torch.zeros(3)],
             "a mapping": {"first": lambda x: conv(x)},
             "a wrapped function": functools.wraps(conv.forward)(lambda x: self.function.__wrapped__(x)),
+            "an object": SimpleNamespace(run=lambda x: conv(x)),
+            "an object with slots": Slotted(lambda x: conv(x)),
+            "a set in a lambda": lambda x, layers=frozenset({conv}): next(iter(layers))(x),
+            "a weak reference": SimpleNamespace(run=lambda x: reference()(x)),
             "a partial's attribute": functools.update_wrapper(functools.partial(attribute_of, self), conv.forward),
         }[kind]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         function = self.function
-        function = function[0] if isinstance(function, list) else function
+        function = function[0] if isinstance(function, list) else getattr(function, "run", function)
         return (function["first"] if isinstance(function, dict) else function)(x)
 
 
 HELD = [
     *("itself", "a layer", "a partial", "a method", "a list", "a default", "another function", "a mapping"),
-    *("a wrapped function", "a partial's attribute"),
+    *("a wrapped function", "a partial's attribute", "an object", "an object with slots", "a set in a lambda"),
+    "a weak reference",
 ]
 
 
@@ -186,7 +202,7 @@ def test_a_function_that_holds_layers_holds_those_of_a_copy(kind) -> None:
         twin.conv.bias.fill_(7)
     assert bool((twin(images(1)) == 7).all())
     assert not bool((model(images(1)) == 7).any())
-    assert holds_itself(model) is None
+    assert shared_by(model, twin) is None
 
 
 @pytest.mark.parametrize("kind", HELD)
@@ -296,18 +312,48 @@ def test_functions_in_a_list_that_they_read_read_that_of_the_copy() -> None:
     assert twin.steps[0].__closure__[0].cell_contents is twin.conv
 
 
-class Hidden:
+class Unique:
+    """An object that is its own copy."""
+
     def __init__(self, conv: nn.Module) -> None:
         self.run = lambda x: conv(x)
 
+    def __deepcopy__(self, memo: object) -> Unique:
+        return self
 
-def test_a_function_that_an_object_hides_is_named() -> None:
+
+def test_what_holds_layers_and_is_no_copy_is_named() -> None:
     model = Holding("nothing")
-    model.object = Hidden(model.conv)
-    assert holds_itself(model) == "object"
-    assert holds_itself(nn.Sequential(model)) == "0.object"
+    model.objects = [Unique(model.conv)]
+    assert shared_by(model, copied(model)) == "objects"
+    assert shared_by(nn.Sequential(model), copied(nn.Sequential(model))) == "0.objects"
+
+
+def test_what_cannot_be_copied_is_shared_alone_or_refused() -> None:
+    model = Holding("a layer")
+    model.parts = [threading.Lock(), model.conv, model(images(1))]
+    small = replicate(model, {}, {})
+    assert small.parts[0] is model.parts[0]
+    assert small.parts[1] is small.conv
+    assert shared_by(model, small) is None
+    with pytest.raises(TypeError, match="cannot pickle"):
+        copied(model)
+
+
+def test_a_module_of_torchscript_is_cut_like_any_other() -> None:
+    scripted = torch.jit.script(nn.Sequential(nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6), nn.ReLU()).eval())
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), scripted, nn.Conv2d(6, 2, 1)).eval()
+    network = verified(model, trace(model, images(1)))
+    assert [(group.name, group.width) for group in network.groups] == [("0", 4), ("1.0", 6)]
+    before = copy.deepcopy(model.state_dict())
+    small = cut(model, network, Kept((np.array([1, 3]), np.arange(2))))
+    small(images(2)).sum().backward()
+    assert all(parameter.grad is not None for parameter in small.parameters())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 @pytest.mark.parametrize("kind", ["a number", "nothing"])
-def test_functions_that_copies_can_share_are_none(kind) -> None:
-    assert holds_itself(Holding(kind)) is None
+def test_functions_that_copies_can_share_are_shared(kind) -> None:
+    model = Holding(kind)
+    assert copied(model).function is model.function

@@ -49,16 +49,24 @@ class Holding(Network):
 class Hiding(Holding):
     """One that hides it in an object."""
 
-    def __init__(self):
+    def __init__(self, tools=SimpleNamespace):
         super().__init__()
-        self.tools = SimpleNamespace(first=self.first)
+        self.tools = tools(first=self.first)
 
     def forward(self, x):
         return self.head(self.block2(self.block1(self.tools.first(x))).mean((2, 3)))
 
 
-def test_a_network_that_a_function_in_it_holds_is_copied_with_it():
-    heard, model = Heard(), Holding()
+class Single(SimpleNamespace):
+    """Its own copy."""
+
+    def __deepcopy__(self, memo):
+        return self
+
+
+@pytest.mark.parametrize("make", [Holding, Hiding])
+def test_a_network_that_a_function_in_it_holds_is_copied_with_it(make):
+    heard, model = Heard(), make()
     found = problem_from(model, sets(), SearchOptions(), heard).model
     assert heard.warnings == []
     with torch.no_grad():
@@ -67,11 +75,11 @@ def test_a_network_that_a_function_in_it_holds_is_copied_with_it():
     assert not bool(model.eval()(sets()[1].tensors[0][:2]).isnan().any())
 
 
-def test_a_network_that_hides_such_a_function_is_warned_of():
+def test_a_network_with_an_object_that_holds_layers_and_is_no_copy_is_warned_of():
     heard = Heard()
-    problem_from(Hiding(), sets(), SearchOptions(), heard)
+    problem_from(Hiding(Single), sets(), SearchOptions(), heard)
     (warning,) = heard.warnings
-    assert warning.startswith("Hiding.tools is a function that holds layers of the network")
+    assert warning.startswith("Hiding.tools holds layers of the network and cannot be copied")
 
 
 class TestFit:
