@@ -35,6 +35,9 @@ _LAYERS = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)
 #: What is drawn instead: the middle of [0, 1) is above every share that is dropped and below every one that is kept.
 _DRAWN = {"rand": 0.5, "rand_like": 0.5}
 _DRAWN |= dict.fromkeys(("randn", "randn_like", "normal", "normal_", "bernoulli", "bernoulli_"), 1.0)
+_DRAWN |= dict.fromkeys(("exponential_", "geometric_", "log_normal_", "cauchy_", "poisson", "binomial"), 1.0)
+#: Instead of these, the lowest number, or the first ones in order.
+_WHOLE, _ORDERED = ("randint", "randint_like", "random_"), ("randperm", "multinomial")
 
 
 class _NoDropout(TorchFunctionMode):
@@ -63,9 +66,14 @@ class _Certain(Interpreter):  # type: ignore[no-untyped-call]  # torch leaves it
         """Runs the operation; one that draws returns a constant."""
         kwargs = kwargs or {}
         out, name = func(*args, **kwargs), func._schema.name.removeprefix("aten::")
+        given = {argument.name: item for argument, item in zip(func._schema.arguments, args, strict=False)} | kwargs
         if name == "uniform_":
-            low, high = (*args[1:], *(0.0, 1.0)[len(args) - 1 :])[:2]
-            return out.fill_((kwargs.get("from", low) + kwargs.get("to", high)) / 2)
+            return out.fill_((given.get("from", 0.0) + given.get("to", 1.0)) / 2)
+        if name in _WHOLE:
+            return out.fill_(given.get("low", given.get("from")) or 0)
+        if name in _ORDERED:
+            among = args[0].shape[-1] if name == "multinomial" else max(1, args[0])
+            return out.copy_(torch.arange(out.shape[-1]) % among)
         return out.fill_(_DRAWN[name]) if name in _DRAWN else out
 
 
@@ -85,8 +93,8 @@ def in_eval(model: nn.Module) -> Iterator[None]:
 def as_in_training(model: nn.Module) -> Iterator[None]:
     """Lets forwards take the ways that they take in training, while layers do what they do in eval mode.
 
-    Parameters, buffers, attributes, modes and the generators of torch and Python are what they were afterwards. What
-    a forward changes within an attribute, such as a list, is not: give a replica.
+    Parameters, buffers, attributes, modes and the generators of torch, Python and NumPy are what they were afterwards.
+    What a forward changes within an attribute, such as a list, is not: give a replica.
     """
     tensors = [*model.parameters(), *model.buffers()]
     gpus = sorted({tensor.device.index for tensor in tensors if tensor.device.type == "cuda"})
@@ -97,6 +105,7 @@ def as_in_training(model: nn.Module) -> Iterator[None]:
         # Not `torch.manual_seed`, which seeds the generators of all GPUs, too.
         torch.default_generator.manual_seed(0)
         random.seed(0)
+        np.random.seed(0)  # noqa: NPY002  # the generator of the forward, not ours
         certain = _Certain()  # type: ignore[no-untyped-call]  # likewise
         with torch.no_grad(), _NoDropout(), certain:
             yield
@@ -104,8 +113,8 @@ def as_in_training(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _put_back(model: nn.Module) -> Iterator[None]:
-    """Lets a network be changed, and Python's generator; both are what they were afterwards."""
-    drawn = random.getstate()
+    """Lets a network be changed, and the generators of Python and NumPy; all are what they were afterwards."""
+    drawn, also_drawn = random.getstate(), np.random.get_state()  # noqa: NPY002
     attributes = {module: dict(vars(module)) for module in model.modules()}
     modes = {module: module.training for module in attributes}
     own = {module: (dict(module._parameters), dict(module._buffers)) for module in attributes}
@@ -114,6 +123,7 @@ def _put_back(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         random.setstate(drawn)
+        np.random.set_state(also_drawn)  # noqa: NPY002
         for module, before in attributes.items():
             vars(module).clear()
             vars(module).update(before)

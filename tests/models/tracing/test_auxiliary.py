@@ -241,6 +241,32 @@ def test_what_only_training_draws_costs_no_group_and_the_cut_network_can_be_trai
     assert [tuple(item.shape) for item in small.train()(images(4))] == [(4, 5), (4, 5)]
 
 
+class Picked(Between):
+    """What is drawn for channels goes before what is drawn for positions."""
+
+    def between(self, features: Tensor) -> Tensor:
+        features = features + 0.1 * torch.randn_like(features)
+        side = features.shape[-1]
+        features = features[:, :, int(torch.randint(1, side, ())) :, torch.randperm(side)]
+        return features[..., torch.multinomial(torch.ones(side), 3)]
+
+
+class Coin(Between):
+    """Another forward by a number of NumPy's own generator."""
+
+    def between(self, features: Tensor) -> Tensor:
+        return features * (1 + np.random.rand())  # noqa: NPY002  # as users write it
+
+
+@pytest.mark.parametrize("kind", [Picked, Coin])
+def test_whatever_is_drawn_in_training_is_the_same_for_every_width(kind):
+    model = kind().eval()
+    network = trace(model, images(1))
+    assert network.auxiliary
+    assert len(network.groups) == 3
+    assert all(verify(model, network, seed=seed).holds for seed in range(3))
+
+
 class Ranked(Between):
     """An operation that no rule follows, on channels that the other head reads."""
 
@@ -298,15 +324,15 @@ def test_attention_heads_are_found_in_the_forward_in_training_too():
     assert [(group.name, group.width) for group in network.groups] == [("attention.qkv", 4), ("up", 20)]
 
 
-def test_gpus_are_not_seeded_and_pythons_generator_goes_on(monkeypatch):
+def test_gpus_are_not_seeded_and_the_generators_of_python_and_numpy_go_on(monkeypatch):
     def refuse(seed: int) -> None:
         raise AssertionError(f"all GPUs are seeded with {seed}")
 
     monkeypatch.setattr(torch.cuda, "manual_seed_all", refuse)
-    before = random.getstate()
+    before = random.getstate(), np.random.get_state()[2]  # noqa: NPY002
     with as_in_training(Supervised()):
-        random.random()
-    assert random.getstate() == before
+        random.random(), np.random.rand()  # noqa: NPY002
+    assert (random.getstate(), np.random.get_state()[2]) == before  # noqa: NPY002
 
 
 def test_every_module_has_its_own_mode_again_after_eval():
