@@ -262,6 +262,15 @@ def _as_many(tracer: LabelTracer, call: Call) -> None:
     tracer.label(call.out, tracer.labels(call.args[0]))
 
 
+def _restrided(tracer: LabelTracer, call: Call) -> None:
+    """A map of one position, pooled from one with channels last, is laid out likewise: nothing moves."""
+    labels = tracer.labels(call.args[0])
+    if labels is not None and list(labels.shape) != list(call.args[1]):
+        tracer.atoms.freeze(labels, f"no channel rule for {call.name} to another shape")
+        labels = None
+    tracer.label(call.out, labels)
+
+
 def _layer_norm(tracer: LabelTracer, call: Call) -> None:
     labels = tracer.labels(call.args[0])
     if labels is None:
@@ -302,6 +311,7 @@ DATA_RULES: dict[str, _Rule] = {
     **dict.fromkeys(operations(_ALONG_DIM), _along_dim),
     **dict.fromkeys(operations(_AS_MANY), _as_many),
     "aten::constant_pad_nd": _pad,
+    "aten::as_strided_": _restrided,
     "aten::glu": _gated,
     **dict.fromkeys(operations("max_unpool2d max_unpool3d"), _unpool),
     "aten::linalg_vector_norm": _vector_norm,

@@ -111,3 +111,11 @@ def test_a_depthwise_transposed_convolution_follows_its_input():
     assert torch.equal(small[1].weight, up.weight[[1, 4]])
     assert torch.equal(small[1].bias, up.bias[[2, 3, 8, 9]])
     assert (small[1].in_channels, small[1].out_channels, small[1].groups) == (2, 4, 2)
+
+
+def test_a_network_with_channels_last_is_cut_in_front_of_a_global_pooling():
+    layers = nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)
+    model = nn.Sequential(*layers).to(memory_format=torch.channels_last).eval()
+    network = verified(model, trace(model, images(1)))
+    assert [(group.name, group.width) for group in network.groups] == [("0", 8)]
+    assert verify(model, network).holds
