@@ -55,7 +55,7 @@ class ParameterViews:
 
     def places(self, tensor: object) -> _Places:
         """Returns the parameters that a tensor comes from, and every element's flat position in each."""
-        if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+        if not isinstance(tensor, Tensor) or not (tensor.is_floating_point() or tensor.dtype is torch.bool):
             return ()
         if self._known(tensor):
             if tensor.numel() > _LARGEST or tensor.dim() == 0:

@@ -119,3 +119,23 @@ def test_a_network_with_channels_last_is_cut_in_front_of_a_global_pooling():
     network = verified(model, trace(model, images(1)))
     assert [(group.name, group.width) for group in network.groups] == [("0", 8)]
     assert verify(model, network).holds
+
+
+class Masked(nn.Module):
+    """Channels that a buffer of truth values hides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Conv2d(3, 6, 3), nn.Linear(6, 4)
+        self.register_buffer("hidden", torch.tensor([True, False, False, True, False, False]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.first(x).masked_fill(self.hidden.view(1, -1, 1, 1), 0.5).mean((2, 3)))
+
+
+def test_a_mask_in_a_buffer_is_cut_with_the_channels_that_it_hides():
+    model = Masked().eval()
+    network = verified(model, trace(model, images(1)))
+    assert [(group.name, group.width) for group in network.groups] == [("first", 6)]
+    assert verify(model, network).holds
+    assert cut(model, network, Kept((np.array([0, 2, 4]),))).hidden.tolist() == [True, False, False]
