@@ -7,6 +7,7 @@ exits with code 2; a candidate that cannot be evaluated is not an exception but 
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
 
 
@@ -48,6 +49,14 @@ class DivergenceError(AutopruneError):
 
 class RunError(AutopruneError):
     """A run folder that is missing, locked, corrupt or of another format."""
+
+
+class NotAFileError(AutopruneError, OSError):
+    """A path that leads to a device, a pipe or what a process has open."""
+
+    def __init__(self) -> None:
+        """Makes the error, as the system would have made it."""
+        super().__init__(errno.EINVAL, "it leads to a device or a pipe, not to a file")
 
 
 class BackendError(AutopruneError):

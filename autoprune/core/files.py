@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import re
 import secrets
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from autoprune.core.versions import version_of
-from autoprune.errors import RunError
+from autoprune.errors import NotAFileError, RunError
 
 Writer = Callable[[Path], object]
 
@@ -64,14 +63,6 @@ def write_together(files: Mapping[Path, Writer]) -> None:
                 temporary.unlink()
         raise
     sync_folder(last.parent)
-
-
-class NotAFileError(OSError):
-    """A path that leads to a device, a pipe or what a process has open."""
-
-    def __init__(self) -> None:
-        """Makes the error."""
-        super().__init__(errno.EINVAL, "it leads to a device or a pipe, not to a file")
 
 
 def require_file(path: Path) -> None:
