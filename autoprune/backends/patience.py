@@ -8,7 +8,7 @@ from autoprune.core.candidate import Evaluation
 #: A limit that nobody asked for is this many times the slowest evaluation of the same rung, and never below so many
 #: seconds. Generous on purpose: a candidate that is given up is lost, and a worker that hangs costs a share of the
 #: search. Widths differ severalfold within a budget, and so does a machine that somebody else uses besides.
-_TIMES, _LEAST = 20.0, 600.0
+TIMES, LEAST_SECONDS = 20.0, 600.0
 
 
 class Patience:
@@ -32,7 +32,7 @@ class Patience:
         before = self.limit(level)
         if timed.overdue:
             # It may be a slow machine among fast ones: the next is waited for twice as long.
-            slowest = 2 * seconds / _TIMES
+            slowest = 2 * seconds / TIMES
         elif isinstance(outcome, Evaluation) and not outcome.reused:
             slowest = seconds
         else:
@@ -44,4 +44,4 @@ class Patience:
         """Returns how many seconds a rung may take, None for no limit."""
         if self.asked is not None or level not in self._slowest:
             return self.asked
-        return max(_LEAST, _TIMES * self._slowest[level])
+        return max(LEAST_SECONDS, TIMES * self._slowest[level])

@@ -63,7 +63,7 @@ class PublishedBetas:
 _CIFAR, _IMAGENET = " on CIFAR-10", " on ImageNet"
 #: {(residual blocks, convolutions): constants}; CIFAR ResNets with shortcuts of option A or B. Of GoogLeNet three
 #: convolutions of each inception module are cut. Nothing was published for any other network.
-_PUBLISHED = {
+PUBLISHED = {
     (0, 13): PublishedBetas("VGG-16" + _CIFAR, 0.73, 8, 0.92),
     (0, 64): PublishedBetas("GoogLeNet" + _CIFAR, 0.65, inside=27),
     (27, 55): PublishedBetas("ResNet-56" + _CIFAR, 0.76),
@@ -202,7 +202,7 @@ def published_betas(network: TracedNetwork) -> PublishedBetas | None:
     """Returns the paper's constants for a network of so many residual blocks and convolutions, None if it has none."""
     convolutions = sum(call.kind is LayerKind.CONV for call in network.calls)
     blocks = len({call.target for call in network.calls if call.joins})
-    known = _PUBLISHED.get((blocks, convolutions))
+    known = PUBLISHED.get((blocks, convolutions))
     per_block = 2 if known and known.bottleneck else 1
     # A plain network's convolutions are counted themselves; a group may be missing because it was frozen.
     expected = (known.inside if known else 0) or (blocks * per_block if blocks else convolutions)

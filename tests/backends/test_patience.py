@@ -8,7 +8,7 @@ import pytest
 from toy_search import build_ladder, build_study
 
 from autoprune.backends.evaluating import Timed
-from autoprune.backends.patience import _LEAST, _TIMES, Patience
+from autoprune.backends.patience import LEAST_SECONDS, TIMES, Patience
 from autoprune.core.candidate import Evaluation, Failure
 
 
@@ -30,7 +30,7 @@ def test_a_limit_that_was_asked_for_holds_on_every_rung_whatever_is_heard():
 def test_nothing_is_known_of_a_rung_that_nobody_has_finished():
     patience = Patience(None)
     assert patience.heard(took(1.0, level=0))
-    assert patience.limit(0) == _LEAST
+    assert patience.limit(0) == LEAST_SECONDS
     assert patience.limit(1) is None
 
 
@@ -46,7 +46,7 @@ def test_a_limit_is_never_below_some_minutes_nor_below_a_multiple_of_the_slowest
     for seconds in (1.0, 40.0, 3_000.0, 20.0):
         slowest = max(slowest, seconds)
         patience.heard(took(seconds))
-        assert patience.limit(0) == max(_LEAST, _TIMES * slowest)
+        assert patience.limit(0) == max(LEAST_SECONDS, TIMES * slowest)
     # A finetune that takes an hour lets others take most of a day.
     patience.heard(took(3_600.0, level=2))
     assert patience.limit(2) == 72_000.0
@@ -63,7 +63,7 @@ def test_whoever_hears_is_told_only_of_limits_that_are_others_now():
 def test_one_that_was_given_up_doubles_a_limit_that_nobody_asked_for():
     patience = Patience(None)
     patience.heard(took(1.0))
-    for limit in (_LEAST, 2 * _LEAST, 4 * _LEAST):
+    for limit in (LEAST_SECONDS, 2 * LEAST_SECONDS, 4 * LEAST_SECONDS):
         assert patience.limit(0) == limit
         assert patience.heard(replace(took(limit, failed=True), overdue=True))
     asked = Patience(7.0)

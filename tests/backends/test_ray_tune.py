@@ -165,7 +165,7 @@ class TestOnOneCluster:
 
     def test_what_hangs_is_noticed_by_how_long_the_others_took_without_any_time_limit(self, tally, monkeypatch):
         monkeypatch.setattr(seams, "_LOOK", 0.2)
-        monkeypatch.setattr("autoprune.backends.patience._LEAST", 2.0)
+        monkeypatch.setattr("autoprune.backends.patience.LEAST_SECONDS", 2.0)
         # The first of all hangs: what it may take is known only while it does.
         study = build_study(candidates=8)
         RayBackend(2).run(study, ToyFactory({"hangs": (0, 5), "seconds": 0.05}), should_stop=never)

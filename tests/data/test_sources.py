@@ -25,13 +25,15 @@ def tensors(count: int = 6, classes: int = 3) -> TensorDataset:
 def test_digits_are_those_of_scikit_learn(moved, monkeypatch) -> None:
     from sklearn.datasets import load_digits
 
-    from autoprune.data import sources
-
     if moved:
         monkeypatch.setattr(Path, "is_file", lambda path: False)
-    table, (images, digits) = sources._digits_table(), load_digits(return_X_y=True)
-    assert np.array_equal(table[:, :-1], images)
-    assert np.array_equal(table[:, -1], digits)
+    data = load_data("digits", preprocessing=Preprocessing((0.0,), (1.0,)))
+    found = [(part.take([index]), int(part.labels[index])) for part in data.parts for index in range(len(part))]
+    ours = sorted((*(16 * image.flatten()).round().int().tolist(), label) for image, label in found)
+    theirs = sorted(
+        (*image.astype(int).tolist(), int(digit)) for image, digit in zip(*load_digits(return_X_y=True), strict=True)
+    )
+    assert ours == theirs
 
 
 def test_one_digit_in_five_tests_and_one_validates_stratified() -> None:

@@ -9,6 +9,7 @@ import torch
 from autoprune.core.space import SearchSpace
 from autoprune.errors import ConfigError
 from autoprune.methods.eprune import (
+    PUBLISHED,
     EPrune,
     net_similarity_order,
     published_betas,
@@ -262,9 +263,7 @@ class TestAsPublished:
         assert [known.of(position, 0.5) for position in (0, 12)] == [0.5, 0.92]
 
     def test_bottlenecks_first_convolutions_ignore_the_late_beta_but_in_one_case(self):
-        from autoprune.methods.eprune import _PUBLISHED
-
-        resnet50, resnet101 = _PUBLISHED[16, 53], _PUBLISHED[33, 104]
+        resnet50, resnet101 = PUBLISHED[16, 53], PUBLISHED[33, 104]
         assert [resnet50.of(position, 0.73) for position in (24, 25, 26, 27)] == [0.73, 0.73, 0.73, 0.85]
         assert [resnet50.of(position, 0.70) for position in (24, 26, 27)] == [0.70, 0.85, 0.85]
         assert resnet101.of(56, 0.70) == 0.70

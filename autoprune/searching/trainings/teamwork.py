@@ -126,7 +126,7 @@ def trained_by_team(
         device,
         None if newest is None else (newest.name, newest.read_bytes()),
     )
-    hearing = _Hearing(observer, on_row, checkpoints)
+    hearing = Hearing(observer, on_row, checkpoints)
     observer.stage(f"Starting {options.workers} workers")
     try:
         run_team(
@@ -149,7 +149,7 @@ def trained_by_team(
     return found
 
 
-class _Hearing:
+class Hearing:
     """Does here what the leader of a team tells."""
 
     def __init__(self, observer: Observer, on_row: OnRow | None, checkpoints: Path) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from autoprune.report.observer import NullObserver
-from autoprune.searching.trainings.teamwork import _Hearing
+from autoprune.searching.trainings.teamwork import Hearing
 from autoprune.training.checkpoints import newest_checkpoint
 
 
 def told(place, steps):
     """Returns a driver that has heard of checkpoints after these steps."""
-    hearing = _Hearing(NullObserver(), None, place)
+    hearing = Hearing(NullObserver(), None, place)
     for step in steps:
         hearing(("checkpoint", f"step-{step:08d}.pt", f"state {step}".encode()))
     return hearing
