@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import IO
 
 from autoprune.cli.quiet import debugging
@@ -22,7 +24,7 @@ _LAST_LINES = 1.0
 
 
 def serve(command: Sequence[str], environment: Mapping[str, str]) -> None:
-    """Runs a server until Ctrl-C, or until it ends by itself.
+    """Runs a server until Ctrl-C or SIGTERM, which end it too, or until it ends by itself.
 
     What exit code it ends with is part of the message alone: ours says that there is something to be fixed, 2.
 
@@ -34,31 +36,58 @@ def serve(command: Sequence[str], environment: Mapping[str, str]) -> None:
         RunError: it ended with an error; its last lines are on stderr.
     """
     kept: deque[str] = deque(maxlen=_KEPT)
-    process = subprocess.Popen(
-        command,
-        env={**os.environ, **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-    )
-    assert process.stdout is not None
-    # In a thread of its own: a server that is being ended must not wait for somebody to read what it says, and what
-    # it has started may hold the pipe open after it.
-    reader = threading.Thread(target=_read, args=(process.stdout, kept), daemon=True)
-    reader.start()
-    try:
-        code = process.wait()
-    except BaseException as error:
-        _end(process)
-        if isinstance(error, KeyboardInterrupt):
+    with _terminated():
+        process = subprocess.Popen(
+            command,
+            env={**os.environ, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        )
+        assert process.stdout is not None
+        # In a thread of its own: a server that is being ended must not wait for somebody to read what it says, and
+        # what it has started may hold the pipe open after it.
+        reader = threading.Thread(target=_read, args=(process.stdout, kept), daemon=True)
+        reader.start()
+        try:
+            code = process.wait()
+        except _Terminated:
+            process.terminate()  # unlike Ctrl-C, the signal was for us alone
+            _end(process)
             return
-        raise
+        except BaseException as error:
+            _end(process)
+            if isinstance(error, KeyboardInterrupt):
+                return
+            raise
     reader.join(_LAST_LINES)
     if code:
         if not debugging():
             print("".join(kept.copy()).rstrip(), file=sys.stderr)
         raise RunError(f"The server ended with the exit code {code}; what it said last stands above.")
+
+
+class _Terminated(BaseException):
+    """SIGTERM, which is what `kill`, a service manager and a container's end send."""
+
+
+@contextmanager
+def _terminated() -> Iterator[None]:
+    """Raises `_Terminated` where SIGTERM comes; outside the main thread, which hears no signals, it does nothing."""
+
+    def hear(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once: what is being ended shall be ended whole
+        raise _Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, hear)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _read(lines: IO[str], kept: deque[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -48,15 +49,15 @@ def _ctrl_c():
     signal.signal(signal.SIGINT, before)
 
 
-def interrupted(up: Path) -> None:
-    """Sends the main thread, and nobody else, Ctrl-C as soon as a server has said that it is up."""
+def interrupted(up: Path, number: int = signal.SIGINT) -> None:
+    """Sends the main thread, and nobody else, a signal as soon as a server has said that it is up."""
     main = threading.main_thread().ident
     assert main is not None
 
     def send() -> None:
         while not up.exists():
             time.sleep(0.05)
-        signal.pthread_kill(main, signal.SIGINT)
+        signal.pthread_kill(main, number)
 
     threading.Thread(target=send, daemon=True).start()
 
@@ -78,6 +79,19 @@ def test_ctrl_c_ends_it_and_is_no_error(capfd, monkeypatch, tmp_path, ends):
     interrupted(up)
     serve(server(up, f"{handled}up.touch(); time.sleep({2 if ends == 'itself' else 600})"), {})
     assert clean.exists() == (ends == "terminated")
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("ends", ["terminated", "never"])
+def test_who_ends_us_by_sigterm_ends_the_server_too(capfd, monkeypatch, tmp_path, ends):
+    monkeypatch.setattr("autoprune.cli.serving._PATIENCE", 60.0 if ends == "terminated" else 0.5)
+    up, before = tmp_path / "up", signal.getsignal(signal.SIGTERM)
+    handled = "" if ends == "terminated" else "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+    interrupted(up, signal.SIGTERM)
+    serve(server(up, f"{handled}up.write_text(str(os.getpid())); time.sleep(600)"), {})
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(up.read_text()), 0)
+    assert signal.getsignal(signal.SIGTERM) is before
     assert capfd.readouterr() == ("", "")
 
 
