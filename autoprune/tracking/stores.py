@@ -6,14 +6,25 @@ from autoprune.errors import ConfigError, one_line
 from autoprune.tracking.uris import is_server, mask_secrets, mask_uri, store_file
 
 
-def require_usable(uri: str) -> None:
+def require_usable(uri: str, *, named: bool = True) -> None:
     """Checks an address without waiting for what answers there: servers that are down are tried again later.
 
+    Args:
+        uri: of the store.
+        named: whether a person wrote it. MLflow makes every folder that is missing on the way to a SQLite file: that is
+            meant for our own place beside a run folder to be, and hides what was mistyped.
+
     Raises:
-        ConfigError: MLflow has no store of this kind, or lacks its driver.
+        ConfigError: MLflow has no store of this kind, or lacks its driver, or the folder of its file is missing.
     """
+    file = store_file(uri)
+    if named and file is not None and not file.absolute().parent.is_dir():
+        raise ConfigError(
+            f"The folder of the MLflow store {mask_uri(uri)!r} does not exist: {str(file.parent)!r}. Make it, or name "
+            "another store with --tracking-uri (an absolute path has four slashes: sqlite:////home/me/mlflow.db)."
+        )
     # MLflow takes seconds to import; of these kinds it always has a store.
-    if is_server(uri) or store_file(uri) is not None:
+    if is_server(uri) or file is not None:
         return
     from autoprune.tracking.session import import_mlflow
 

@@ -23,7 +23,21 @@ def test_a_secret_in_an_address_is_not_repeated():
     assert "hidden" not in str(caught.value)
 
 
-@pytest.mark.parametrize("uri", ["http://127.0.0.1:9", "https://host", "sqlite:////nowhere/mlflow.db"])
-def test_what_may_be_down_now_is_not_asked(uri, monkeypatch):
+@pytest.mark.parametrize("uri", ["http://127.0.0.1:9", "https://host", "sqlite:///mlflow.db"])
+def test_what_may_be_down_now_is_not_asked(uri, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "mlflow", None)
     require_usable(uri)
+
+
+@pytest.mark.parametrize("uri", ["sqlite:///nowhere/mlflow.db", "sqlite:////nowhere/of/this/disk/mlflow.db?timeout=5"])
+def test_a_folder_that_is_missing_is_made_for_a_store_of_ours_and_refused_for_one_that_was_named(
+    uri, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        ConfigError, match=r"^The folder of the MLflow store .* does not exist: '/?nowhere.*'\. Make it"
+    ):
+        require_usable(uri)
+    require_usable(uri, named=False)
+    assert list(tmp_path.iterdir()) == []

@@ -88,7 +88,7 @@ def run(problem: Problem, options: SearchOptions, observer: Observer) -> Conclud
     started = time.perf_counter()
     require_cores(options)
     if not options.no_mlflow:
-        require_usable(store_of(options))
+        require_usable(store_of(options), named=named_store(options.tracking_uri) is not None)
     # Taken before the preparation, which may take minutes: a second driver is refused at once.
     with FolderLock(out):
         for name in (INCUMBENT, CHECKPOINTS):

@@ -88,7 +88,7 @@ def carry_out(training: Training, observer: Observer) -> dict[str, Any]:
         RunError: the folder cannot be written, or its checkpoints are of another training.
     """
     if not training.options.no_mlflow:
-        require_usable(_store(training.options))
+        require_usable(_store(training.options), named=named_store(training.options.tracking_uri) is not None)
     device = usable_device(training.options.device)
     split = split_of(training.data, training.options)
     with FolderLock(training.options.out):
