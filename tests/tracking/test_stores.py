@@ -35,9 +35,7 @@ def test_a_folder_that_is_missing_is_made_for_a_store_of_ours_and_refused_for_on
     uri, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(
-        ConfigError, match=r"^The folder of the MLflow store .* does not exist: '/?nowhere.*'\. Make it"
-    ):
+    with pytest.raises(ConfigError, match=r"^The folder of the MLflow store .* does not exist: '/?nowhere"):
         require_usable(uri)
     require_usable(uri, named=False)
     assert list(tmp_path.iterdir()) == []
