@@ -21,6 +21,10 @@ from autoprune.errors import DataError
 from autoprune.tasks.base import Task
 from autoprune.tasks.registry import CLASSIFICATION, TASKS_OF
 
+#: More classes than any data set has: names are made for each, so that one identifier among the labels would fill the
+#: memory before anybody hears what is wrong.
+_MOST_CLASSES = 1 << 20
+
 
 @dataclass(frozen=True, eq=False)
 class DataBundle:
@@ -125,6 +129,8 @@ def bundle_from(
     shape = _common_shape(name, parts)
     kind = _common_kind(name, parts)
     highest = max(_highest(name, images, shape[1:]) for images in parts.values())
+    if classes is None and highest >= _MOST_CLASSES:
+        raise DataError(f"{name!r} has the label {highest}, which is no class index. Labels are 0, 1, ... in a row.")
     names = tuple(str(label) for label in range(highest + 1)) if classes is None else tuple(classes)
     if highest >= len(names):
         raise DataError(f"{name!r} has the label {highest} but only {len(names)} classes. Labels count from 0.")

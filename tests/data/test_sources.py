@@ -227,6 +227,12 @@ def test_images_of_two_shapes_are_refused() -> None:
         bundle_from(tensors(), (torch.zeros(3, 1, 4, 5), torch.zeros(3, dtype=torch.int64)))
 
 
+def test_an_identifier_among_the_labels_is_refused_before_every_class_up_to_it_gets_a_name() -> None:
+    part = TensorDataset(torch.randn(3, 1, 4, 4), torch.tensor([0, 1, 1 << 40]))
+    with pytest.raises(DataError, match=r"'mine' has the label 1099511627776, which is no class index"):
+        bundle_from(part, part, name="mine")
+
+
 def test_a_label_beyond_the_classes_is_refused() -> None:
     with pytest.raises(DataError, match="label 2 but only 2 classes"):
         bundle_from(tensors(), tensors(), classes=["a", "b"])
