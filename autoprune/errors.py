@@ -66,9 +66,10 @@ class BackendError(AutopruneError):
 def nearest(name: str, known: Iterable[str]) -> str:
     """Returns a hint such as ` Did you mean 'uniform'?`, or the known names when none is close."""
     names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    small = {known_name.lower(): known_name for known_name in names}  # PRUNE is as near to prune as prnue
+    close = difflib.get_close_matches(name.lower(), small, n=1, cutoff=0.6)
     if close:
-        return f" Did you mean {close[0]!r}?"
+        return f" Did you mean {small[close[0]]!r}?"
     return f" Known: {', '.join(names)}." if names else ""
 
 

@@ -123,14 +123,25 @@ def _usage_message(error: Any) -> str:
     if name is not None and hasattr(error, "possibilities"):
         known = [flag for parameter in context.command.params for flag in parameter.opts] if context else []
         long_flags = [flag for flag in known if flag.startswith("--")]
-        hint = nearest(str(name), long_flags)
-        return f"Unknown option {str(name)!r}.{hint if hint.startswith(' Did') else ''} {_help_hint(context)}"
+        hint = _elsewhere(str(name), context) or nearest(str(name), long_flags)
+        return f"Unknown option {str(name)!r}.{'' if hint.startswith(' Known') else hint} {_help_hint(context)}"
     message = str(error.format_message()).strip()
     command = re.match(r"No such command '(.*?)'", message)
     if command is not None and context is not None:
         # Both typer and click add a hint of their own, depending on their versions.
         message = f"Unknown command {command[1]!r}.{nearest(command[1], context.command.commands)}"
     return f"{message if message.endswith(('.', '?', '!')) else message + '.'} {_help_hint(context)}"
+
+
+def _elsewhere(flag: str, context: Any) -> str:
+    """Returns a sentence that names the commands which know an option, empty where none does."""
+    commands = getattr(getattr(context, "parent", None), "command", None)
+    owners = [
+        f"`autoprune {name}`"
+        for name, command in getattr(commands, "commands", {}).items()
+        if any(flag in parameter.opts for parameter in command.params)
+    ]
+    return f" {' and '.join(owners[:2])} {'has' if len(owners) == 1 else 'have'} it." if owners else ""
 
 
 def _help_hint(context: Any) -> str:
