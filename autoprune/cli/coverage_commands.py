@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from autoprune.config.layout import require_folder_place
 from autoprune.config.options import OPTIONS
 from autoprune.errors import ConfigError
 
@@ -29,8 +30,7 @@ def cover(families: Sequence[str], given: Mapping[str, Any], *, out: Path | None
         flag = OPTIONS[name].flag if name in OPTIONS else f"--{name.replace('_', '-')}"
         what = f"the network {given['model']!r}" if "model" in given else flag
         raise ConfigError(f"--all goes through whole families by itself. Leave {what} out.")
-    if out is not None and out.exists() and not out.is_dir():
-        raise ConfigError(f"The output folder {str(out)!r} is a file. Name another one with --out.")
+    require_folder_place(out)
     from autoprune.cli.quiet import hush_libraries
     from autoprune.report.coverage_page import PASSED, summary_line
     from autoprune.searching.coverage.covering import Coverage, cover, models_of

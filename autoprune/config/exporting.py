@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from autoprune.config.layout import require_folder_place
 from autoprune.errors import ConfigError, nearest
 
 #: {format: the ending of its file}.
@@ -51,6 +52,8 @@ class ExportOptions:
             raise ConfigError("A safetensors file holds weights and no forward. Leave --with-preprocessing out for it.")
         if self.out is not None and self._names_file and len(self.formats) > 1:
             raise ConfigError(f"--out {str(self.out)!r} is one file, but there are several formats. Name a folder.")
+        if self.out is not None:
+            require_folder_place(self.out.parent if self._names_file else self.out)
 
     def file(self, name: str, folder: Path) -> Path:
         """Returns where a format goes.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from autoprune.errors import RunError
+from autoprune.errors import ConfigError, RunError
 
 #: Of a run folder that holds a search; the ledger is there first, the summary last.
 LEDGER, SUMMARY, FRONT_CSV, FRONT_HTML = "ledger.jsonl", "summary.json", "front.csv", "front.html"
@@ -27,4 +27,25 @@ def saved_folder(directory: Path) -> Path:
     for folder in (directory, directory / INCUMBENT):
         if (folder / STRUCTURE).is_file():
             return folder
-    raise RunError(f"{str(directory)!r} holds no saved network: neither {STRUCTURE} nor {INCUMBENT}/{STRUCTURE}.")
+    missing = f"neither {STRUCTURE} nor {INCUMBENT}/{STRUCTURE}"
+    raise RunError(f"{str(directory)!r} holds no saved network: {missing}.{found_instead(directory)}")
+
+
+def found_instead(directory: Path) -> str:
+    """Returns a sentence on what is there instead of what was looked for, to end a message with; empty if nothing."""
+    if not directory.is_dir():
+        return " It is a file." if directory.exists() else " There is no such folder."
+    kinds = ((LEDGER, "a search"), (TRAINING, "a training"), (SUMMARY, "a pruning"))
+    return next((f" It holds {kind}." for name, kind in kinds if (directory / name).is_file()), "")
+
+
+def require_folder_place(out: Path | None) -> None:
+    """Checks that an output folder, if one was named, is a folder or can become one; on the way there may be none yet.
+
+    Raises:
+        ConfigError: it is a file, or lies below one.
+    """
+    for place in () if out is None else (out, *out.parents):
+        if place.exists() and not place.is_dir():
+            what = "is" if place == out else f"lies below {str(place)!r}, which is"
+            raise ConfigError(f"The output folder {str(out)!r} {what} a file. Name another one with --out.")

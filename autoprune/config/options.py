@@ -15,7 +15,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from autoprune.config.layout import LEDGER
+from autoprune.config.layout import LEDGER, require_folder_place
 from autoprune.config.resources import resource_path
 from autoprune.config.spaces import AUTO, SCOPES, load_search_space, space_for
 from autoprune.config.toml import type_name
@@ -317,9 +317,7 @@ def _check_paths(options: dict[str, Any]) -> None:
     places = [Path(folder).expanduser(), *([root / folder] if kind in _BELOW_ROOT and root is not None else [])]
     if colon and kind in _FOLDERS and not any(place.is_dir() for place in places):
         raise ConfigError(f"The image folder {folder!r} does not exist. {_FOLDERS[kind]}")
-    out = options.get("out")
-    if out is not None and out.exists() and not out.is_dir():
-        raise ConfigError(f"The output folder {str(out)!r} is a file. Name another one with --out.")
+    require_folder_place(options.get("out"))
 
 
 def _require_no_search(out: Path | None) -> None:
@@ -352,6 +350,8 @@ def find_weights(weights: Path) -> Path:
     root = os.environ.get(WEIGHTS_ROOT_VARIABLE)
     if root and not weights.is_absolute() and (Path(root) / weights).is_file():
         return Path(root) / weights
+    if weights.is_dir():
+        raise ConfigError(f"The weights {str(weights)!r} are a folder. Name the .pt, .pth or .safetensors file in it.")
     searched = f" (nor under {WEIGHTS_ROOT_VARIABLE}={root})" if root else ""
     raise ConfigError(f"The weights file {str(weights)!r} does not exist{searched}.")
 

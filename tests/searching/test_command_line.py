@@ -100,7 +100,7 @@ def files(folder):
         (searching("--holdout-images", "1000"), "Ask for fewer with --holdout-images or --calibration-images."),
         (searching("--device", "cuda:99"), "The device 'cuda:99' cannot be used"),
         (searching("--out", "file"), "is a file"),
-        (searching("--out", "file/run"), "cannot be written"),
+        (searching("--out", "file/run"), "lies below"),
         (["search", "--resume", "images"], "holds no search to continue"),
         (["evaluate", "images"], "holds no saved network"),
         (["cost", "toy_problem:network", "--widths", "corrupt.toml"], "Cannot read the widths file"),

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autoprune.config.layout import INCUMBENT, LEDGER, STRUCTURE, SUMMARY, TRAINING
+from autoprune.config.layout import INCUMBENT, LEDGER, STRUCTURE, SUMMARY, TRAINING, found_instead
 from autoprune.core.files import require_format
 from autoprune.errors import ConfigError, RunError
 from autoprune.report.record import FINETUNE, PRUNE, SEARCH, TRAIN, RunRecord
@@ -50,7 +50,8 @@ class RunFolder:
         """
         if not any(self.holds(name) for name in (SUMMARY, TRAINING, LEDGER)):
             raise RunError(
-                f"{str(self.path)!r} holds no run: neither {SUMMARY} nor {TRAINING}. Name a folder such as runs/NAME."
+                f"{str(self.path)!r} holds no run: neither {SUMMARY} nor {TRAINING}.{found_instead(self.path)} "
+                "Name a folder such as runs/NAME."
             )
 
     def require_search(self, what: str = "search") -> None:
@@ -60,7 +61,10 @@ class RunFolder:
             RunError: it holds none, or is missing.
         """
         if not self.holds(LEDGER):
-            raise RunError(f"{str(self.path)!r} holds no {what}: {LEDGER} is missing. Name a folder under runs/.")
+            found = found_instead(self.path)
+            raise RunError(
+                f"{str(self.path)!r} holds no {what}: {LEDGER} is missing.{found} Name a folder under runs/."
+            )
 
     def require_new(self) -> None:
         """Checks that the folder holds neither a pruning nor a training, nor a search that has ended.
@@ -122,7 +126,7 @@ class RunFolder:
             RunError: it is missing, no JSON object, of another format, or not the record of a training.
         """
         if not self.holds(TRAINING):
-            raise RunError(f"{str(self.path)!r} holds no training: {TRAINING} is missing.")
+            raise RunError(f"{str(self.path)!r} holds no training: {TRAINING} is missing.{found_instead(self.path)}")
         path, remedy = self.path / TRAINING, "Start the training anew."
         record = _read(path, reads=TRAINING_FORMAT, remedy=remedy)
         known = "format" in record and record.get("kind") in (TRAIN, FINETUNE)

@@ -264,10 +264,11 @@ def test_a_wrong_wish_is_answered_in_one_line(tmp_path, capsys, arguments, messa
     assert re.search(message, line)
 
 
-def test_a_folder_that_cannot_be_written_is_named(mine, tmp_path):
+@pytest.mark.parametrize("out", ["taken", "taken/folder", "taken/model.onnx"])
+def test_a_place_that_is_no_folder_is_refused_before_anything_is_exported(tmp_path, out):
     (tmp_path / "taken").touch()
-    with pytest.raises(RunError, match=r"Cannot write .*taken.model\.torchscript"):
-        autoprune.export(mine[0] / "run", "torchscript", out=tmp_path / "taken")
+    with pytest.raises(ConfigError, match=r"The output folder '.*taken.*is a file\. Name another one with --out\.$"):
+        ExportOptions(("onnx",), tmp_path / out)
 
 
 def test_preprocessing_that_nobody_recorded_cannot_be_baked_in(tmp_path):
