@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autoprune.cli.work import driven, shown
+from autoprune.config.layout import INCUMBENT, LEDGER, SUMMARY, TRAINING, require_folder_place
 from autoprune.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -40,8 +41,9 @@ def pick(
     from autoprune.searching.inputs.run_folder import RunFolder
 
     RunFolder(run).require_search()
-    if out is not None and out.exists() and not out.is_dir():
-        raise ConfigError(f"The output folder {str(out)!r} is a file. Name another one with --out.")
+    require_folder_place(out)
+    if out is not None:
+        _require_no_run(out)
     if not 0 <= finetune_epochs < float("inf"):
         raise ConfigError(f"--finetune-epochs is {finetune_epochs:g}, but must be a finite number of at least 0.")
     if chosen["budget"] is not None:
@@ -58,6 +60,14 @@ def pick(
     from autoprune.cli.render import show_pick
 
     return shown(entry, show_pick, as_json=as_json)
+
+
+def _require_no_run(out: Path) -> None:
+    """Refuses the folder of a run and that of its best network, which `evaluate`, `export` and `report` would lose."""
+    place = out.resolve()
+    for folder in (place, *([place.parent] if place.name == INCUMBENT else [])):
+        if any((folder / name).exists() for name in (LEDGER, SUMMARY, TRAINING)):
+            raise ConfigError(f"{str(out)!r} belongs to a run. Name another folder with --out.")
 
 
 def _picked(
@@ -160,9 +170,11 @@ def _show_report(numbers: Mapping[str, Any]) -> None:
             print(f"Note: {note}")
     print(f"The report is in {numbers['page']}.")
     if numbers["pictures"]:
-        names = ", ".join(Path(picture).name for picture in numbers["pictures"])
-        print(f"Its pictures are in {Path(numbers['pictures'][0]).parent}: {names}.")
-
+        places = [Path(picture) for picture in numbers["pictures"]]
+        endings = " and ".join(dict.fromkeys(place.suffix for place in places))
+        print(
+            f"Its pictures are in {places[0].parent}: {', '.join(dict.fromkeys(p.stem for p in places))} ({endings})."
+        )
     if "study" in numbers:
         print(f"The Optuna study {numbers['study']}: optuna-dashboard {shlex.quote(numbers['optuna'])}")
     if "tensorboard" in numbers:

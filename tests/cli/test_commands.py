@@ -317,3 +317,13 @@ class TestCoverage:
         assert "## detection" in page
         assert "## segmentation" in page
         assert "| b | 0 | 0.0 % | no | nothing can be cut |" in page
+
+
+@pytest.mark.parametrize("name", ["run", "run/incumbent", "run/incumbent/../incumbent", "other"])
+def test_a_candidate_is_never_saved_over_the_network_of_a_run(capsys, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    for folder, file in (("run", "ledger.jsonl"), ("other", "training.json")):
+        Path(folder, "incumbent").mkdir(parents=True)
+        Path(folder, file).touch()
+    assert run(["pick", "run", "--id", "0", "--out", name]) == 2
+    assert capsys.readouterr().err == f"autoprune: error: '{name}' belongs to a run. Name another folder with --out.\n"
