@@ -164,7 +164,10 @@ def show_training(report: Report) -> None:
 
 
 def show_table(title: str, headers: Sequence[str], rows: Rows) -> None:
-    """Prints a table: drawn on a terminal, aligned lines elsewhere. Columns of numbers are flushed right."""
+    """Prints a table: drawn on a terminal, aligned lines elsewhere. Columns of numbers are flushed right.
+
+    A terminal that is too narrow for it gets it on its side where that fits: folded, many columns become unreadable.
+    """
     right = [all(_is_number(row[column]) for row in rows) for column in range(len(headers))]
     if not sys.stdout.isatty():
         print(f"\n{title}")
@@ -181,12 +184,21 @@ def show_table(title: str, headers: Sequence[str], rows: Rows) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    console = Console()
+    turned = [(header, *(row[column] for row in rows)) for column, header in enumerate(headers)]
+    if _table_width((headers, *rows)) > console.width >= _table_width(turned):
+        (headers, *rows), right = turned, [False] * (1 + len(rows))
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     for header, end in zip(headers, right, strict=True):
         table.add_column(header, justify="right" if end else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))  # Text: a layer may be called `[bold]`
-    Console().print(table)
+    console.print(table)
+
+
+def _table_width(lines: Rows) -> int:
+    """Returns the characters of a line of a table that `show_table` draws: two on both sides of a gap."""
+    return sum(max(map(len, column)) + 3 for column in zip(*lines, strict=True)) - 1
 
 
 def _metric(report: Report) -> str:
