@@ -1,4 +1,4 @@
-"""Ctrl-C as a request: the search stops where its books are straight, never in the middle of a tell."""
+"""Ctrl-C and SIGTERM as a request: the search stops where its books are straight, never in the middle of a tell."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from typing import Any
 
 
 class Interrupts:
-    """While entered, Ctrl-C sets `requested`; a second one raises KeyboardInterrupt.
+    """While entered, Ctrl-C or SIGTERM sets `requested`; a second one raises KeyboardInterrupt.
+
+    SIGTERM is what batch systems and containers end a process with: it died of it without a word, and with a message
+    about foreign code where Ray had put its own handler there.
 
     Outside the main thread, where Python delivers no signals, it does nothing.
 
     Attributes:
-        requested: whether Ctrl-C was pressed.
+        requested: whether either came.
     """
 
     def __init__(self) -> None:
@@ -26,11 +29,18 @@ class Interrupts:
 
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
-            self._previous.append((signal.SIGINT, signal.signal(signal.SIGINT, self._hear)))
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous.append((number, signal.signal(number, self._hear)))
             if hasattr(signal, "SIGUSR1"):
                 # Ray Tune installs a handler here and leaves it behind.
                 self._previous.append((signal.SIGUSR1, signal.getsignal(signal.SIGUSR1)))
         return self
+
+    def listen_again(self) -> None:
+        """Takes both signals back from who took them within: `ray.init` installs a handler of its own for SIGTERM."""
+        if self._previous:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, self._hear)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

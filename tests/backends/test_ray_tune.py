@@ -183,7 +183,8 @@ class TestOnOneCluster:
             RayBackend(1).run(build_study(), ToyFactory(broken=True), should_stop=never)
         assert "\n" not in str(caught.value)
 
-    def test_ctrl_c_keeps_what_was_told_and_the_search_resumes(self, tmp_path):
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_ctrl_c_and_sigterm_keep_what_was_told_and_the_search_resumes(self, tmp_path, number):
         class Interrupter(Events):
             pressed = False
 
@@ -192,7 +193,7 @@ class TestOnOneCluster:
                 # Not "== 12": the twelfth event may be one of an ask.
                 if len(self.events) >= 12 and not self.pressed:
                     self.pressed = True
-                    os.kill(os.getpid(), signal.SIGINT)
+                    os.kill(os.getpid(), number)
 
         path = tmp_path / "ledger.jsonl"
         with Ledger(path, run={}) as ledger:

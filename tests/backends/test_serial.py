@@ -20,14 +20,14 @@ def never():
 class Interrupter(Events):
     """Presses Ctrl-C at a tell."""
 
-    def __init__(self, at):
+    def __init__(self, at, number=signal.SIGINT):
         super().__init__()
-        self.at = at
+        self.at, self.number = at, number
 
     def told(self, outcome, *, finished):
         super().told(outcome, finished=finished)
         if sum(kind == "told" for kind, *_ in self.events) == self.at:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), self.number)
 
 
 def test_it_drives_a_study_to_its_end():
@@ -64,16 +64,19 @@ def test_it_stops_between_evaluations_when_told_to():
     assert len(study.evaluations) == 4
 
 
-def test_ctrl_c_keeps_what_was_told_and_the_search_resumes(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_sigterm_keep_what_was_told_and_the_search_resumes(tmp_path, number):
     path = tmp_path / "ledger.jsonl"
     whole = Events()
     # A background job starts with Ctrl-C ignored: what counts is that it is as it was.
-    before = signal.getsignal(signal.SIGINT)
+    before = signal.getsignal(number)
     SerialBackend().run(build_study(trackers=[whole]), ToyFactory(), should_stop=never)
     with Ledger(path, run={}) as ledger:
-        report = SerialBackend().run(build_study(trackers=[ledger, Interrupter(7)]), ToyFactory(), should_stop=never)
+        report = SerialBackend().run(
+            build_study(trackers=[ledger, Interrupter(7, number)]), ToyFactory(), should_stop=never
+        )
     assert report.interrupted
-    assert signal.getsignal(signal.SIGINT) is before
+    assert signal.getsignal(number) is before
     rest = Events()
     study = build_study(trackers=[rest])
     with_past = Events()
