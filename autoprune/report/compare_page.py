@@ -7,9 +7,10 @@ from pathlib import PurePath
 from typing import Any
 
 from autoprune.report import formats
+from autoprune.report.making import seeds_section
 from autoprune.report.markup import Counter, Draw, escape, figure, fill_page, section, table
 from autoprune.report.overlays import overlaid_fronts, overlaid_progress
-from autoprune.report.repeats import over_seeds, seeds_section, with_ranges
+from autoprune.report.repeats import over_seeds, with_ranges
 from autoprune.report.svg import Drawing
 
 Numbers = Mapping[str, Any]

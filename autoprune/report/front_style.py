@@ -1,5 +1,7 @@
 """The page of the front: what it holds, and its style sheet, light and dark, desktop and phone."""
 
+from autoprune.report.colours import THEME
+
 #: Goes into the body of an `html_page`; the script fills the elements that have an id.
 FRONT_BODY = """<header><h1 id="title"></h1><p id="subtitle"></p></header>
 <noscript><p>This page draws its picture with JavaScript. The same rows lie beside it in front.csv.</p></noscript>
@@ -21,24 +23,9 @@ FRONT_BODY = """<header><h1 id="title"></h1><p id="subtitle"></p></header>
 <script type="application/json" id="data">@DATA@</script>
 <script>@SCRIPT@</script>"""
 
-STYLE = """
-:root {
-  --page: #f5f6f8; --card: #ffffff; --ink: #1a2029; --soft: #5b6573; --line: #dfe3e8; --grid: #eceff3;
-  --accent: #0b63c5; --front: #1a2029; --budget: #b45309; --band: rgba(180, 83, 9, .08); --bar: #d4dae2;
-  --hover: #eef3fa;
-  --c0: #0b6fc2; --c1: #d1500a; --c2: #0a8f66; --c3: #b8468f; --c4: #b98300; --c5: #6b54c6;
-  --c6: #1a8fa6; --c7: #7a828e;
-}
-@media (prefers-color-scheme: dark) {
-  :root {
-    --page: #0f1318; --card: #171c23; --ink: #e7ebf0; --soft: #98a3b1; --line: #2b323c; --grid: #222932;
-    --accent: #6cb2ff; --front: #e7ebf0; --budget: #f0a04b; --band: rgba(240, 160, 75, .09); --bar: #353e4a;
-    --hover: #202833;
-    --c0: #5aaeff; --c1: #ff8f50; --c2: #3ecf9a; --c3: #ef86c6; --c4: #ecc14a; --c5: #a996ff;
-    --c6: #4fcbe2; --c7: #a2abb8;
-  }
-}
-* { box-sizing: border-box; }
+STYLE = (
+    THEME
+    + """* { box-sizing: border-box; }
 [hidden] { display: none !important; }
 body {
   margin: 0 auto; padding: 24px 28px 40px; max-width: 1440px; background: var(--page); color: var(--ink);
@@ -140,3 +127,4 @@ tbody tr { cursor: pointer; } tbody tr:hover, tbody tr[aria-selected=true] { bac
 }
 @media (prefers-reduced-motion: reduce) { #toast { transition: none; } }
 """
+)

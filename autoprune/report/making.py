@@ -1,12 +1,13 @@
-"""The end of a report: measured latency, and what it takes to make the run again."""
+"""Sections of a report: what other seeds reached, measured latency, and what it takes to make the run again."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from autoprune.report import formats
 from autoprune.report.markup import escape, milliseconds, section, table
+from autoprune.report.repeats import HEADINGS, seed_lines
 
 Numbers = Mapping[str, Any]
 
@@ -15,6 +16,17 @@ def epochs_of(numbers: Numbers) -> str:
     """Returns how long the finetuning was."""
     epochs = numbers["finetune_epochs"]
     return f"{epochs:g} epoch{'s' if epochs != 1 else ''}"
+
+
+def seeds_section(groups: Sequence[Mapping[str, Any]]) -> str:
+    """Returns the section about runs that differ in their seeds alone; empty where there are none."""
+    parts = []
+    for group in groups:
+        runs = ", ".join(f"{folder} (seed {seed})" for folder, seed in zip(group["runs"], group["seeds"], strict=True))
+        lines = [[escape(cell) for cell in line] for line in seed_lines(group)]
+        parts.append(f"<p>{escape(runs)}</p>{table(HEADINGS, lines)}")
+    said = "Means, and the least and the most of any seed: other images held out, other candidates drawn."
+    return section("Over seeds", said, "".join(parts)) if parts else ""
 
 
 def latency_section(numbers: Numbers) -> str:

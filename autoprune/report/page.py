@@ -14,11 +14,10 @@ from autoprune.report.front_figure import front_figure
 from autoprune.report.front_html import embed, front_data, marks_of
 from autoprune.report.front_script import SCRIPT
 from autoprune.report.html_page import filled
-from autoprune.report.making import epochs_of, latency_section, making_section
+from autoprune.report.making import epochs_of, latency_section, making_section, seeds_section
 from autoprune.report.markup import Counter, Draw, escape, figure, fill_page, meter, section, table
 from autoprune.report.page_style import FRONT
 from autoprune.report.record import FINETUNE, PRUNE, SEARCH, TRAIN, RunRecord
-from autoprune.report.repeats import seeds_section
 from autoprune.report.svg import Drawing
 
 Numbers = Mapping[str, Any]

@@ -14,7 +14,6 @@ from typing import Any
 from autoprune.core.budget import parse_budgets
 from autoprune.errors import BudgetError, ConfigError
 from autoprune.report import formats
-from autoprune.report.markup import escape, section, table
 
 Numbers = Mapping[str, Any]
 Rows = Sequence[Mapping[str, Any]]
@@ -100,17 +99,6 @@ def seed_lines(group: Mapping[str, Any]) -> list[list[str]]:
         ]
         for network in group["networks"]
     ]
-
-
-def seeds_section(groups: Sequence[Mapping[str, Any]]) -> str:
-    """Returns the section about runs that differ in their seeds alone; empty where there are none."""
-    parts = []
-    for group in groups:
-        runs = ", ".join(f"{folder} (seed {seed})" for folder, seed in zip(group["runs"], group["seeds"], strict=True))
-        lines = [[escape(cell) for cell in line] for line in seed_lines(group)]
-        parts.append(f"<p>{escape(runs)}</p>{table(HEADINGS, lines)}")
-    said = "Means, and the least and the most of any seed: other images held out, other candidates drawn."
-    return section("Over seeds", said, "".join(parts)) if parts else ""
 
 
 def _group(members: Sequence[Numbers]) -> dict[str, Any]:

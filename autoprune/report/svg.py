@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from autoprune.report import formats
-from autoprune.report.front_style import STYLE
+from autoprune.report.colours import THEME
 
-#: Colours that tell strategies and runs apart; the style sheet has as many.
+#: Colours that tell strategies and runs apart; the theme has as many.
 COLOURS = 8
 
 FIGURE_STYLE = """
@@ -82,7 +82,7 @@ class Drawing:
 
     def file(self) -> str:
         """Returns a file that stands alone, in light colours."""
-        light = dict(re.findall(r"(--[a-z0-9]+):\s*([^;]+);", STYLE.split("@media")[0]))
+        light = dict(re.findall(r"(--[a-z0-9]+):\s*([^;]+);", THEME.split("@media")[0]))
         rules = re.sub(r"var\((--[a-z0-9]+)\)", lambda match: light[match[1]], FIGURE_STYLE)
         ground = f'<rect width="100%" height="100%" fill="{light["--card"]}"/>'
         style = f"<style>{html.escape(rules, quote=False)}</style>"
