@@ -11,7 +11,7 @@ from autoprune.config.experiment import experiment_kind, load_comparison, load_e
 from autoprune.core.budget import Budget
 from autoprune.core.cost import Cost
 from autoprune.methods.registry import make_method
-from autoprune.report.results_table import results_table
+from autoprune.report.markdown.results import results_table
 from autoprune.searching.experiments.comparison import SEARCH
 
 ROOT = Path(__file__).parents[1]

@@ -32,7 +32,7 @@ def cover(families: Sequence[str], given: Mapping[str, Any], *, out: Path | None
         raise ConfigError(f"--all goes through whole families by itself. Leave {what} out.")
     require_folder_place(out)
     from autoprune.cli.quiet import hush_libraries
-    from autoprune.report.coverage_page import PASSED, summary_line
+    from autoprune.report.markdown.coverage import PASSED, summary_line
     from autoprune.searching.coverage.covering import Coverage, cover, models_of
     from autoprune.searching.coverage.files import CoverageFile, write_page
 

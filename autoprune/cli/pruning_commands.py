@@ -65,13 +65,13 @@ def experiment(
     if (file is None) == (table is None):
         raise ConfigError("Name an experiment file to run, or a folder of results with --table.")
     if table is not None:
-        from autoprune.report.results_table import results_table
+        from autoprune.report.markdown.results import results_table
 
         print(results_table(table))
         return 0
     assert file is not None
     from autoprune.cli.quiet import hush_libraries
-    from autoprune.report.live import LiveProgress
+    from autoprune.report.screens.live import LiveProgress
     from autoprune.searching.experiments.runner import run_experiment
 
     hush_libraries()

@@ -17,21 +17,21 @@ _EPOCHS_SHOWN = 12
 
 def show_summary(summary: Report) -> None:
     """Prints the result of a search."""
-    from autoprune.report.next_steps import after_search
+    from autoprune.report.screens.next_steps import after_search
 
     _print_summary(summary, after_search(summary, Path(summary["folder"])) if summary.get("folder") else [])
 
 
 def show_prune(summary: Report) -> None:
     """Prints the result of a single method."""
-    from autoprune.report.next_steps import after_prune
+    from autoprune.report.screens.next_steps import after_prune
 
     _print_summary(summary, after_prune(Path(summary["folder"])))
 
 
 def _print_summary(summary: Report, steps: Sequence[tuple[str, str]]) -> None:
-    from autoprune.report.next_steps import step_lines
-    from autoprune.report.terminal import plain_summary, render_summary
+    from autoprune.report.screens.next_steps import step_lines
+    from autoprune.report.screens.summary import plain_summary, render_summary
 
     if sys.stdout.isatty():
         from rich.console import Console
@@ -115,7 +115,7 @@ def show_evaluation(report: Report) -> None:
 
 def show_pick(report: Report) -> None:
     """Prints what became of a picked candidate, where it is, and how to load and to serve it."""
-    from autoprune.report.next_steps import after_pick, step_lines
+    from autoprune.report.screens.next_steps import after_pick, step_lines
 
     print(f"candidate {report['id']} ({report['proposed_by']})")
     before = report["accuracy_before_finetune"]

@@ -112,7 +112,7 @@ def report(
     for folder in (run, *repeats):
         RunFolder(folder).require_run()
     if optuna is not None:
-        from autoprune.report.optuna_study import require_place
+        from autoprune.report.dashboards.optuna_study import require_place
 
         require_place(optuna)
     from autoprune.searching.inspection.reporting import write_report
@@ -140,7 +140,7 @@ def compare(runs: Sequence[Path], *, out: Path | None, as_json: bool) -> int:
 
 def _show_report(numbers: Mapping[str, Any]) -> None:
     from autoprune.cli.render import show_table
-    from autoprune.report.markup import milliseconds
+    from autoprune.report.pages.markup import milliseconds
 
     agreement, latency = numbers["agreement"], numbers["latency"]
     if agreement and agreement["tau"] is not None:
@@ -183,7 +183,7 @@ def _show_report(numbers: Mapping[str, Any]) -> None:
 
 def _show_seeds(groups: Sequence[Mapping[str, Any]]) -> None:
     from autoprune.cli.render import show_table
-    from autoprune.report.repeats import HEADINGS, seed_lines
+    from autoprune.report.records.repeats import HEADINGS, seed_lines
 
     for group in groups:
         title = f"{group['model']} on {group['data']}, {' and '.join(group['budget'])}: {len(group['seeds'])} seeds"
@@ -193,7 +193,7 @@ def _show_seeds(groups: Sequence[Mapping[str, Any]]) -> None:
 
 def _show_comparison(found: Mapping[str, Any]) -> None:
     from autoprune.cli.render import show_table
-    from autoprune.report.compare_page import HEADINGS, comparison_lines
+    from autoprune.report.pages.comparison import HEADINGS, comparison_lines
 
     show_table(f"{len(found['runs'])} runs", HEADINGS, comparison_lines(found["runs"]))
     print()

@@ -33,7 +33,7 @@ def driven(work: Callable[[Observer], _Result], *, candidates: int = 0, time_lim
         time_limit: of a search, in seconds.
     """
     from autoprune.cli.quiet import hush_libraries
-    from autoprune.report.live import LiveProgress
+    from autoprune.report.screens.live import LiveProgress
 
     hush_libraries()
     with LiveProgress(candidates=candidates, time_limit=time_limit) as observer:

@@ -14,7 +14,7 @@ __all__ = ["atomic_write_bytes", "atomic_write_text", "write_front_csv"]
 
 
 def write_front_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Writes candidate rows (see `rows.candidate_rows`), one column a figure and one `width.GROUP` a group.
+    """Writes candidate rows (see `records.rows.candidate_rows`), one column a figure and one `width.GROUP` a group.
 
     Raises:
         RunError: the file cannot be written.

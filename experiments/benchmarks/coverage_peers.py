@@ -41,7 +41,7 @@ from torch import Tensor, nn
 
 from autoprune.models.costing.counting import count_on
 from autoprune.models.zoo.catalogue import model_info
-from autoprune.report.coverage_page import PEERS
+from autoprune.report.markdown.coverage import PEERS
 from autoprune.searching.coverage.covering import PASSED, models_of, reduce_detector
 from autoprune.searching.coverage.files import write_page
 from autoprune.searching.experiments.provenance import circumstances

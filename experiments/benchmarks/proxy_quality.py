@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from autoprune.config.options import check_options
-from autoprune.report.live import LiveProgress
+from autoprune.report.screens.live import LiveProgress
 from autoprune.searching.experiments.proxies import ProxyOptions, check_proxies
 from autoprune.searching.inputs.options import SearchOptions
 from experiments.benchmarks.cifar import WEIGHTS

@@ -24,7 +24,7 @@ from autoprune.core.cost import FloatArray
 from autoprune.core.front import ParetoFront, hypervolume
 from autoprune.core.seeds import generator
 from autoprune.core.structure import Structure
-from autoprune.report.progress import kendall_tau
+from autoprune.report.records.progress import kendall_tau
 from autoprune.strategies import make_strategy
 from autoprune.testing import Landscape, Simulation, resnet_landscape, simulate, table_names, tabular_landscape
 from experiments.benchmarks.common import write

@@ -22,8 +22,8 @@ from statistics import median
 from typing import Any
 
 from autoprune.core.candidate import Candidate
-from autoprune.report.figures import legend, legend_height
-from autoprune.report.svg import Axes, Drawing
+from autoprune.report.pictures.figures import legend, legend_height
+from autoprune.report.pictures.svg import Axes, Drawing
 from autoprune.strategies import make_strategy
 from autoprune.study import Ledger, Study
 from autoprune.testing import Crew, Landscape, Simulation, tabular_landscape

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from autoprune.report.compare_page import comparison_page
-from autoprune.report.front_html import front_data, marks_of, write_front_html
+from autoprune.report.pages.comparison import comparison_page
+from autoprune.report.pages.front import front_data, marks_of, write_front_html
 from tests.browser.chromium import browser
 from tests.report.recorded_run import GROUPS, search, shown, summary
 

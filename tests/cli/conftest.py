@@ -188,9 +188,9 @@ def fake_search(monkeypatch, tmp_path):
         ),
         _module("autoprune.searching.trainings.training", train_network=fake.train),
         _module("autoprune.searching.trainings.finetuning", finetune=fake.train),
-        _module("autoprune.report.live", LiveProgress=fake.live_progress),
+        _module("autoprune.report.screens.live", LiveProgress=fake.live_progress),
         _module(
-            "autoprune.report.terminal",
+            "autoprune.report.screens.summary",
             render_summary=lambda summary: repr(summary),
             plain_summary=lambda summary: "the table",
         ),

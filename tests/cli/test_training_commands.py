@@ -53,7 +53,7 @@ def fake(monkeypatch, tmp_path):
         module = types.ModuleType(name)
         setattr(module, attribute, work)
         monkeypatch.setitem(sys.modules, f"autoprune.searching.trainings.{name}", module)
-    monkeypatch.setattr("autoprune.report.live.LiveProgress", Quiet)
+    monkeypatch.setattr("autoprune.report.screens.live.LiveProgress", Quiet)
     monkeypatch.setattr("autoprune.cli.quiet.hush_libraries", lambda: None)
     for variable in ("AUTOPRUNE_DEBUG", "AUTOPRUNE_DATA_ROOT", "AUTOPRUNE_WEIGHTS_ROOT"):
         monkeypatch.delenv(variable, raising=False)

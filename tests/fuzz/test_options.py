@@ -39,7 +39,7 @@ def no_work(monkeypatch):
     monkeypatch.setattr("autoprune.searching.trainings.finetuning.finetune", lambda options, observer: {})
     monkeypatch.setattr("autoprune.searching.delivery.pruning.prune", lambda *arguments, **named: {})
     monkeypatch.setattr("autoprune.searching.inspection.networks.trace_report", lambda *arguments, **named: {})
-    monkeypatch.setattr("autoprune.report.live.LiveProgress", _Silent)
+    monkeypatch.setattr("autoprune.report.screens.live.LiveProgress", _Silent)
 
 
 class _Silent:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from autoprune.report.numbers import numbers_of
-from autoprune.report.page import report_page
-from autoprune.report.record import FINETUNE, PRUNE, SEARCH, RunRecord, evaluations_of, rows_of
+from autoprune.report.pages.run import report_page
+from autoprune.report.records.numbers import numbers_of
+from autoprune.report.records.run import FINETUNE, PRUNE, SEARCH, RunRecord, evaluations_of, rows_of
 
 GROUPS = {"stem": 8, "block.conv": 16}
 #: (id, widths, MACs, proposed by, score of the first rung, of the last or None)

@@ -11,7 +11,7 @@ import pytest
 
 from autoprune.errors import RunError
 from autoprune.report.files import atomic_write_bytes, atomic_write_text, write_front_csv
-from autoprune.report.rows import candidate_rows
+from autoprune.report.records.rows import candidate_rows
 from tests.tracking.tracked_candidates import DENSE, GROUPS, evaluation
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from autoprune.report.live import LiveProgress
 from autoprune.report.observer import NullObserver, Observer
+from autoprune.report.screens.live import LiveProgress
 from tests.tracking.tracked_candidates import candidate, evaluation, failure
 
 

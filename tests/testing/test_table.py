@@ -4,7 +4,7 @@ from recorded_table import recorded_table
 
 from autoprune.core.candidate import Candidate
 from autoprune.errors import ConfigError, RunError
-from autoprune.report.progress import kendall_tau
+from autoprune.report.records.progress import kendall_tau
 from autoprune.testing import resnet_landscape, table_names, tabular_landscape
 from autoprune.testing.landscape import SyntheticLandscape
 from autoprune.testing.table import Table

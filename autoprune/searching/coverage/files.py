@@ -9,8 +9,8 @@ from typing import Any
 
 from autoprune.core.files import cannot_write
 from autoprune.errors import ConfigError
-from autoprune.report.coverage_page import KIND, coverage_page
 from autoprune.report.files import atomic_write_text
+from autoprune.report.markdown.coverage import KIND, coverage_page
 from autoprune.searching.coverage.covering import Coverage, as_entry
 from autoprune.searching.experiments.provenance import circumstances
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from autoprune.core.cost import FloatArray
-from autoprune.report.progress import kendall_tau
+from autoprune.report.records.progress import kendall_tau
 
 _RESAMPLINGS = 2_000
 _CONFIDENCE = 0.9

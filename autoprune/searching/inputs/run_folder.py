@@ -16,7 +16,7 @@ from typing import Any
 from autoprune.config.layout import INCUMBENT, LEDGER, STRUCTURE, SUMMARY, TRAINING, found_instead
 from autoprune.core.files import require_format
 from autoprune.errors import ConfigError, RunError
-from autoprune.report.record import FINETUNE, PRUNE, SEARCH, TRAIN, RunRecord
+from autoprune.report.records.run import FINETUNE, PRUNE, SEARCH, TRAIN, RunRecord
 from autoprune.study.ledger import Event, read_header, read_ledger
 
 SUMMARY_FORMAT = 1

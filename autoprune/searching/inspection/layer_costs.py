@@ -15,7 +15,7 @@ from autoprune.models.storage.saved import load, read_saved
 from autoprune.models.tracing.tracer import trace
 from autoprune.models.zoo.catalogue import build_model, model_info
 from autoprune.plugins import is_plugin
-from autoprune.report.record import RunRecord
+from autoprune.report.records.run import RunRecord
 
 
 def layer_costs(run: Path, record: RunRecord, uniform: Mapping[str, int] | None) -> list[dict[str, Any]]:

@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING, Any
 
 from autoprune.config.layout import FRONT_HTML, saved_folder
 from autoprune.errors import AutopruneError, ConfigError, RunError
-from autoprune.report.compare_page import comparison, comparison_page
+from autoprune.report.dashboards.optuna_study import write_study
+from autoprune.report.dashboards.tensorboard import write_events
 from autoprune.report.files import atomic_write_bytes, atomic_write_text
-from autoprune.report.front_html import front_data, marks_of, write_front_html
-from autoprune.report.numbers import numbers_of
 from autoprune.report.observer import Observer
-from autoprune.report.optuna_study import write_study
-from autoprune.report.page import drawings, report_page
-from autoprune.report.png import png
-from autoprune.report.record import RunRecord, evaluations_of, require_search, rows_of
-from autoprune.report.repeats import over_seeds, require_repeats, with_ranges
-from autoprune.report.svg import Drawing
-from autoprune.report.tensorboard import write_events
+from autoprune.report.pages.comparison import comparison, comparison_page
+from autoprune.report.pages.front import front_data, marks_of, write_front_html
+from autoprune.report.pages.run import drawings, report_page
+from autoprune.report.pictures.png import png
+from autoprune.report.pictures.svg import Drawing
+from autoprune.report.records.numbers import numbers_of
+from autoprune.report.records.repeats import over_seeds, require_repeats, with_ranges
+from autoprune.report.records.run import RunRecord, evaluations_of, require_search, rows_of
 from autoprune.searching.inputs.run_folder import RunFolder
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from autoprune.core.candidate import Evaluation
 from autoprune.core.front import ParetoFront
 from autoprune.errors import ConfigError, RunError, nearest
 from autoprune.models.modules.compiled import inside
-from autoprune.report.notebook import default_observer
 from autoprune.report.observer import Observer
+from autoprune.report.screens.notebook import default_observer
 from autoprune.searching.inputs.options import SearchOptions
 from autoprune.searching.inputs.problems import load_problem, problem_from
 from autoprune.searching.inputs.recorded import recorded_options

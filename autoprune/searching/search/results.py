@@ -15,8 +15,8 @@ from autoprune.core.candidate import Evaluation
 from autoprune.core.seams import BackendReport
 from autoprune.core.versions import version_of
 from autoprune.report.files import atomic_write_text, write_front_csv
-from autoprune.report.front_html import front_data, marks_of, write_front_html
-from autoprune.report.rows import candidate_rows, front_rows
+from autoprune.report.pages.front import front_data, marks_of, write_front_html
+from autoprune.report.records.rows import candidate_rows, front_rows
 from autoprune.searching.inputs.run_folder import SUMMARY_FORMAT
 from autoprune.searching.search.finish import cost_entry, describe_candidate, limits_of
 from autoprune.searching.search.latency import latency_entry

@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from autoprune.report.figures import legend, legend_height
-from autoprune.report.svg import Axes, Drawing, padded, percent
+from autoprune.report.pictures.figures import legend, legend_height
+from autoprune.report.pictures.svg import Axes, Drawing, padded, percent
 from experiments.benchmarks.peers.contestants import CONTESTANTS, OURS
 from experiments.benchmarks.peers.figures import VIEWS, standings
 

@@ -5,7 +5,7 @@ import pytest
 
 from autoprune.cli.edge import run as command_line
 from autoprune.config import resources
-from autoprune.report.results_table import results_table
+from autoprune.report.markdown.results import results_table
 from autoprune.searching.experiments import runner
 
 FILE = """

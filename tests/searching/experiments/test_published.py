@@ -8,7 +8,7 @@ import re
 import pytest
 
 from autoprune.cli.edge import run as command_line
-from autoprune.report.results_table import results_table
+from autoprune.report.markdown.results import results_table
 from autoprune.searching.experiments import runner
 
 FILE = """
