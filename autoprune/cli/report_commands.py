@@ -140,7 +140,7 @@ def compare(runs: Sequence[Path], *, out: Path | None, as_json: bool) -> int:
 
 def _show_report(numbers: Mapping[str, Any]) -> None:
     from autoprune.cli.render import show_table
-    from autoprune.report.pages.markup import milliseconds
+    from autoprune.report.formats import milliseconds
 
     agreement, latency = numbers["agreement"], numbers["latency"]
     if agreement and agreement["tau"] is not None:

@@ -60,6 +60,11 @@ def duration(seconds: float | None) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
+def milliseconds(seconds: float | None) -> str:
+    """Returns a duration as `1.23 ms`."""
+    return _MISSING if seconds is None or not math.isfinite(seconds) else f"{1000 * seconds:.3g} ms"
+
+
 def one_line(text: str, *, limit: int = 200) -> str:
     """Returns a text as one line without control characters, cut to `limit` characters.
 

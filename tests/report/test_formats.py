@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from autoprune.report import formats
@@ -53,3 +55,8 @@ def test_a_line_holds_no_escape_sequence_and_no_line_break() -> None:
     line = formats.one_line("out of\nmemory \x1b[31mred\x07" + "x" * 500)
     assert line.isprintable()
     assert len(line) == 200
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.00123456, "1.23 ms"), (0, "0 ms"), (None, "-"), (math.nan, "-")])
+def test_a_latency_reads_in_milliseconds(seconds: float | None, text: str) -> None:
+    assert formats.milliseconds(seconds) == text

@@ -61,11 +61,6 @@ def meter(share: float, *, figure: bool = True) -> str:
     return f'{text}<span class="meter"><i style="width:{100 * share:.1f}%"></i></span>'
 
 
-def milliseconds(seconds: float | None) -> str:
-    """Returns a duration as `1.23 ms`."""
-    return "-" if seconds is None else f"{1000 * seconds:.3g} ms"
-
-
 class Counter:
     """Numbers the figures."""
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from autoprune.report import formats
-from autoprune.report.pages.markup import escape, milliseconds, section, table
+from autoprune.report.pages.markup import escape, section, table
 from autoprune.report.records.repeats import HEADINGS, seed_lines
 
 Numbers = Mapping[str, Any]
@@ -40,8 +40,8 @@ def latency_section(numbers: Numbers) -> str:
     lines = []
     for row in latency["rows"]:
         line = [escape(row["device"]), str(row["batch"])]
-        line += [milliseconds(row["dense"])] if dense else []
-        line += [milliseconds(row["pruned"])]
+        line += [formats.milliseconds(row["dense"])] if dense else []
+        line += [formats.milliseconds(row["pruned"])]
         line += ["-" if row["speedup"] is None else f"{row['speedup']:.2f}"] if dense else []
         lines.append([*line, f"{row['batch'] / row['pruned']:,.0f}"])
     said = (
