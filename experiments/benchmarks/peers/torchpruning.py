@@ -1,7 +1,7 @@
 """Torch-Pruning through its public API: every scope and importance, its ratio bisected to the budget.
 
 It has no search: a configuration gives one network. Whoever uses it tries several, and so does this: each is scored,
-and the best on the images that score is handed over.
+and the best on the images that score is handed over. Settings whose networks no longer run are left out and named.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch_pruning as tp
 from torch import Tensor, nn
 
 from autoprune.core.candidate import Merge
-from autoprune.errors import RunError
+from autoprune.errors import RunError, one_line
 from experiments.benchmarks.peers.arena import Arena, Clock, Run, Step
 from experiments.benchmarks.peers.plan import Task
 
@@ -44,13 +44,18 @@ def run(arena: Arena, task: Task) -> Run:
     gradients = _gradients(arena)
     reaches = REACHES if len(arena.whole.network.groups) > len(arena.inner.network.groups) else REACHES[1:]
     tried: dict[str, float] = {}
+    failed: dict[str, str] = {}
     steps: list[Step] = []
     own: nn.Module | None = None
     best_own, best_cut, named = -1.0, -1.0, ""
     for importance, scope, reach in product(IMPORTANCES, SCOPES, reaches):
         name = f"{scope} {importance} {reach}"
         ignored = _ignored(arena, reach)
-        found = _fitted(arena, task.budget, IMPORTANCES[importance](), SCOPES[scope], ignored, gradients)
+        try:
+            found = _fitted(arena, task.budget, IMPORTANCES[importance](), SCOPES[scope], ignored, gradients)
+        except Exception as error:  # of a network that no longer runs: the other settings shall not suffer for it
+            failed[name] = one_line(error)
+            continue
         if found is None:
             continue
         structure = arena.widths_of(found)
@@ -62,8 +67,9 @@ def run(arena: Arena, task: Task) -> Run:
             best_cut = arena.score(structure, Merge.SEQUENTIAL).score
             steps.append(Step(len(tried), clock.seconds, structure))
     if own is None:
-        raise RunError(f"No configuration of Torch-Pruning reaches {task.budget}.")
-    facts = {"configurations": len(tried), "best": named, "scores": tried}
+        reasons = "".join(f" {name}: {reason}." for name, reason in list(failed.items())[:1])
+        raise RunError(f"No configuration of Torch-Pruning reaches {task.budget}.{reasons}")
+    facts = {"configurations": len(tried), "best": named, "scores": tried, "failed": failed}
     return Run(tuple(steps), len(tried), clock.seconds, own=own, facts=facts)
 
 
