@@ -23,10 +23,10 @@ from torch import nn
 
 from autoprune.models.cutting.surgery import Kept, cut, keep_all
 from autoprune.models.network import TracedNetwork
-from autoprune.models.verification.equivalence import failure, outputs, random_structure, widest
+from autoprune.models.verification.equivalence import failure, largest_deviation, outputs, random_structure, widest
 from autoprune.models.verification.precision import DOUBLE, Precision
 
-#: Change of an output between two images below which it counts as a constant.
+#: Change of an output between two images, relative to its largest value, below which it counts as a constant.
 _CONSTANT = {torch.float64: 1e-9, torch.float32: 1e-6}
 
 
@@ -121,7 +121,7 @@ def _sees(model: nn.Module, network: TracedNetwork, kept: Kept, rng: np.random.G
     with torch.no_grad(), precision.kept():
         for net in (copy, cut(copy, network, kept)):
             pairs = zip(*(outputs(net, image) for image in images), strict=True)
-            found.append([float((a - b).abs().max()) > floor * max(1e-30, float(a.abs().max())) for a, b in pairs])
+            found.append([largest_deviation([a], [b]) > floor for a, b in pairs])
     dense, small = found
     return all(after for before, after in zip(dense, small, strict=True) if before)
 

@@ -123,6 +123,29 @@ def test_a_patch_mixer_loses_its_linear_layers():
     assert verify(model, network, kept=without(network, {network.index["up"]})).holds
 
 
+class Found(Toy):
+    """Puts out what scores high: other images have other numbers of it, or none."""
+
+    def __init__(self, least: float) -> None:
+        super().__init__(6)
+        self.stem, self.block, self.least = nn.Conv2d(3, 6, 3), PreActivation(6, 5), least
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        rows = self.head(self.block(self.stem(x)).permute(0, 2, 3, 1).flatten(0, 2))
+        return rows[rows[:, 0] > self.least], rows.sum()
+
+
+@pytest.mark.parametrize("least", [0.0, 1e9])
+def test_a_branch_vanishes_where_the_number_of_outputs_depends_on_the_image(least):
+    torch.manual_seed(0)
+    model = settled(Found(least))
+    network = trace(model, torch.zeros(1, 3, 12, 12))
+    assert network.picks_by_value
+    network, refused = with_vanishing(model, allowed_to_vanish(network, ["block.conv1"]))
+    assert network.groups[network.index["block.conv1"]].may_vanish
+    assert not refused
+
+
 @pytest.mark.data
 def test_reconstruction_makes_up_for_real_blocks_far_better_than_any_constant_alone(data_root, weights_root):
     weights = weights_root / "resnet20_b_cifar10.pt"
