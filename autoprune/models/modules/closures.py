@@ -10,7 +10,8 @@ from __future__ import annotations
 import copy
 import functools
 import weakref
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from types import BuiltinFunctionType, CellType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -28,6 +29,12 @@ _WHOLE = (nn.Module, Tensor, type, ModuleType)
 
 def held(value: object) -> Iterator[object]:
     """Yields a value and all that it keeps: items, attributes, closures, defaults; of tensors and modules nothing."""
+    for item, _ in _holders(value):
+        yield item
+
+
+def _holders(value: object) -> Iterator[tuple[object, Sequence[object]]]:
+    """Yields a value and all that it keeps, each once and with what it keeps itself."""
     # With what is held, and not by number alone: a state that was made to be looked at must not make way for another.
     seen: dict[int, object] = {}
     pending = [value]
@@ -35,15 +42,16 @@ def held(value: object) -> Iterator[object]:
         item = pending.pop()
         if type(item) not in ATOMIC and id(item) not in seen:
             seen[id(item)] = item
-            yield item
-            pending.extend(_parts(item))
+            parts = [part for part in _parts(item) if type(part) not in ATOMIC]
+            yield item, parts
+            pending.extend(parts)
 
 
 def _parts(item: Any) -> Iterable[object]:
     if type(item) is tuple:
         return item
     if isinstance(item, FunctionType):
-        contents = map(_content, item.__closure__ or ())
+        contents = map(_content, _cells(item))
         return [item.__defaults__, item.__kwdefaults__, vars(item), *contents]
     if isinstance(item, MethodType):
         return [item.__func__, item.__self__]
@@ -145,7 +153,7 @@ class Copier:
         return made
 
     def _function(self, value: FunctionType) -> FunctionType:
-        cells = value.__closure__ or ()
+        cells = _cells(value)
         fresh = [cell for cell in cells if id(cell) not in self._cells]
         self._cells.update((id(cell), CellType()) for cell in fresh)
         closure = tuple(self._cells[id(cell)] for cell in cells)
@@ -170,18 +178,27 @@ def _moved(values: list[object], copies: dict[int, Any]) -> set[int]:
 
     One function writes a variable (`nonlocal`) that another reads: either both have the copy's, or both the network's.
     """
-    functions = [item for item in held(values) if isinstance(item, FunctionType)]
-    kept = {id(item): {id(part) for part in held(item)} for item in functions}
-    cells = {id(item): {id(cell) for cell in item.__closure__ or ()} for item in functions}
-    moved: set[int] = set()
-    shared: set[int] = set()
-    while True:
-        more = {
-            item
-            for item in kept.keys() - moved
-            if not shared.isdisjoint(cells[item]) or any(part in copies or part in moved for part in kept[item])
-        }
-        if not more:
-            return moved
-        moved |= more
-        shared.update(*(cells[item] for item in more))
+    # Backwards, from what was copied to all that holds it: no function is looked through once for every other.
+    holders: defaultdict[int, list[object]] = defaultdict(list)
+    sharing: defaultdict[int, list[object]] = defaultdict(list)
+    everything = list(_holders(values))
+    if not any(isinstance(item, FunctionType) for item, _ in everything):
+        return set()
+    for item, parts in everything:
+        for part in parts:
+            holders[id(part)].append(item)
+        for cell in _cells(item):
+            sharing[id(cell)].append(item)
+    reached: dict[int, object] = {}
+    pending = [holder for number in copies for holder in holders.get(number, ())]
+    while pending:
+        item = pending.pop()
+        if id(item) not in reached:
+            reached[id(item)] = item
+            pending.extend(holders.get(id(item), ()))
+            pending.extend(other for cell in _cells(item) for other in sharing[id(cell)])
+    return {number for number, item in reached.items() if isinstance(item, FunctionType)}
+
+
+def _cells(value: object) -> tuple[CellType, ...]:
+    return (value.__closure__ or ()) if isinstance(value, FunctionType) else ()

@@ -357,3 +357,26 @@ def test_a_module_of_torchscript_is_cut_like_any_other() -> None:
 def test_functions_that_copies_can_share_are_shared(kind) -> None:
     model = Holding(kind)
     assert copied(model).function is model.function
+
+
+class Seen:
+    """Counts how often it is asked what it is made of."""
+
+    times = 0
+
+    def __reduce_ex__(self, protocol):
+        Seen.times += 1
+        return Seen, ()
+
+
+def test_what_many_functions_hold_is_looked_at_once_and_copied_once():
+    model, table = nn.Sequential(nn.Conv2d(3, 4, 1)), [Seen()]
+
+    def reading(position: int):
+        return lambda x: (model[0](x), table, position)
+
+    model.readers = [reading(position) for position in range(50)]
+    Seen.times = 0
+    copy = copied(model)
+    assert Seen.times == 2
+    assert len({id(read(torch.zeros(1, 3, 2, 2))[1]) for read in copy.readers}) == 1
