@@ -1,7 +1,7 @@
 """Cuts a network: given the kept channels of every group, returns the smaller network. Never touches the dense one.
 
-The dense module tree is replicated shallowly (module objects are new, everything else is shared) and only the tensors
-with a cut axis are new. No graph is rebuilt and no weight that stays is copied.
+The module tree is replicated with tensors of its own (modules/replicas.py): narrower ones where an axis is cut, copies
+of the others. No graph is rebuilt.
 """
 
 from __future__ import annotations
