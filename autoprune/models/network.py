@@ -27,6 +27,15 @@ def layer_name(parameter: str) -> str:
     return layer + separator + (leaf.removesuffix("_weight").removesuffix("_bias") or leaf)
 
 
+def home_of(parameter: str) -> str:
+    """Returns the layer whose weight is computed from a parameter: `conv1` for `conv1.weight_v`, as torch names it."""
+    layer, parametrized, _ = parameter.partition(".parametrizations.weight.")
+    if parametrized:
+        return layer
+    layer, _, leaf = parameter.rpartition(".")
+    return layer if layer and leaf in ("weight_v", "weight_g", "weight_orig") else layer_name(parameter)
+
+
 class Role(StrEnum):
     """What an axis does with the channels along it."""
 

@@ -186,7 +186,7 @@ def _frozen_layers(
 ) -> dict[str, str]:
     """Returns {layer: reason} of layers some of whose output channels are in no group."""
     reasons = tracer.atoms.frozen_reasons()
-    frozen: dict[str, str] = {}
+    frozen = dict(tracer.computed_layers)
     for record in records:
         if record.role is not Role.PRODUCES:
             continue

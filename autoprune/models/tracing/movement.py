@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
+from autoprune.models.network import home_of
 from autoprune.models.tracing.labels import FIXED, along, compact, distinct, spread, varying_dims
 from autoprune.models.watching.records import Call
 
@@ -55,6 +56,14 @@ def freeze_inputs(tracer: LabelTracer, operands: Iterable[Tensor], reason: str) 
         labels = tracer.labels(leaf)
         if labels is not None:
             tracer.atoms.freeze(labels, reason)
+
+
+def computed_layer(tracer: LabelTracer, weight: Tensor, uses: int) -> None:
+    """Counts a layer whose weight is computed in the forward, and notes that it is never cut."""
+    tracer.count_derived(weight, uses)
+    source = tracer.origins.source(weight)
+    if source is not None:
+        tracer.computed_layers[home_of(tracer.name(source))] = "its weight is computed in the forward"
 
 
 def channel_vector(tracer: LabelTracer, tensor: Tensor, dim: int, reason: str) -> Tensor | None:

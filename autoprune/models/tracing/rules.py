@@ -21,6 +21,7 @@ from autoprune.models.tracing.movement import (
     MOVES,
     UNLABELLED,
     channel_vector,
+    computed_layer,
     freeze_inputs,
     meet_unlabelled,
     operations,
@@ -108,7 +109,7 @@ def _convolution(tracer: LabelTracer, call: Call) -> None:
     positions = (image if transposed else call.out).shape[2:].numel() * image.shape[0]
     if weight is None:
         freeze_inputs(tracer, call.operands, "feeds a convolution whose weight is computed in the forward")
-        tracer.count_derived(call.args[1], positions)
+        computed_layer(tracer, call.args[1], positions)
         return
     read = channel_vector(tracer, image, 1, f"{tracer.name(weight)} reads channels that are mixed with positions")
     if groups > 1 and groups == image.shape[1]:
@@ -165,7 +166,7 @@ def _linear(tracer: LabelTracer, call: Call) -> None:
     weight = tracer.parameter(matrix)
     if weight is None and tracer.origins.is_layer(rows, matrix):
         freeze_inputs(tracer, call.operands, "feeds a linear layer whose weight is computed in the forward")
-        tracer.count_derived(matrix, uses)
+        computed_layer(tracer, matrix, uses)
         return
     if weight is None:
         freeze_inputs(tracer, call.operands, "feeds a matrix product whose right side is no layer's weight")

@@ -76,6 +76,7 @@ class LabelTracer(Interpreter):
         self.origins = Origins(known)
         self.derived_uses: Counter[int] = Counter()
         self.computed_macs = 0
+        self.computed_layers: dict[str, str] = {}
         self.picks_by_value = False
         self._opaque = 0
         self.views = ParameterViews(known.__contains__)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from autoprune.models.network import Role
 from autoprune.models.tracing.labels import spread
-from autoprune.models.tracing.movement import channel_vector, freeze_inputs
+from autoprune.models.tracing.movement import channel_vector, computed_layer, freeze_inputs
 from autoprune.models.watching.records import Call
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def deformable_convolution(tracer: LabelTracer, call: Call) -> None:
     freeze_inputs(tracer, [offsets, mask], "says where a deformable convolution reads")
     if weight is None:
         freeze_inputs(tracer, call.operands, "feeds a convolution whose weight is computed in the forward")
-        tracer.count_derived(kernel, positions)
+        computed_layer(tracer, kernel, positions)
         return
     name = tracer.name(weight)
     tracer.derived_uses[id(weight)] += positions

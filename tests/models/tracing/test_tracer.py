@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrizations
 from torch.utils._pytree import tree_leaves
 
 from autoprune.core.structure import Structure
@@ -225,6 +226,30 @@ class TestReasons:
     def test_a_frozen_layer_names_its_reason(self, name, layer, reason):
         frozen = traced(toy(name)).frozen
         assert re.search(reason, frozen[layer])
+
+    @pytest.mark.parametrize("name", NETWORKS)
+    def test_every_layer_is_cut_with_a_group_or_says_why_not(self, name):
+        model = toy(name)
+        network = traced(model)
+        cut_with = {
+            layer
+            for group in range(len(network.groups))
+            for role in (Role.PRODUCES, Role.FOLLOWS)
+            for layer in network.layers_of(group, role)
+        }
+        layers = {
+            path
+            for path, module in model.named_modules(remove_duplicate=False)
+            if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d)
+        }
+        assert layers <= cut_with | network.frozen.keys()
+
+    @pytest.mark.parametrize("normed", [
+        torch.nn.utils.spectral_norm, parametrizations.spectral_norm, parametrizations.weight_norm
+    ])  # fmt: skip
+    def test_a_layer_with_a_normed_weight_says_why_it_is_not_cut(self, normed):
+        network = traced(nn.Sequential(normed(nn.Conv2d(3, 4, 3)), nn.ReLU(), nn.Conv2d(4, 5, 3)).eval())
+        assert network.frozen == {"0": "its weight is computed in the forward", "2": "network output"}
 
     def test_reused_and_tied_layers_form_one_group(self):
         network = traced(toy("reused layers"))
