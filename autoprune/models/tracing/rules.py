@@ -143,17 +143,13 @@ def _depthwise(tracer: LabelTracer, weight: Tensor, read: Tensor | None, *, tran
 
 def _grouped(tracer: LabelTracer, weight: Tensor, read: Tensor | None, *, groups: int, transposed: bool) -> Tensor:
     """Returns the output labels of a grouped convolution: the same channels are cut in every group."""
-    name = tracer.name(weight)
-    if transposed:
-        if read is not None:
-            tracer.axis(weight, 0, read, Role.CONSUMES)
-            tracer.atoms.freeze(read, f"{name} is a grouped transposed convolution")
-        written = tracer.produced(weight, 1).repeat(groups)
-        tracer.atoms.freeze(written, f"{name} is a grouped transposed convolution")
-        return written
     if read is not None:
-        _tie_rows(tracer, read.reshape(groups, -1), f"{name} is a grouped convolution with a fixed input in it")
-        tracer.axis(weight, 1, read[: weight.shape[1]], Role.CONSUMES)
+        reason = f"{tracer.name(weight)} is a grouped convolution with a fixed input in it"
+        _tie_rows(tracer, read.reshape(groups, -1), reason)
+        # A transposed one has the inputs of all groups along its first axis, and the outputs of each along its second.
+        tracer.axis(weight, *((0, read) if transposed else (1, read[: weight.shape[1]])), Role.CONSUMES)
+    if transposed:
+        return tracer.produced(weight, 1).repeat(groups)
     written = tracer.produced(weight, 0)
     _tie_rows(tracer, written.reshape(groups, -1), "")
     return written

@@ -13,7 +13,7 @@ from torch.nn import functional
 from autoprune.models.cutting.surgery import Kept, cut
 from autoprune.models.tracing.tracer import trace
 from autoprune.models.verification.equivalence import verified, verify
-from tests.models.toy_networks import images
+from tests.models.toy_networks import images, settled
 
 
 def with_border(x: Tensor) -> Tensor:
@@ -98,6 +98,16 @@ def test_channels_that_are_unpooled_are_cut_with_those_that_were_pooled():
     assert [(group.name, group.width) for group in network.groups] == [("down", 6), ("deeper", 8)]
     assert network.frozen == {"head": "network output"}
     assert verify(model, network).holds
+
+
+def test_a_grouped_transposed_convolution_loses_the_same_channels_in_every_group():
+    model = settled(nn.Sequential(nn.Conv2d(3, 12, 3), nn.ConvTranspose2d(12, 8, 2, 2, groups=4), nn.Conv2d(8, 5, 1)))
+    network = trace(model, torch.zeros(1, 3, 8, 8))
+    assert [(group.name, group.width) for group in network.groups] == [("0", 3), ("1", 2)]
+    assert network.frozen == {"2": "network output"}
+    assert verify(model, network).holds
+    small = cut(model, network, Kept((np.array([0, 2]), np.array([1]))))
+    assert (small[1].in_channels, small[1].out_channels, small[1].groups) == (8, 4, 4)
 
 
 def test_a_depthwise_transposed_convolution_follows_its_input():
