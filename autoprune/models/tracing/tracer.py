@@ -203,11 +203,14 @@ class LabelTracer(Interpreter):
     def follow(self, tensor: Tensor, dim: int, labels: Tensor) -> bool:
         """Lets the parameters that a tensor comes from follow the (n,) labels along one of its dimensions.
 
-        Returns whether there are any, and every position along the dimension comes from one of each.
+        Returns whether there are any, and every position along the dimension comes from one of each. Channels that one
+        position is repeated over are tied.
         """
         found = self.views.axes(tensor, dim)
         for item in found:
-            self.axis(item.parameter, item.axis, labels[item.order], Role.FOLLOWS)
+            places = labels[item.order]
+            self.atoms.tie(places[:, :1], places, f"{self.name(item.parameter)} is repeated over fixed channels")
+            self.axis(item.parameter, item.axis, places[:, 0], Role.FOLLOWS)
         if not found:
             return False
         self.memory.labelled(tensor, spread(labels, tensor.shape, dim))

@@ -29,7 +29,8 @@ class ParameterAxis:
     Attributes:
         parameter: the parameter.
         axis: its dimension.
-        order: (n,) the position along the other tensor's dimension at which each position of the axis is found.
+        order: (n, k) the positions along the other tensor's dimension at which each position of the axis is found: one,
+            or as many as it is repeated.
     """
 
     parameter: Tensor
@@ -84,7 +85,7 @@ class ParameterViews:
         None where it comes from no parameter, or from one in any other way.
         """
         if self._known(tensor):
-            return (ParameterAxis(tensor, dim, torch.arange(tensor.shape[dim])),)
+            return (ParameterAxis(tensor, dim, torch.arange(tensor.shape[dim])[:, None]),)
         found = [self._axis(parameter, positions, dim) for parameter, positions in self.places(tensor)]
         fitting = tuple(axis for axis in found if axis is not None)
         return fitting if len(fitting) == len(found) else ()
@@ -94,9 +95,9 @@ class ParameterViews:
             stride = parameter.shape[axis + 1 :].numel()
             coordinates = compact(compact(positions) // stride % extent)
             varies = [other for other, size in enumerate(coordinates.shape) if size > 1]
-            if varies == [dim] and coordinates.numel() == extent:
-                order = coordinates.flatten().argsort()
-                if torch.equal(coordinates.flatten()[order], torch.arange(extent)):
+            if varies == [dim] and coordinates.numel() % extent == 0:
+                order = coordinates.flatten().argsort(stable=True).reshape(extent, -1)
+                if bool((coordinates.flatten()[order] == torch.arange(extent)[:, None]).all()):
                     return ParameterAxis(parameter, axis, order)
         return None
 

@@ -100,6 +100,28 @@ def test_channels_that_are_unpooled_are_cut_with_those_that_were_pooled():
     assert verify(model, network).holds
 
 
+class Repeated(nn.Module):
+    """A scale for each channel, used for either half of a concatenation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right, self.join = nn.Conv2d(3, 6, 3), nn.Conv2d(3, 6, 3), nn.Conv2d(12, 4, 1)
+        self.scale = nn.Parameter(torch.rand(6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        both = torch.cat([self.left(x), self.right(x)], 1)
+        return self.join(both * self.scale.repeat(2).view(1, -1, 1, 1))
+
+
+def test_channels_that_a_parameter_is_repeated_over_are_cut_with_it():
+    model = Repeated().eval()
+    network = trace(model, images(1))
+    assert [(group.name, group.width) for group in network.groups] == [("left", 6)]
+    assert network.frozen == {"join": "network output"}
+    assert verify(model, network).holds
+    assert cut(model, network, Kept((np.array([1, 4]),))).scale.tolist() == model.scale[[1, 4]].tolist()
+
+
 def test_a_grouped_transposed_convolution_loses_the_same_channels_in_every_group():
     model = settled(nn.Sequential(nn.Conv2d(3, 12, 3), nn.ConvTranspose2d(12, 8, 2, 2, groups=4), nn.Conv2d(8, 5, 1)))
     network = trace(model, torch.zeros(1, 3, 8, 8))
