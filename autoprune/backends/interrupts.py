@@ -13,8 +13,7 @@ from typing import Any
 class Interrupts:
     """While entered, Ctrl-C or SIGTERM sets `requested`; a second one raises KeyboardInterrupt.
 
-    SIGTERM is what batch systems and containers end a process with: it died of it without a word, and with a message
-    about foreign code where Ray had put its own handler there.
+    SIGTERM is what batch systems and containers end a process with.
 
     Outside the main thread, where Python delivers no signals, it does nothing.
 
@@ -35,12 +34,6 @@ class Interrupts:
                 # Ray Tune installs a handler here and leaves it behind.
                 self._previous.append((signal.SIGUSR1, signal.getsignal(signal.SIGUSR1)))
         return self
-
-    def listen_again(self) -> None:
-        """Takes both signals back from who took them within: `ray.init` installs a handler of its own for SIGTERM."""
-        if self._previous:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, self._hear)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from autoprune.cli.quiet import DEBUG_VARIABLE, debugging
@@ -32,7 +34,8 @@ def run(arguments: Sequence[str]) -> int:
 def guarded(command: Callable[[], int]) -> int:
     """Returns what a command returns, or the exit code of what it raised."""
     try:
-        return command()
+        with _terminated_as_by_ctrl_c():
+            return command()
     except KeyboardInterrupt as error:
         _say("stopped.", error)
         return STOPPED
@@ -56,6 +59,28 @@ def guarded(command: Callable[[], int]) -> int:
         hint = "" if debugging() else f" Set {DEBUG_VARIABLE}=1 to see where."
         _say(f"internal error: {_shortened(error)}{hint}", error)
         return BUG
+
+
+@contextmanager
+def _terminated_as_by_ctrl_c() -> Iterator[None]:
+    """Raises KeyboardInterrupt where SIGTERM comes, with which batch systems and containers end a process.
+
+    A handler that is there already stays, and so does a signal that is ignored. Outside the main thread, which hears no
+    signals, it does nothing.
+    """
+
+    def hear(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    main_thread = threading.current_thread() is threading.main_thread()
+    if not main_thread or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, hear)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _left_alone() -> int:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import time
 from types import SimpleNamespace
 
@@ -63,6 +64,31 @@ def test_a_ray_that_takes_too_long_to_start_is_an_error_of_one_line(monkeypatch)
         BackendError, match=r"^Cannot reach Ray at this machine: .* timed out .* Try --backend serial\.$"
     ):
         RayBackend(1).run(build_study(), ToyFactory(), should_stop=never)
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("address", [None, "auto"])
+def test_ray_leaves_sigterm_to_who_heard_it_before_and_one_while_it_starts_stops_us(address, monkeypatch):
+    from autoprune.backends.ray_tune.cluster import cluster
+
+    def rays(*_):
+        sys.exit(signal.SIGTERM)
+
+    def starts(*, comes):
+        signal.signal(signal.SIGTERM, rays)
+        if comes:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("ray.shutdown", lambda: None)
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr("ray.init", lambda **_: starts(comes=False))
+    with cluster(address, 1, 0):
+        assert signal.getsignal(signal.SIGTERM) is before
+    monkeypatch.setattr("ray.init", lambda **_: starts(comes=True))
+    with pytest.raises(KeyboardInterrupt), cluster(address, 1, 0):
+        pass
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 @pytest.mark.ray

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import errno
+import os
+import signal
 import subprocess
 import sys
 
@@ -61,6 +63,29 @@ def test_whatever_is_raised_becomes_one_line_and_an_exit_code(capsys, error, cod
     captured = capsys.readouterr()
     assert captured.err == line
     assert captured.out == ""
+
+
+def test_sigterm_stops_a_command_as_ctrl_c_does_and_is_as_before_afterwards(capsys):
+    before = signal.getsignal(signal.SIGTERM)
+    assert before is signal.SIG_DFL
+
+    def command():
+        if signal.getsignal(signal.SIGTERM) is not before:  # else the test itself would die
+            os.kill(os.getpid(), signal.SIGTERM)
+        return 0
+
+    assert guarded(command) == 130
+    assert capsys.readouterr().err == "autoprune: stopped.\n"
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_sigterm_that_is_ignored_or_handled_already_stays_so():
+    for handler in (signal.SIG_IGN, lambda *_: None):
+        before = signal.signal(signal.SIGTERM, handler)
+        try:
+            assert guarded(lambda: os.kill(os.getpid(), signal.SIGTERM) or 0) == 0
+        finally:
+            signal.signal(signal.SIGTERM, before)
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,6 @@ class RayBackend:
             quiet(),
             cluster(self._address, self._local_workers * _WORKER_CPUS, store, gpus=self._local_gpus),
         ):
-            interrupts.listen_again()
             crew = nodes.crew(nodes.living().values(), workers=self._workers, cpus=_WORKER_CPUS, gpus=self._gpus)
             if self._local_gpus and not crew.gpus:
                 self._warn("Ray has no GPU, though this machine has one: candidates are evaluated on CPUs.")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import signal
 import socket
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -110,7 +112,7 @@ def cluster(address: str | None, cpus: int, array_bytes: int, *, gpus: Sequence[
         return
     if address is not None:
         try:
-            with _connection_errors(address):
+            with _connection_errors(address), _sigterm_as_before():
                 _require_listener(address)
                 ray.init(address=address, log_to_driver=False, logging_level="CRITICAL")
             yield
@@ -121,7 +123,7 @@ def cluster(address: str | None, cpus: int, array_bytes: int, *, gpus: Sequence[
     try:
         # Every process of this Ray, not just evaluators, must find what this one finds: autoprune may not be installed.
         shown = {"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {}
-        with _connection_errors("this machine"), _inherited({**import_path(), **shown}):
+        with _connection_errors("this machine"), _inherited({**import_path(), **shown}), _sigterm_as_before():
             ray.init(
                 num_cpus=cpus,
                 num_gpus=len(gpus),
@@ -133,6 +135,25 @@ def cluster(address: str | None, cpus: int, array_bytes: int, *, gpus: Sequence[
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _sigterm_as_before() -> Iterator[None]:
+    """Puts back the handler of SIGTERM that `ray.init` replaces by its own, which ends the process without a word.
+
+    What comes while Ray starts counts as Ctrl-C.
+    """
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    except SystemExit as error:
+        if error.code != signal.SIGTERM:
+            raise
+        raise KeyboardInterrupt from error
+    finally:
+        # None stands for a handler that was not installed from Python and cannot be put back.
+        if before is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 def _give_token() -> None:
