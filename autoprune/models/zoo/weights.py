@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import pickle
 import re
 import zipfile
 from collections.abc import Mapping
@@ -18,16 +17,22 @@ from autoprune.models.modules.compiled import WRAPPED
 
 _SHOWN = 3
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
+#: What to do where a file is a program.
+_SAVE = "Save its `state_dict()` with torch.save or as .safetensors, and give that file."
 #: A counter that older files lack and that no forward pass reads.
 _OPTIONAL_SUFFIX = "num_batches_tracked"
+#: How many networks `torch.optim.swa_utils.AveragedModel` has averaged: in its state dict, and of no network.
+_AVERAGED = "n_averaged"
+#: What files begin with: a ZIP archive, as torch.save writes them, and what it wrote before torch 1.6.
+_ZIP, _LEGACY = b"PK", b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 
 
 def load_weights(model: nn.Module, path: Path, *, unused: tuple[str, ...] = ()) -> None:
     """Loads a state dict (`.pt`, `.pth`, `.safetensors`) into a model, in place and strictly.
 
-    A wrapper `{"state_dict": ...}`, the prefix `module.` of parallel training and what torch.compile adds to names are
-    taken off. Only batch norm's
-    `num_batches_tracked` may be missing.
+    What lies around the state dict, such as `{"state_dict": ...}`, is taken off, and so are a prefix that all its names
+    share and the model's lack (`module.` of parallel training, `model.` of Lightning) and what torch.compile adds to
+    names. Only batch norm's `num_batches_tracked` may be missing.
 
     Args:
         model: to be filled.
@@ -41,7 +46,7 @@ def load_weights(model: nn.Module, path: Path, *, unused: tuple[str, ...] = ()) 
     wanted = model.state_dict()
     state = {
         name: value
-        for name, value in _without_prefix(read_state(path)).items()
+        for name, value in _without_prefix(read_state(path), wanted).items()
         if name in wanted or not name.startswith(unused)
     }
     _require_match(wanted, state, path)
@@ -68,12 +73,10 @@ def read_state(path: Path) -> dict[str, Tensor]:
             content = load_file(str(path), device="cpu")
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise WeightsError(_refusal(path, error)) from error
     except PermissionError as error:
         raise WeightsError(f"Cannot read the weights file {path}: permission denied.") from error
     except Exception as error:  # both raise many types on a corrupt file
-        raise WeightsError(f"Cannot read the weights file {path} ({one_line(error)}). It seems corrupt.") from error
+        raise WeightsError(_refusal(path, error)) from error
     return _tensors(content, path)
 
 
@@ -102,21 +105,62 @@ def state_fingerprint(model: nn.Module) -> str:
 
 
 def _refusal(path: Path, error: Exception) -> str:
-    # torch answers a truncated or foreign file and a forbidden pickle with the same exception type.
-    if re.search(r"Unsupported (global|class)|GLOBAL|REDUCE", str(error)):
-        return (
-            f"{path} holds more than tensors, and loading it would run code. Save its `state_dict()` with torch.save "
-            "or as .safetensors, and give that file."
-        )
-    kind = "It seems truncated." if zipfile.is_zipfile(path) else "It is not a file that torch.save wrote."
+    """Returns why a file cannot be read: torch and safetensors answer with types and advice that mislead."""
+    with path.open("rb") as file:
+        begins = file.read(len(_LEGACY))
+    zipped = begins.startswith(_ZIP)
+    if not begins:
+        return f"Cannot read the weights file {path}: it is empty."
+    if path.suffix == ".safetensors":
+        hint = " It seems to be one of torch.save: give it a name that ends in .pt." if zipped else ""
+        return f"Cannot read the weights file {path}: it is no whole .safetensors file.{hint}"
+    if zipped and zipfile.is_zipfile(path):
+        return _refused_archive(path, error)
+    if begins == _LEGACY and _is_forbidden(error):
+        return f"{path} holds more than tensors, and loading it would run code. {_SAVE}"
+    if zipped or begins == _LEGACY:
+        return f"Cannot read the weights file {path}. It seems truncated or damaged: copy or download it again."
+    return (
+        f"Cannot read the weights file {path}. It is not a file that torch.save wrote. If it holds safetensors, give "
+        "it a name that ends so."
+    )
+
+
+def _refused_archive(path: Path, error: Exception) -> str:
+    """Returns why torch does not read a ZIP archive."""
+    with zipfile.ZipFile(path) as archive:
+        parts = {Path(name).name for name in archive.namelist()}
+    if "constants.pkl" in parts:
+        return f"{path} is a TorchScript archive, a program, which is not run. Open it with torch.jit.load. {_SAVE}"
+    if _is_forbidden(error):
+        return f"{path} holds more than tensors, and loading it would run code. {_SAVE}"
+    kind = "It seems damaged: copy or download it again." if "data.pkl" in parts else "torch.save did not write it."
     return f"Cannot read the weights file {path}. {kind}"
 
 
-def _tensors(content: Any, path: Path) -> dict[str, Tensor]:
+def _is_forbidden(error: Exception) -> bool:
+    """Returns whether torch refused what a pickle names; it answers a damaged one with the same exception type."""
+    # A name that ends in a dot is where the file ends.
+    return re.search(r"Unsupported class|REDUCE|GLOBAL (?!\S*\.\s)", str(error)) is not None
+
+
+def _state_dict(content: Any) -> Any:
+    """Returns what a file wraps: under a usual name, or the one mapping of names to tensors under any other."""
+    if not isinstance(content, Mapping):
+        return content
     for wrapper in _WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
-            break
+        if isinstance(content.get(wrapper), Mapping):
+            return content[wrapper]
+    states = [
+        value
+        for value in content.values()
+        if isinstance(value, Mapping) and value and all(isinstance(item, Tensor) for item in value.values())
+    ]
+    return states[0] if len(states) == 1 else content
+
+
+def _tensors(content: Any, path: Path) -> dict[str, Tensor]:
+    content = _state_dict(content)
     if not isinstance(content, Mapping) or not content:
         raise WeightsError(f"{path} holds a {type(content).__name__} and no state dict. Save `model.state_dict()`.")
     strangers = [str(name) for name, value in content.items() if not isinstance(value, Tensor)]
@@ -125,12 +169,20 @@ def _tensors(content: Any, path: Path) -> dict[str, Tensor]:
     return {str(name): value for name, value in content.items()}
 
 
-def _without_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    prefix = "module."
-    state = {name.replace(f"{WRAPPED}.", ""): value for name, value in state.items()}
-    if all(name.startswith(prefix) for name in state):
-        return {name.removeprefix(prefix): value for name, value in state.items()}
-    return state
+def _without_prefix(state: dict[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns a state dict without the prefix, of all that its names share, whose rest names most of what is wanted."""
+    state = {
+        name.replace(f"{WRAPPED}.", ""): value for name, value in state.items() if name != _AVERAGED or name in wanted
+    }
+    shared: list[str] = []
+    for parts in zip(*(name.split(".")[:-1] for name in state), strict=False):
+        if len(set(parts)) > 1:
+            break
+        shared.append(parts[0])
+    prefixes = ["".join(f"{part}." for part in shared[:count]) for count in range(len(shared) + 1)]
+    # The shortest of equals, which is none at all where nothing fits: messages then show the names as they are.
+    prefix = max(prefixes, key=lambda start: sum(name.removeprefix(start) in wanted for name in state))
+    return {name.removeprefix(prefix): value for name, value in state.items()}
 
 
 def _require_match(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor], path: Path) -> None:

@@ -25,6 +25,11 @@ def network(width: int = 4) -> nn.Module:
         lambda state: {f"module.{name}": value for name, value in state.items()},
         lambda state: {f"module._orig_mod.{name}": value for name, value in state.items()},
         lambda state: {"model": OrderedDict((f"module.{name}", value) for name, value in state.items())},
+        lambda state: {"state_dict": {f"model.{name}": value for name, value in state.items()}, "epoch": 3},
+        lambda state: {f"module.net._orig_mod.{name}": value for name, value in state.items()},
+        lambda state: {**{f"module.{name}": value for name, value in state.items()}, "n_averaged": torch.tensor(3)},
+        lambda state: {"net": state, "acc": 93.1},
+        lambda state: {"ema": state, "optimizer": {"state": {}, "lr": 0.1}},
     ],
 )
 def test_a_state_dict_loads_whatever_it_is_wrapped_in(wrap, tmp_path: Path) -> None:
@@ -87,6 +92,59 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         load_weights(network(), tmp_path / "nowhere.pt")
 
 
+def test_a_prefix_stays_where_the_model_has_it_and_hides_nothing_that_is_missing(tmp_path: Path) -> None:
+    def inner() -> nn.Module:
+        return nn.Sequential(OrderedDict(model=network()))
+
+    source, target = inner(), inner()
+    torch.save(source.state_dict(), tmp_path / "w.pt")
+    load_weights(target, tmp_path / "w.pt")
+    assert state_fingerprint(target) == state_fingerprint(source)
+    state = {f"model.{name}": value for name, value in network().state_dict().items() if name != "3.bias"}
+    torch.save(state, tmp_path / "w.pt")
+    with pytest.raises(WeightsError, match=r"does not fit the model: 1 missing: 3\.bias\. "):
+        load_weights(network(), tmp_path / "w.pt")
+
+
+def test_of_several_state_dicts_none_is_taken_by_chance(tmp_path: Path) -> None:
+    torch.save({"student": network().state_dict(), "teacher": network().state_dict()}, tmp_path / "w.pt")
+    with pytest.raises(WeightsError, match="student, teacher are no tensors"):
+        load_weights(network(), tmp_path / "w.pt")
+
+
+def _bytes(network: nn.Module, path: Path, *, legacy: bool = False) -> bytes:
+    torch.save(network.state_dict(), path, _use_new_zipfile_serialization=not legacy)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("w.pt", lambda _: b"", "it is empty"),
+        ("w.pt", lambda _: b"hello world, this is text\n", "It is not a file that torch.save wrote"),
+        ("w.pt", lambda path: _bytes(network(), path)[:900], "It seems truncated"),
+        ("w.pt", lambda path: _bytes(network(), path, legacy=True)[:200], "It seems truncated"),
+        ("w.safetensors", lambda _: b"hello", "it is no whole .safetensors file"),
+        ("w.safetensors", lambda path: _bytes(network(), path), "give it a name that ends in .pt"),
+    ],
+)
+def test_what_a_file_is_that_cannot_be_read_is_said_in_our_words(name, content, reason, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_bytes(content(path))
+    with pytest.raises(WeightsError, match=reason) as caught:
+        load_weights(network(), path)
+    assert "Error" not in str(caught.value)
+    assert "weights_only" not in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning", "ignore:.*torch.jit:FutureWarning")
+def test_a_torchscript_archive_is_not_run_and_nobody_is_told_to_load_it_unsafely(tmp_path: Path) -> None:
+    torch.jit.script(network()).save(tmp_path / "w.pt")
+    with pytest.raises(WeightsError, match=r"is a TorchScript archive.* Save its `state_dict\(\)`") as caught:
+        load_weights(network(), tmp_path / "w.pt")
+    assert "weights_only" not in str(caught.value)
+
+
 @pytest.mark.parametrize("name", ["w.pt", "w.safetensors"])
 @pytest.mark.parametrize("content", [b"", b"garbage" * 50])
 def test_a_corrupt_file_is_one_line(name: str, content: bytes, tmp_path: Path) -> None:
@@ -113,8 +171,10 @@ class Stranger:
     """A class that a safe load must not construct."""
 
 
-def test_a_file_that_would_run_code_is_refused(tmp_path: Path) -> None:
-    torch.save({"state_dict": network().state_dict(), "stranger": Stranger()}, tmp_path / "w.pt")
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_file_that_would_run_code_is_refused(legacy: bool, tmp_path: Path) -> None:
+    content = {"state_dict": network().state_dict(), "stranger": Stranger()}
+    torch.save(content, tmp_path / "w.pt", _use_new_zipfile_serialization=not legacy)
     with pytest.raises(WeightsError, match="loading it would run code") as caught:
         load_weights(network(), tmp_path / "w.pt")
     assert "\n" not in str(caught.value)
