@@ -14,7 +14,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     """Returns the content of a TOML file.
 
     Raises:
-        ConfigError: the file cannot be read, is not UTF-8, or is not TOML (the message names the line).
+        ConfigError: the file cannot be read, is not UTF-8, or is not TOML (the message names the line) or empty.
     """
     try:
         text = path.read_bytes().decode("utf-8")
@@ -24,7 +24,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         line = error.object[: error.start].count(b"\n") + 1
         raise ConfigError(f"{path}, line {line}: this is not UTF-8 text. Save the file as UTF-8.") from error
     try:
-        return tomllib.loads(text)
+        table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         # Its message ends in `(at line 3, column 7)` or `(at end of document)`.
         raise ConfigError(f"{path} is not valid TOML: {error}.") from error
@@ -32,6 +32,9 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} holds a number that is too long to be read.") from error
     except RecursionError as error:
         raise ConfigError(f"{path} is nested too deeply to be read. Flatten it.") from error
+    if not table:
+        raise ConfigError(f"{path} says nothing: it holds no key. Is it the file that was meant, and was it saved?")
+    return table
 
 
 def require_keys(table: Mapping[str, Any], known: Collection[str], *, where: str) -> None:

@@ -38,8 +38,11 @@ def test_the_resnet_space_fits_the_groups_of_a_resnet():
     assert [group.min_width for group in groups] == [2, 2, 3]
 
 
-def test_an_empty_file_changes_nothing(tmp_path):
-    assert applied(tmp_path, "") == GROUPS
+def test_a_file_without_limits_changes_nothing_and_one_that_says_nothing_is_refused(tmp_path):
+    assert applied(tmp_path, "format = 1\n") == GROUPS
+    for text in ("", "# all of it is a comment\n"):
+        with pytest.raises(ConfigError, match=r"\.toml says nothing: it holds no key\. "):
+            applied(tmp_path, text)
 
 
 def test_groups_keep_their_order_names_widths_and_coupling(tmp_path):
