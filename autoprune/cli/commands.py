@@ -7,7 +7,7 @@ import platform
 import shlex
 import socket
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from autoprune.errors import AutopruneError, ConfigError, RunError, nearest
 
 if TYPE_CHECKING:
     from autoprune.report.observer import Observer
+    from autoprune.searching.inputs.options import SearchOptions
     from autoprune.searching.search.api import SearchResult
 
 SPLITS = ("test", "holdout", "train")
@@ -33,44 +34,24 @@ def search(given: Mapping[str, Any], *, experiment: str | None, as_json: bool) -
     """Searches, shows the result and returns the exit code."""
     from autoprune.config.experiment import load_experiment
     from autoprune.config.options import default_run_folder
+    from autoprune.searching.inputs.options import SearchOptions
 
     settings = _checked(given, from_file=load_experiment(experiment) if experiment is not None else None)
     settings.setdefault("out", default_run_folder(settings.get("model")))
-
-    def start(observer: Observer) -> SearchResult:
-        from autoprune.searching.search.api import run_search
-
-        return run_search(options, observer=observer)
-
-    from autoprune.searching.inputs.options import SearchOptions
-
-    options = SearchOptions(**settings)
-    limit = options.time_limit
-    return _searched(start, out=settings["out"], as_json=as_json, candidates=options.candidates, time_limit=limit)
+    return _run(SearchOptions(**settings), out=settings["out"], as_json=as_json)
 
 
 def resume(out: Path, *, given: Mapping[str, Any], experiment: str | None, as_json: bool) -> int:
     """Continues the search in a run folder, shows the result and returns the exit code."""
     from autoprune.config.options import OPTIONS, RESUMABLE
-    from autoprune.searching.inputs.run_folder import RunFolder
+    from autoprune.searching.inputs.recorded import resumed_options
 
     extra = [OPTIONS[name].flag for name in given if name not in RESUMABLE]
     extra += ["--experiment"] if experiment is not None else []
     if extra:
         raise ConfigError(f"--resume takes its options from the folder. Leave out {', '.join(extra)}.")
     changes = {name: value for name, value in _checked(given).items() if name in given}
-    folder = RunFolder(out)
-    folder.require_search("search to continue")
-    candidates = folder.recorded("candidates")
-
-    def start(observer: Observer) -> SearchResult:
-        from autoprune.searching.search.api import resume_search
-
-        return resume_search(out, observer=observer, changes=changes)
-
-    # Whether the ledger is sound is for the resumed search to say.
-    known = candidates if isinstance(candidates, int) else 0
-    return _searched(start, out=out, as_json=as_json, candidates=known, time_limit=changes.get("time_limit"))
+    return _run(resumed_options(out, changes), out=out, as_json=as_json)
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,20 +171,18 @@ def _checked(given: Mapping[str, Any], *, from_file: Mapping[str, Any] | None = 
     return check_options(given, strategies=strategy_names(), from_file=from_file)
 
 
-def _searched(
-    start: Callable[[Observer], SearchResult],
-    *,
-    out: Path,
-    as_json: bool,
-    candidates: int,
-    time_limit: float | None,
-) -> int:
+def _run(options: SearchOptions, *, out: Path, as_json: bool) -> int:
     """Runs a search to its end or interruption, and shows what it found or how to go on."""
     from autoprune.cli.quiet import DEBUG_VARIABLE, debugging
     from autoprune.searching.inputs.run_folder import RunFolder
 
+    def start(observer: Observer) -> SearchResult:
+        from autoprune.searching.search.api import run_search
+
+        return run_search(options, observer=observer)
+
     try:
-        result = driven(start, candidates=candidates, time_limit=time_limit)
+        result = driven(start, candidates=options.candidates, time_limit=options.time_limit)
     except (KeyboardInterrupt, Exception) as error:
         # Whatever was evaluated is in the ledger, also after a bug. A `RunError` says itself what is wrong with it,
         # unless it only tells of a full disk.

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+# What resumes a search has the real options, whatever replaces them later.
+from autoprune.searching.inputs import recorded  # noqa: F401
+
 SUMMARY = {"format": 1, "model": "digits/resnet", "interrupted": False, "incumbent": {"accuracy": 0.97}}
 
 
@@ -42,6 +45,7 @@ PICKED = {
 @dataclass
 class _Display:
     candidates: int
+    time_limit: float | None = None
     closed: bool = False
 
     def __enter__(self):
@@ -71,7 +75,7 @@ class FakeSearch:
             raise self.raises
 
     def live_progress(self, *, candidates, time_limit=None):
-        self.displays.append(_Display(candidates))
+        self.displays.append(_Display(candidates, time_limit))
         return self.displays[-1]
 
     def result(self):
@@ -79,10 +83,6 @@ class FakeSearch:
 
     def run_search(self, options, *, observer):
         self.call("run_search", options, observer=observer)
-        return self.result()
-
-    def resume_search(self, out, *, observer, changes):
-        self.call("resume_search", out, observer=observer, changes=changes)
         return self.result()
 
     def trace_report(self, options, *, verify):
@@ -165,7 +165,7 @@ def fake_search(monkeypatch, tmp_path):
     """Replaces the search, the display and the summary; the working directory is empty."""
     fake = FakeSearch()
     modules = [
-        _module("autoprune.searching.search.api", run_search=fake.run_search, resume_search=fake.resume_search),
+        _module("autoprune.searching.search.api", run_search=fake.run_search),
         _module("autoprune.searching.inputs.options", SearchOptions=_Options),
         _module(
             "autoprune.searching.inspection.networks",

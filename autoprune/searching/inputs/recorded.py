@@ -15,11 +15,35 @@ from autoprune.config.options import CODE_OPTIONS, OPTIONS, check_options
 from autoprune.errors import AutopruneError, RunError
 from autoprune.plugins import require_foreign
 from autoprune.searching.inputs.options import SearchOptions
+from autoprune.searching.inputs.run_folder import RunFolder
 from autoprune.strategies.registry import strategy_names
 from autoprune.tracking.uris import MASK, named_store, place_on_disk
 
 #: What searches did before an option existed, where that is not its default: their candidates are cut as they were.
 BEFORE: Mapping[str, Any] = {"channels": "norm"}
+
+
+def resumed_options(out: Path, changes: Mapping[str, Any] | None = None) -> SearchOptions:
+    """Returns the options that the search in a run folder goes on with; its ledger is read once.
+
+    Args:
+        out: the folder.
+        changes: checked options that are to differ.
+
+    Raises:
+        RunError: the folder holds no search, one that only Python can go on with, or one that nobody can have asked
+            for.
+    """
+    folder = RunFolder(out)
+    folder.require_search("search to continue")
+    header = folder.header()
+    objects = header.get("objects") or []
+    if objects and isinstance(objects, list) and all(isinstance(name, str) for name in objects):
+        raise RunError(
+            f"The search in {str(out)!r} was started in Python with its own {' and '.join(objects)}. Continue it "
+            f"there: call autoprune.search again as before, with out={str(out)!r}."
+        )
+    return recorded_options(header, out, changes)
 
 
 def recorded_options(
@@ -42,7 +66,7 @@ def recorded_options(
         raise RunError(f"The ledger in {str(folder)!r} does not say how the search was started. Start it anew.")
     known = {field.name for field in fields(SearchOptions)} & set(OPTIONS)
     read = {name: value for name, value in values.items() if name in known and value is not None and name != "out"}
-    read = {**BEFORE, **read}
+    read = without_other_store({**BEFORE, **read}, changes)
     if tracks and not (changes.get("no_mlflow") or changes.get("tracking_uri")) and not read.get("no_mlflow"):
         read["tracking_uri"] = recorded_store(read.get("tracking_uri"), folder)
     if changes.get("backend") == "serial":
@@ -57,6 +81,15 @@ def recorded_options(
     except (AutopruneError, TypeError) as error:
         raise RunError(f"The search in {str(folder)!r} cannot go on with what its ledger says: {error}") from error
     return options
+
+
+def without_other_store(recorded: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns recorded options without the store, or the wish for none, that is given up for what is asked now."""
+    if changes.get("tracking_uri") or changes.get("no_mlflow"):
+        given_up = {"tracking_uri", "no_mlflow"}
+    else:
+        given_up = {"tracking_uri"} if recorded.get("no_mlflow") else set()
+    return {name: value for name, value in recorded.items() if name not in given_up}
 
 
 def recorded_store(uri: Any, folder: Path) -> str | None:

@@ -18,6 +18,7 @@ from autoprune.core.files import require_format
 from autoprune.errors import ConfigError, RunError
 from autoprune.report.records.run import FINETUNE, PRUNE, SEARCH, TRAIN, RunRecord
 from autoprune.study.ledger import Event, read_header, read_ledger
+from autoprune.study.lock import LOCK_NAME
 
 SUMMARY_FORMAT = 1
 TRAINING_FORMAT = 1
@@ -61,10 +62,10 @@ class RunFolder:
             RunError: it holds none, or is missing.
         """
         if not self.holds(LEDGER):
-            found = found_instead(self.path)
-            raise RunError(
-                f"{str(self.path)!r} holds no {what}: {LEDGER} is missing.{found} Name a folder under runs/."
-            )
+            found, hint = found_instead(self.path), "Name a folder under runs/."
+            if self.holds(LOCK_NAME) and not found:
+                hint = "What began there was ended before its first candidate: start it again as before."
+            raise RunError(f"{str(self.path)!r} holds no {what}: {LEDGER} is missing.{found} {hint}")
 
     def require_new(self) -> None:
         """Checks that the folder holds neither a pruning nor a training, nor a search that has ended.

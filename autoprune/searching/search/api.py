@@ -20,8 +20,7 @@ from autoprune.report.observer import Observer
 from autoprune.report.screens.notebook import default_observer
 from autoprune.searching.inputs.options import SearchOptions
 from autoprune.searching.inputs.problems import load_problem, problem_from
-from autoprune.searching.inputs.recorded import recorded_options
-from autoprune.searching.inputs.run_folder import RunFolder
+from autoprune.searching.inputs.recorded import resumed_options
 from autoprune.searching.search.running import Concluded, placed, run
 from autoprune.strategies.registry import strategy_names
 
@@ -146,14 +145,7 @@ def resume_search(out: Path, *, observer: Observer, changes: Mapping[str, Any] |
     Raises:
         RunError: the folder holds no search, or one that these versions or files do not reproduce.
     """
-    header = RunFolder(out).header()
-    objects = header.get("objects") or []
-    if objects and isinstance(objects, list) and all(isinstance(name, str) for name in objects):
-        raise RunError(
-            f"The search in {str(out)!r} was started in Python with its own {' and '.join(objects)}. Continue it "
-            f"there: call autoprune.search again as before, with out={str(out)!r}."
-        )
-    return run_search(recorded_options(header, out, changes), observer=observer)
+    return run_search(resumed_options(out, changes), observer=observer)
 
 
 def _require_observer(observer: Observer) -> None:
