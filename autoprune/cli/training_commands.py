@@ -159,8 +159,9 @@ def _believed(command: str, out: Path, recorded: Mapping[str, Any], changes: Map
     """Returns recorded options, checked like those that a person writes: the folder may come from others."""
     from autoprune.config.options import CODE_OPTIONS
     from autoprune.plugins import require_foreign
-    from autoprune.searching.inputs.recorded import recorded_store
+    from autoprune.searching.inputs.recorded import recorded_store, without_other_store
 
+    recorded = without_other_store(recorded, changes)
     known = {name: value for name, value in recorded.items() if value is not None and name not in ("out", *changes)}
     given = {name: value for name, value in known.items() if name not in _OTHERS}
     try:
@@ -171,7 +172,7 @@ def _believed(command: str, out: Path, recorded: Mapping[str, Any], changes: Map
         for name in CODE_OPTIONS:
             require_foreign(checked.get(name), out)
         require_foreign(known.get("teacher_model"), out)
-        if "tracking_uri" in checked and not (checked.get("no_mlflow") or changes.get("no_mlflow")):
+        if "tracking_uri" in checked:
             checked["tracking_uri"] = recorded_store(checked["tracking_uri"], out)
     except (AutopruneError, TypeError, OverflowError) as error:
         raise RunError(f"The training in {str(out)!r} cannot go on with what its record says: {error}") from error

@@ -218,6 +218,9 @@ def check_options(
         BudgetError: a budget cannot be read.
     """
     checked = {name: OPTIONS[name].read(value, OPTIONS[name].flag if flags else name) for name, value in given.items()}
+    if checked.get("no_mlflow") and "tracking_uri" in checked:
+        names = [OPTIONS[name].flag if flags else name for name in ("no_mlflow", "tracking_uri")]
+        raise ConfigError(f"{names[0]} writes nothing to MLflow: leave {names[1]} out.")
     options = _merged(checked, dict(from_file or {}))
     _check_budgets(options)
     _check_names(options, strategies)
@@ -252,6 +255,9 @@ def _merged(given: dict[str, Any], from_file: dict[str, Any]) -> dict[str, Any]:
     if "budgets" in given or "front" in given:
         from_file.pop("budgets", None)
         from_file.pop("front", None)
+    # So does what is said of MLflow there.
+    if "tracking_uri" in given:
+        from_file.pop("no_mlflow", None)
     return {**from_file, **given}
 
 

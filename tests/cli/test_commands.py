@@ -45,7 +45,7 @@ def test_every_option_of_a_search_arrives(fake_search, tmp_path):
         "--front 20..80%flops --model cifar/resnet20-b --weights w.pt --data cifar10 --data-root . --scope internal "
         "--search-space cifar-resnet --strategy random --candidates 7 --time-limit 5m --calibration-images 8 "
         "--holdout-images 9 --backend ray --workers 2 --gpus-per-worker 0.25 --ray-address auto --device cpu --out o "
-        "--evaluation-timeout 1h30m --tracking-uri sqlite:///x.db --no-mlflow"
+        "--evaluation-timeout 1h30m --tracking-uri sqlite:///x.db"
     )
     assert run(["search", *text.split()]) == 0
     [(_, (options,), _)] = fake_search.calls
@@ -72,8 +72,20 @@ def test_every_option_of_a_search_arrives(fake_search, tmp_path):
         "device": "cpu",
         "out": Path("o"),
         "tracking_uri": "sqlite:///x.db",
-        "no_mlflow": True,
     }
+
+
+def test_a_store_and_none_contradict_each_other_and_the_command_line_wins_over_a_file(fake_search, capsys, tmp_path):
+    assert run(["search", "--no-mlflow", "--tracking-uri", "sqlite:///x.db"]) == 2
+    assert capsys.readouterr().err == (
+        "autoprune: error: --no-mlflow writes nothing to MLflow: leave --tracking-uri out.\n"
+    )
+    (tmp_path / "e.toml").write_text('tracking_uri = "sqlite:///x.db"\nno_mlflow = true\n')
+    for options in ([], ["--no-mlflow"], ["--tracking-uri", "sqlite:///y.db"]):
+        assert run(["search", "--experiment", "e.toml", *options]) == 0
+    given = [vars(options) for _, (options,), _ in fake_search.calls]
+    assert [options.get("no_mlflow") for options in given] == [True, True, None]
+    assert given[2]["tracking_uri"] == "sqlite:///y.db"
 
 
 def test_options_win_over_the_experiment_file(fake_search, tmp_path):
@@ -128,22 +140,45 @@ def test_a_search_that_never_began_offers_nothing_to_resume(fake_search, capsys)
     assert capsys.readouterr().err == "autoprune: error: No such network.\n"
 
 
-def test_resume_takes_its_options_from_the_folder(fake_search, capsys, tmp_path):
+def test_resume_takes_its_options_from_the_folder(fake_search, capsys, tmp_path, monkeypatch):
     (tmp_path / "o").mkdir()
-    Ledger(tmp_path / "o" / "ledger.jsonl", run={"candidates": 33}).close()
+    options = {"candidates": 33, "time_limit": 90.0, "no_mlflow": True}
+    Ledger(tmp_path / "o" / "ledger.jsonl", run={"options": options}).close()
+    reads, read_bytes = [], Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: [reads.append(path.name), read_bytes(path)][1])
     assert run(["search", "--resume", "o"]) == 0
-    assert fake_search.displays[0].candidates == 33
-    assert fake_search.calls[0][:2] == ("resume_search", (Path("o"),))
+    # Once more, under the lock of the folder, where it goes on.
+    assert reads == ["ledger.jsonl"]
+    assert (fake_search.displays[0].candidates, fake_search.displays[0].time_limit) == (33, 90.0)
+    [(name, (resumed,), _)] = fake_search.calls
+    assert (name, resumed.out, resumed.candidates) == ("run_search", Path("o"), 33)
     assert run(["search", "--resume", "o", "--seed", "3", "--experiment", "x"]) == 2
     assert "Leave out --seed, --experiment" in capsys.readouterr().err
 
 
 def test_who_works_for_a_resumed_search_may_change(fake_search, tmp_path):
     (tmp_path / "o").mkdir()
-    (tmp_path / "o" / "ledger.jsonl").touch()
+    options = {"workers": 2, "tracking_uri": "sqlite:////elsewhere/m.db"}
+    Ledger(tmp_path / "o" / "ledger.jsonl", run={"options": options}).close()
     assert run(["search", "--resume", "o", "--workers", "3", "--time-limit", "5m", "--no-mlflow"]) == 0
-    [(_, _, given)] = fake_search.calls
-    assert given["changes"] == {"workers": 3, "time_limit": 300.0, "no_mlflow": True}
+    assert run(["search", "--resume", "o", "--tracking-uri", "sqlite:///m.db"]) == 0
+    first, second = (options for _, (options,), _ in fake_search.calls)
+    assert (first.workers, first.time_limit, first.no_mlflow, first.tracking_uri) == (3, 300.0, True, None)
+    assert (second.workers, second.no_mlflow, second.tracking_uri) == (2, False, "sqlite:///m.db")
+
+
+def test_an_untracked_search_is_tracked_where_a_store_is_named_now(fake_search, tmp_path):
+    (tmp_path / "o").mkdir()
+    Ledger(tmp_path / "o" / "ledger.jsonl", run={"options": {"no_mlflow": True}}).close()
+    assert run(["search", "--resume", "o", "--tracking-uri", "sqlite:///m.db"]) == 0
+    [(_, (options,), _)] = fake_search.calls
+    assert (options.no_mlflow, options.tracking_uri) == (False, "sqlite:///m.db")
+
+
+def test_what_was_ended_before_its_ledger_began_is_started_again(capsys, tmp_path):
+    (tmp_path / ".lock").touch()
+    assert run(["search", "--resume", str(tmp_path)]) == 2
+    assert "ended before its first candidate: start it again as before." in capsys.readouterr().err
 
 
 def test_trace_shows_groups_layers_frozen_and_checks(fake_search, capsys):
