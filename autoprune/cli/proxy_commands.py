@@ -24,6 +24,7 @@ def check_proxy(given: Mapping[str, Any], *, asked: Mapping[str, Any], as_json: 
 
 def _show(report: Mapping[str, Any]) -> None:
     from autoprune.cli.render import show_table
+    from autoprune.report.formats import epochs
 
     finetune = report["finetune"]
     rows = [
@@ -43,7 +44,7 @@ def _show(report: Mapping[str, Any]) -> None:
         rows,
     )
     print(
-        f"Kendall's tau with the accuracy after {finetune['epochs']:g} epochs of finetuning, "
+        f"Kendall's tau with the accuracy after {epochs(finetune['epochs'])} of finetuning, "
         f"{finetune['lowest']:.2%} to {finetune['highest']:.2%},\n"
         f"on {finetune['images']:,} images held out for this alone "
         f"(sampling error {finetune['sampling_error']:.2%})."

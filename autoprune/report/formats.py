@@ -49,6 +49,11 @@ def points(value: float | None) -> str:
     return _MISSING if value is None or not math.isfinite(value) else f"{100 * value:+.2f}"
 
 
+def epochs(number: float) -> str:
+    """Returns so many epochs, for example `1 epoch` or `0.5 epochs`."""
+    return f"{number:g} epoch{'s' if number != 1 else ''}"
+
+
 def duration(seconds: float | None) -> str:
     """Returns a duration as `0:42`, `12:05`, `3:00:00` or `2 d 03:00`."""
     if seconds is None or not math.isfinite(seconds):

@@ -60,3 +60,8 @@ def test_a_line_holds_no_escape_sequence_and_no_line_break() -> None:
 @pytest.mark.parametrize(("seconds", "text"), [(0.00123456, "1.23 ms"), (0, "0 ms"), (None, "-"), (math.nan, "-")])
 def test_a_latency_reads_in_milliseconds(seconds: float | None, text: str) -> None:
     assert formats.milliseconds(seconds) == text
+
+
+@pytest.mark.parametrize(("number", "text"), [(1, "1 epoch"), (1.0, "1 epoch"), (0.5, "0.5 epochs"), (2, "2 epochs")])
+def test_one_epoch_is_no_plural(number: float, text: str) -> None:
+    assert formats.epochs(number) == text

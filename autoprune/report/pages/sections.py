@@ -14,8 +14,7 @@ Numbers = Mapping[str, Any]
 
 def epochs_of(numbers: Numbers) -> str:
     """Returns how long the finetuning was."""
-    epochs = numbers["finetune_epochs"]
-    return f"{epochs:g} epoch{'s' if epochs != 1 else ''}"
+    return formats.epochs(numbers["finetune_epochs"])
 
 
 def seeds_section(groups: Sequence[Mapping[str, Any]]) -> str:

@@ -28,6 +28,7 @@ from autoprune.core.seeds import derive_seed, generator
 from autoprune.core.structure import Structure
 from autoprune.errors import ConfigError, RunError
 from autoprune.evaluation.evaluator import fidelity_for
+from autoprune.report import formats
 from autoprune.report.observer import Observer
 from autoprune.searching.experiments.agreement import agreement, sampling_error
 from autoprune.searching.inputs.options import SearchOptions
@@ -122,7 +123,7 @@ def check_proxies(options: SearchOptions, asked: ProxyOptions, observer: Observe
         prepared, judging = replace(prepared, ladder=ladder), replace(judging, ladder=ladder)
         structures = stratified_structures(prepared, asked.structures)
         record = _Record(options.out / PROXIES, _identity(whole, asked, ladder.rungs), structures=len(structures))
-        long = f"a finetune of {asked.epochs:g} epochs"
+        long = f"a finetune of {formats.epochs(asked.epochs)}"
         parts = [
             (compared.proxies, prepared, f"{len(compared.proxies)} proxies"),
             ((compared.finetune,), judging, long),

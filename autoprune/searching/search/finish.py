@@ -26,6 +26,7 @@ from autoprune.models.reduction.merging import cut_and_merge
 from autoprune.models.reduction.selection import keep_best
 from autoprune.models.storage.saved import SavedModel, describe_maps, kept_by_name, save_model
 from autoprune.models.zoo.weights import sha256_of
+from autoprune.report import formats
 from autoprune.report.observer import Observer
 from autoprune.searching.search.preparation import Prepared
 from autoprune.training.checkpoints import Checkpointing
@@ -137,7 +138,7 @@ class Finisher:
         before = self.tested(model)
         if self._epochs == 0:
             return Finished(evaluation, model.cpu(), kept, before, None)
-        self._observer.stage(f"Finetuning {name} for {self._epochs:g} epochs")
+        self._observer.stage(f"Finetuning {name} for {formats.epochs(self._epochs)}")
         recipe = finetune_recipe(
             self._epochs,
             images=len(self._prepared.split.unreserved),

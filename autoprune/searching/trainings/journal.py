@@ -68,4 +68,4 @@ class Journal(Hook):
         """Takes the rows of the earlier parts."""
         self.rows = [dict(row) for row in state["rows"]]
         self._before = state["seconds"]
-        self._observer.stage(f"Resuming {self._training.name} after {len(self.rows)} epochs")
+        self._observer.stage(f"Resuming {self._training.name} after {formats.epochs(len(self.rows))}")
