@@ -45,7 +45,7 @@ def _print_summary(summary: Report, steps: Sequence[tuple[str, str]]) -> None:
 
 def show_trace(report: Report) -> None:
     """Prints the groups, layers and frozen layers of a traced network."""
-    _print_cost("dense network", report["dense"])
+    _print_cost("dense network", report["dense"], shape=report.get("input_shape", ()))
     groups = report["groups"]
     show_table(
         f"{len(groups)} prunable groups",
@@ -89,7 +89,7 @@ def show_trace(report: Report) -> None:
 
 def show_cost(report: Report) -> None:
     """Prints what a network with other widths costs."""
-    _print_cost("network", report)
+    _print_cost("network", report, shape=report.get("input_shape", ()))
     for resource in ("flops", "params"):
         share = report.get(f"retained_{resource}")
         if share is not None:
@@ -147,9 +147,11 @@ def show_training(report: Report) -> None:
         for row in shown
     ]
     show_table(f"{report['model']} on {report['data']}", ("epoch", "rate", "loss", "hold-out %"), rows)
+    from autoprune.report.formats import epochs
+
     if report.get("accuracy_before") is not None:
         print(f"test {_metric(report)} {100 * report['accuracy_before']:.2f} % before")
-    print(f"test {_metric(report)} {100 * report['accuracy']:.2f} % after {report['epochs']:g} epochs")
+    print(f"test {_metric(report)} {100 * report['accuracy']:.2f} % after {epochs(report['epochs'])}")
     _print_further(report)
     print(
         f"  hold-out {100 * report['holdout_accuracy']:.2f} %, best {100 * best['holdout_accuracy']:.2f} % "
@@ -212,9 +214,13 @@ def _print_further(report: Report) -> None:
             print(f"  {name} {100 * value:.2f} %")
 
 
-def _print_cost(title: str, cost: Report) -> None:
+def _print_cost(title: str, cost: Report, *, shape: Sequence[int] = ()) -> None:
     flops = cost.get("flops", 2 * cost["macs"])
-    print(f"{title}: {cost['macs']:,} MACs, {flops:,} FLOPs, {cost['params']:,} parameters")
+    size = " x ".join(str(length) for length in shape)
+    print(
+        f"{title}: {cost['macs']:,} MACs, {flops:,} FLOPs, {cost['params']:,} parameters"
+        f"{size and f', for one image of {size}'}"
+    )
 
 
 def _show_layers(layers: Sequence[Report]) -> None:

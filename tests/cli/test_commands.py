@@ -182,9 +182,11 @@ def test_what_was_ended_before_its_ledger_began_is_started_again(capsys, tmp_pat
 
 
 def test_trace_shows_groups_layers_frozen_and_checks(fake_search, capsys):
-    fake_search.report = TRACE
+    fake_search.report = {**TRACE, "input_shape": [3, 32, 32]}
     assert run(["trace", "cifar/resnet20-b", "--verify"]) == 0
     shown = capsys.readouterr().out
+    assert shown.startswith("dense network: ")
+    assert shown.partition("\n")[0].endswith(" 432 parameters, for one image of 3 x 32 x 32")
     for text in ("1,234,567 MACs", "conv1, conv2", "the outputs are the classes", "pca", "1e-06", "counted costs: yes"):
         assert text in shown
 

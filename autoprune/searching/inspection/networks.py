@@ -65,6 +65,7 @@ def trace_report(options: SearchOptions, *, verify: bool) -> dict[str, Any]:
     report: dict[str, Any] = {
         "model": options.model or DEFAULT_MODEL,
         "scope": options.scope,
+        "input_shape": list(network.input_shape),
         "groups": [
             {
                 "name": group.name,
@@ -173,6 +174,7 @@ def cost_report(
     cost, dense = network.cost_model.cost(structure), network.cost_model.dense
     report = {
         "model": model,
+        "input_shape": list(network.input_shape),
         **cost_entry(cost),
         "retained_flops": cost.macs / dense.macs,
         "retained_params": cost.params / dense.params,

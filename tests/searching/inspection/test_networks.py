@@ -27,6 +27,7 @@ class TestTrace:
             "block2.conv1": False,
         }
         assert sum(layer["macs"] for layer in report["layers"]) == report["dense"]["macs"]
+        assert report["input_shape"] == [1, 8, 8]
         assert report["notes"] == []
 
     def test_every_heuristic_keeps_within_the_budget(self, folder):
