@@ -32,5 +32,7 @@ Opset = Annotated[
 ]
 WithPreprocessing = Annotated[
     bool,
-    typer.Option("--with-preprocessing", help="Take pixels from 0 to 255: the normalisation goes into the file."),
+    typer.Option(
+        "--with-preprocessing", metavar="", help="Take pixels from 0 to 255: the normalisation goes into the file."
+    ),
 ]

@@ -31,7 +31,11 @@ def trace(
     search_space: p.SearchSpace = None,
     verify: Annotated[
         bool,
-        typer.Option("--verify", help="Check that cutting equals masking, and that counted costs equal computed ones."),
+        typer.Option(
+            "--verify",
+            metavar="",
+            help="Check that cutting equals masking, and that counted costs equal computed ones.",
+        ),
     ] = False,
     write: p.WriteSpace = None,
     multiple_of: p.MultipleOf = None,
@@ -147,7 +151,9 @@ def pick(
     tracking_uri: Annotated[
         str | None, typer.Option(metavar="URI", show_default=False, help="MLflow store. (default: the search's)")
     ] = None,
-    no_mlflow: Annotated[bool, typer.Option("--no-mlflow", help="Do not write the network to MLflow.")] = False,
+    no_mlflow: Annotated[
+        bool, typer.Option("--no-mlflow", metavar="", help="Do not write the network to MLflow.")
+    ] = False,
     as_json: p.PlainJson = False,
 ) -> Work:
     """Take a candidate of a search: cut it again, finetune it if asked, test and save it, log it to MLflow."""
@@ -181,7 +187,7 @@ def report(
         Path | None, typer.Option(metavar="FILE", show_default=False, help="The page. (default: RUN/report.html)")
     ] = None,
     latency: Annotated[
-        bool, typer.Option("--latency", help="Measure dense and pruned network on this machine, too.")
+        bool, typer.Option("--latency", metavar="", help="Measure dense and pruned network on this machine, too.")
     ] = False,
     repeats: Annotated[
         list[Path] | None,
@@ -216,7 +222,7 @@ def report(
 
 
 def compare(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN ...", show_default=False, help="Run folders.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", show_default=False, help="Run folders.")],
     *,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", show_default=False, help="The page. (default: compare.html)")

@@ -48,11 +48,16 @@ Method = Annotated[
         "(default: reconstruction)",
     ),
 ]
-ListMethods = Annotated[bool, typer.Option("--list", rich_help_panel=METHOD, help="List the methods and exit.")]
+ListMethods = Annotated[
+    bool, typer.Option("--list", metavar="", rich_help_panel=METHOD, help="List the methods and exit.")
+]
 AsPublished = Annotated[
     bool,
     typer.Option(
-        "--as-published", rich_help_panel=METHOD, help="The published procedure with its constants; takes no budget."
+        "--as-published",
+        metavar="",
+        rich_help_panel=METHOD,
+        help="The published procedure with its constants; takes no budget.",
     ),
 ]
 MethodSettings = Annotated[
@@ -76,7 +81,10 @@ MethodEpochs = Annotated[
     typer.Option("--epochs", metavar="N", rich_help_panel=METHOD, help="Epochs a method that trains may spend."),
 ]
 NoTraining = Annotated[
-    bool, typer.Option("--no-training", rich_help_panel=METHOD, help="Refuse whatever would take a gradient step.")
+    bool,
+    typer.Option(
+        "--no-training", metavar="", rich_help_panel=METHOD, help="Refuse whatever would take a gradient step."
+    ),
 ]
 
 Model = Annotated[
@@ -174,7 +182,9 @@ MultipleOf = Annotated[
     int | None,
     typer.Option(metavar="N", show_default=False, help="With --write: widths go in steps of N. (default: 1)"),
 ]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="With --write: replace the file if it is there.")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", metavar="", help="With --write: replace the file if it is there.")
+]
 
 Strategy = Annotated[
     str | None,
@@ -235,6 +245,7 @@ Twice = Annotated[
     bool,
     typer.Option(
         "--twice",
+        metavar="",
         rich_help_panel=SEARCH,
         help="Finetune every structure with a second seed, too, and score that as cheap scores are scored: what "
         "it reaches is what they can be asked for.",
@@ -316,16 +327,20 @@ TrackingUri = Annotated[
     str | None,
     typer.Option(metavar="URI", rich_help_panel=RUN, help="MLflow store. (default: mlflow.db beside the run folder)"),
 ]
-NoMlflow = Annotated[bool, typer.Option("--no-mlflow", rich_help_panel=RUN, help="Do not track the search in MLflow.")]
+NoMlflow = Annotated[
+    bool, typer.Option("--no-mlflow", metavar="", rich_help_panel=RUN, help="Do not track the search in MLflow.")
+]
 Json = Annotated[
     bool,
-    typer.Option("--json", rich_help_panel=RUN, help="Print the result as JSON on stdout; progress goes to stderr."),
+    typer.Option(
+        "--json", metavar="", rich_help_panel=RUN, help="Print the result as JSON on stdout; progress goes to stderr."
+    ),
 ]
-PlainJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+PlainJson = Annotated[bool, typer.Option("--json", metavar="", help="Print the result as JSON.")]
 
 OptionalModelArgument = Annotated[
     str | None,
-    typer.Argument(metavar="[MODEL]", show_default=False, help="Such as cifar/resnet20-b or package.module:factory."),
+    typer.Argument(metavar="MODEL", show_default=False, help="Such as cifar/resnet20-b or package.module:factory."),
 ]
 ModelArgument = Annotated[
     str, typer.Argument(metavar="MODEL", show_default=False, help="Such as cifar/resnet20-b or package.module:factory.")

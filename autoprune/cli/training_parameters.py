@@ -97,7 +97,7 @@ DenseWeights = Annotated[
     ),
 ]
 NoDistillation = Annotated[
-    bool, typer.Option("--no-distillation", rich_help_panel=TRAINING, help="Train on the labels alone.")
+    bool, typer.Option("--no-distillation", metavar="", rich_help_panel=TRAINING, help="Train on the labels alone.")
 ]
 StartWeights = Annotated[
     Path | None,
