@@ -11,6 +11,7 @@ from autoprune.cli.edge import run
 from autoprune.config.experiment import load_experiment
 from autoprune.config.options import OPTIONS
 from autoprune.config.spaces import load_search_space
+from autoprune.study.ledger import Ledger
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"(<!-- needs a finished search -->\n)?```(\w+)\n(.*?)```", README, flags=re.DOTALL)
@@ -29,15 +30,17 @@ TOML = [text for _, language, text in BLOCKS if language == "toml"]
 def test_every_command_is_accepted_as_written(command, fake_search, tmp_path):
     arguments = shlex.split(command)[1:]
     weights = ("resnet20_b.pt", "resnet56_b.pt", "resnet50.pt", "mine.safetensors", "ssd300.pth")
-    for name in (*weights, "widths.json", "mine.toml", "mlflow.db"):
+    for name in (*weights, "widths.json", "mlflow.db"):
         (tmp_path / name).touch()
     for folder in ("data", "images", "photos", "BCCD", "VOC", "runs/cells", "runs/first/incumbent"):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "runs/cells/weights.safetensors").touch()
-    (tmp_path / "runs/first/ledger.jsonl").touch()
     (tmp_path / "runs/second").mkdir()
-    (tmp_path / "runs/second/ledger.jsonl").touch()
+    options = {"model": "digits/resnet", "data": "digits", "budget": ["50%flops"], "no_mlflow": True}
+    for name in ("first", "second"):
+        Ledger(tmp_path / "runs" / name / "ledger.jsonl", run={"options": options}).close()
     (tmp_path / "runs/first/incumbent/structure.json").touch()
+    (tmp_path / "mine.toml").write_text("workers = 1\n")
     if arguments[0] == "ui":
         pytest.skip("starts a server: see tests/cli/test_commands.py")
     fake_search.report = {

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from autoprune.errors import ConfigError
+from autoprune.report import formats
 
 #: Accuracies of a comparison: cut as the method itself does, reconstructed, and that finetuned.
 _COMPARED = ("own", "reconstructed", "finetuned")
@@ -64,7 +65,7 @@ def _search_table(contents: Sequence[Mapping[str, Any]]) -> str:
         share = statistics.mean(item["incumbent"]["macs"] / item["dense"]["macs"] for item in runs)
         epochs = first["finetune_epochs"]
         stages = [("no training", "accuracy_before_finetune" if epochs else "accuracy")]
-        stages += [(_epochs(epochs), "accuracy")] if epochs else []
+        stages += [(formats.epochs(epochs), "accuracy")] if epochs else []
         minutes = statistics.mean(item["search_seconds"] for item in runs) / 60
         # A search whose candidates were all evaluated before it was resumed has taken no time.
         searched = f"{first['candidates']} candidates" + (f", {minutes:.1f} min" if minutes > 0 else "")
@@ -161,17 +162,13 @@ def _comparison_table(contents: Sequence[Mapping[str, Any]]) -> str:
 def _comparison_caption(contents: Sequence[Mapping[str, Any]]) -> str:
     first = contents[0]
     files = ", ".join(f"[{Path(item['experiment']).stem}](experiments/{item['experiment']})" for item in contents)
-    trained, finetuned = _epochs(first["method_epochs"]), _epochs(first["finetune_epochs"])
+    trained, finetuned = formats.epochs(first["method_epochs"]), formats.epochs(first["finetune_epochs"])
     return (
         f"{first['model']} on {first['data']}, dense {100 * first['dense']['accuracy']:.2f}, "
         f"{first['images']['test']:,} test images ({files}); methods that train spent {trained} before, "
         f"the search {first['candidates']} candidates, the finetune {finetuned}"
         + (":" if first["complete"] else "; stopped before its last methods:")
     )
-
-
-def _epochs(count: float) -> str:
-    return f"{count:g} epoch{'' if count == 1 else 's'}"
 
 
 def _best(rows: Sequence[Mapping[str, Any]], budget: str, key: str) -> float | None:

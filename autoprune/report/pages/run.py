@@ -14,7 +14,7 @@ from autoprune.report.pages.frame import filled
 from autoprune.report.pages.front import embed, front_data, marks_of
 from autoprune.report.pages.front_script import SCRIPT
 from autoprune.report.pages.markup import Counter, Draw, escape, figure, fill_page, meter, section, table
-from autoprune.report.pages.sections import epochs_of, latency_section, making_section, seeds_section
+from autoprune.report.pages.sections import latency_section, making_section, seeds_section
 from autoprune.report.pages.style import FRONT
 from autoprune.report.pictures import figures
 from autoprune.report.pictures.front import front_figure
@@ -119,7 +119,8 @@ def _lead(numbers: Numbers) -> str:
     reached = formats.accuracy(result["accuracy"]) + named
     if result["name"] == "trained":
         before = "" if gains["before"] is None else f", {formats.points(gains['before'])} points against before"
-        return f"After {epochs_of(numbers)} the network reaches {reached} on the test set{before}."
+        trained = formats.epochs(numbers["finetune_epochs"])
+        return f"After {trained} the network reaches {reached} on the test set{before}."
     kept = f"{formats.share(result['retained_flops'])} of the FLOPs and {formats.share(result['retained_params'])}"
     text = f"The pruned network needs {kept} of the parameters of the dense one and reaches {reached} on the test set"
     against = [
@@ -191,7 +192,7 @@ def _networks(numbers: Numbers) -> str:
     said = f"Tested at the end on {images['test']:,} images that nothing was chosen by." if images.get("test") else ""
     said = said if tested else "Nothing has been tested: only the hold-out is known."
     if before and len(networks) > 2 and numbers["finetune_epochs"]:
-        said += f" Every pruned network was finetuned alike, for {epochs_of(numbers)}."
+        said += f" Every pruned network was finetuned alike, for {formats.epochs(numbers['finetune_epochs'])}."
     strong = len(lines) - 1 if _result(numbers) else None
     return section("The result", escape(said), table(heads, lines, strong=strong)) if lines else ""
 

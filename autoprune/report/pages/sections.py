@@ -12,11 +12,6 @@ from autoprune.report.records.repeats import HEADINGS, seed_lines
 Numbers = Mapping[str, Any]
 
 
-def epochs_of(numbers: Numbers) -> str:
-    """Returns how long the finetuning was."""
-    return formats.epochs(numbers["finetune_epochs"])
-
-
 def seeds_section(groups: Sequence[Mapping[str, Any]]) -> str:
     """Returns the section about runs that differ in their seeds alone; empty where there are none."""
     parts = []
@@ -66,7 +61,7 @@ def making_section(numbers: Numbers) -> str:
         ("seed", numbers["seed"]),
         ("images", images),
         ("fidelities", " then ".join(numbers["rungs"])),
-        ("finetuning", None if numbers["finetune_epochs"] is None else epochs_of(numbers)),
+        ("finetuning", None if numbers["finetune_epochs"] is None else formats.epochs(numbers["finetune_epochs"])),
         ("source of the method", method.get("source")),
         ("hardware", numbers["hardware"]),
         ("workers", numbers["workers"] or None),
