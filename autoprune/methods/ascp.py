@@ -42,7 +42,7 @@ from autoprune.methods.softly import (
 from autoprune.models.cutting.folding import folded_weight
 from autoprune.models.cutting.surgery import Kept, named_tensors
 from autoprune.models.modules.portable import copied
-from autoprune.models.network import IndexArray, LayerKind, TracedNetwork
+from autoprune.models.network import IndexArray, TracedNetwork
 from autoprune.models.reduction.calibration import to_numpy
 from autoprune.models.reduction.similarity import squared_distances
 from autoprune.strategies.clustering import MergeTree, bisected_knob, merge_tree
@@ -235,11 +235,7 @@ def channel_features(model: nn.Module, network: TracedNetwork, group: GroupAxes)
     tensors = named_tensors(model)
     parts = []
     for call in group.calls:
-        weight = tensors[call.weight].detach()
-        if call.kind is LayerKind.TRANSPOSED:
-            rows = weight.transpose(0, 1).flatten(1)
-        else:
-            rows = folded_weight(model, call).flatten(1)
+        rows = folded_weight(model, call).flatten(1)
         shift = torch.zeros(len(rows), device=rows.device)
         if call.bias is not None and len(tensors[call.bias]) == len(rows):
             shift = tensors[call.bias].detach()

@@ -63,8 +63,9 @@ def test_without_averaged_batch_norms_the_addition_is_lossy():
 
 @pytest.mark.parametrize("rates", ["adaptive", "uniform"])
 @pytest.mark.parametrize("representative", ["mean", "medoid"])
-def test_clusters_are_as_many_as_the_budget_allows_and_their_members_equal(rates, representative):
-    subject = small_subject()
+@pytest.mark.parametrize("network", ["residual with projections", "transposed and resized", "depthwise on the image"])
+def test_clusters_are_as_many_as_the_budget_allows_and_their_members_equal(rates, representative, network):
+    subject = small_subject(network)
     hook, model = hook_of(subject, rates=rates, representative=representative), copy.deepcopy(subject.model)
     labels = hook.settle(model)
     widths = tuple(int(row.max()) + 1 for row in labels)

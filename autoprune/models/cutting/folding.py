@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 from autoprune.devices import rounding
 from autoprune.models.cutting.surgery import named_tensor
 from autoprune.models.modules.replicas import replicate
-from autoprune.models.network import LayerCall, TracedNetwork
+from autoprune.models.network import LayerCall, LayerKind, TracedNetwork
 from autoprune.tasks.detectors import raw_outputs
 
 
@@ -129,13 +129,24 @@ def _pairs(model: nn.Module, network: TracedNetwork) -> Iterator[tuple[nn.Conv2d
 
 
 def folded_weight(model: nn.Module, call: LayerCall) -> Tensor:
-    """Returns the (o, n, kernel area) weight of a layer with the scale of its batch norm folded in."""
-    weight = named_tensor(model, call.weight).detach()
-    flat = weight.reshape(weight.shape[0], weight.shape[1], -1)
+    """Returns the (o, n, kernel area) weight of a layer with the scale of its batch norm folded in.
+
+    Of a transposed convolution o is the number of its outputs too, and n that of inputs one of them reads.
+    """
+    weight = output_first(named_tensor(model, call.weight).detach(), call)
     if call.norm is None:
-        return flat
+        return weight
     norm = model.get_submodule(call.norm.rpartition(".")[0])
     if not isinstance(norm, nn.modules.batchnorm._NormBase) or norm.running_var is None:
-        return flat  # a norm called as a function: its parameters have no common home
+        return weight  # a norm called as a function: its parameters have no common home
     scale = norm.weight / (norm.running_var + norm.eps).sqrt()
-    return flat * scale.detach()[:, None, None]
+    return weight * scale.detach()[:, None, None]
+
+
+def output_first(weight: Tensor, call: LayerCall) -> Tensor:
+    """Returns the weight of a layer as (o, n, kernel area): its o filters, each over the n inputs that it reads."""
+    flat = weight.reshape(weight.shape[0], weight.shape[1], -1)
+    if call.kind is not LayerKind.TRANSPOSED:
+        return flat
+    # (inputs, outputs of one group, area): the inputs of every convolution group lie one behind the other.
+    return flat.reshape(call.groups, -1, *flat.shape[1:]).transpose(1, 2).flatten(0, 1)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from autoprune.core.cost import FloatArray
 from autoprune.core.profile import GroupProfile, ModelProfile
-from autoprune.models.cutting.folding import folded_weight
+from autoprune.models.cutting.folding import folded_weight, output_first
 from autoprune.models.cutting.surgery import named_tensor
 from autoprune.models.network import IndexArray, LayerCall, TracedNetwork
 from autoprune.models.reduction.calibration import Calibration, to_numpy
@@ -80,12 +80,9 @@ def _filters(model: nn.Module, call: LayerCall | None, places: IndexArray, width
     """Returns the raw and the folded filters, (N, d) each, of a group's first producer."""
     if call is None:
         return np.zeros((width, 1)), np.zeros((width, 1))
-    weight = to_numpy(named_tensor(model, call.weight))
-    if call.kind == "transposed":
-        weight = weight.swapaxes(0, 1)
-        return weight[places].reshape(width, -1), weight[places].reshape(width, -1)
-    folded = to_numpy(folded_weight(model, call))
-    return weight[places].reshape(width, -1), folded[places].reshape(width, -1)
+    weight = output_first(named_tensor(model, call.weight).detach(), call)
+    raw, folded = to_numpy(weight)[places], to_numpy(folded_weight(model, call))[places]
+    return raw.reshape(width, -1), folded.reshape(width, -1)
 
 
 def _first_correlation(network: TracedNetwork, calibration: Calibration, group: int) -> FloatArray:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.core.structure import Structure
-from autoprune.models.cutting.folding import Form, PassingNorm2d, fastest_form, fold_norms
+from autoprune.models.cutting.folding import Form, PassingNorm2d, fastest_form, fold_norms, output_first
 from autoprune.models.cutting.surgery import cut, random_kept
 from autoprune.models.modules.replicas import replicate
 from autoprune.models.tracing.tracer import trace
@@ -100,3 +100,19 @@ def test_in_its_fastest_form_a_cut_network_puts_out_the_same(name):
         found = outputs(form.put_on(small, network), x.clone(memory_format=form.layout))
     for one, other in zip(found, wanted, strict=True):
         torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 6])
+def test_a_transposed_convolution_has_one_filter_an_output(groups):
+    model = nn.Sequential(nn.Conv2d(3, 6, 1), nn.ConvTranspose2d(6, 12, 3, groups=groups), nn.Conv2d(12, 2, 1))
+    call = trace(model, torch.zeros(1, 3, 5, 5)).calls[1]
+    weight = model[1].weight.detach()
+    filters = output_first(weight, call)
+    assert filters.shape == (12, 6 // groups, 9)
+    x = torch.rand(1, 6, 5, 5)
+    for channel in range(12):
+        group, place = divmod(channel, 12 // groups)
+        block = slice(group * 6 // groups, (group + 1) * 6 // groups)
+        torch.testing.assert_close(filters[channel], weight[block, place].flatten(1))
+        alone = nn.functional.conv_transpose2d(x[:, block], filters[channel].reshape(-1, 1, 3, 3))
+        torch.testing.assert_close(alone[0, 0] + model[1].bias[channel], model[1](x)[0, channel])
