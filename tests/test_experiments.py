@@ -13,10 +13,12 @@ from autoprune.core.cost import Cost
 from autoprune.methods.registry import make_method
 from autoprune.report.markdown.results import results_table
 from autoprune.searching.experiments.comparison import SEARCH
+from experiments.benchmarks.aims import AIMS, aims_table, benchmarks_table
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = sorted((ROOT / "experiments").glob("*.toml"))
 RESULTS = ROOT / "experiments" / "results"
+RECORDS = sorted((ROOT / "experiments" / "benchmarks" / "results").glob("*.json"))
 #: The line before the table in the README, which is the command that prints it.
 MARK = "<!-- autoprune experiment --table experiments/results -->\n"
 
@@ -49,6 +51,25 @@ def test_every_experiment_file_loads(path):
 def test_the_tables_in_the_readme_are_those_the_results_files_give():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert readme.split(MARK)[1].split("\n<!-- end -->")[0] == results_table(RESULTS)
+
+
+def test_the_overview_of_experiments_is_what_the_results_files_say():
+    overview = (ROOT / "experiments" / "README.md").read_text(encoding="utf-8")
+    for name, table in (("aims", aims_table()), ("benchmarks", benchmarks_table())):
+        assert overview.split(f"<!-- {name} -->\n")[1].split("\n<!-- end -->")[0] == table
+
+
+@pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)
+def test_every_record_of_a_benchmark_names_the_program_that_makes_it(path):
+    assert json.loads(path.read_text(encoding="utf-8"))["benchmark"] == path.stem
+    programs = path.parents[1]
+    assert (programs / f"{path.stem}.py").exists() or (programs / path.stem / "__main__.py").exists()
+
+
+def test_an_aim_that_is_missed_says_why():
+    judged = [(aim, aim.judged(json.loads(aim.path.read_text(encoding="utf-8")))) for aim in AIMS]
+    missed = [aim for aim, standing in judged if standing.reached is False]
+    assert all(aim.left for aim in missed)
 
 
 def test_the_first_figures_of_the_readme_are_those_of_a_results_file():
