@@ -28,6 +28,7 @@ from autoprune.errors import ConfigError
 from autoprune.methods.base import Pruned, Subject
 from autoprune.methods.filters import channel_rows
 from autoprune.methods.options import refuse_published
+from autoprune.methods.reduction import adds_exactly
 from autoprune.methods.schedules import removed_share, require_schedule, space_at
 from autoprune.methods.softly import (
     EditingHook,
@@ -123,14 +124,12 @@ class Ascp:
             facts.update(train_with(subject, model, hook, recipe, distil=self.distillation > 0))
         with torch.no_grad():
             labels = hook.settle(model)
-        representatives = [_first_members(row) for row in labels]
-        return Pruned(
-            Kept(tuple(np.unique(row) for row in representatives)),
-            model.eval(),
-            tuple(representatives),
-            exact=all(group.addable for group in groups),
-            facts=facts,
+        representatives = tuple(_first_members(row) for row in labels)
+        kept = Kept(tuple(np.unique(row) for row in representatives))
+        exact = all(group.addable for group in groups) and adds_exactly(
+            model.eval(), subject.network, kept, representatives, seed=subject.seed
         )
+        return Pruned(kept, model, representatives, exact=exact, facts=facts)
 
 
 class SoftClusters(EditingHook):

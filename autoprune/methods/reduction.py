@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 
 import torch
 from torch import Tensor, nn
 
 from autoprune.core.candidate import Merge
-from autoprune.core.seeds import derive_seed
+from autoprune.core.seeds import derive_seed, generator
 from autoprune.errors import ConfigError
 from autoprune.methods.base import Pruned, Subject
-from autoprune.models.cutting.surgery import cut
-from autoprune.models.network import Role, TracedNetwork
+from autoprune.models.cutting.surgery import Kept, cut, keep_all
+from autoprune.models.network import IndexArray, Role, TracedNetwork
 from autoprune.models.reduction.calibration import Calibration, calibrate
 from autoprune.models.reduction.merging import addition_inputs, cut_and_merge, recalibrate
+from autoprune.models.verification.equivalence import largest_deviation, outputs, widest
+from autoprune.models.verification.precision import MOST_IN_SINGLE, SINGLE
 
 
 class Reduction(StrEnum):
@@ -80,6 +83,31 @@ def reduced(
         # The statistics are of the dense network, and the method has trained another one.
         calibration = calibrate(model, network, images, seed=derive_seed(subject.seed, "trained calibration"))
     return cut_and_merge(model, network, kept, merge=Merge(reduction.value), calibration=calibration, images=images)
+
+
+def adds_exactly(
+    model: nn.Module, network: TracedNetwork, kept: Kept, clusters: Sequence[IndexArray], *, seed: int
+) -> bool:
+    """Returns whether channel addition leaves the outputs of a network with equal channels in clusters as they are.
+
+    Not where something other than a layer sums over channels: queries times keys of an attention without heads, or a
+    norm over channels. Members that are left out are missing from such a sum, and no weight reads it.
+
+    Args:
+        model: whose clusters are of equal channels, in eval mode.
+        network: its trace.
+        kept: one representative a cluster.
+        clusters: per group the (N,) representative channel of every channel.
+        seed: of two random images.
+    """
+    dense = cut(model, network, keep_all(network)).eval().cpu()
+    small = cut(dense, network, kept, inputs=addition_inputs(network, kept, clusters)).eval()
+    example = torch.from_numpy(generator(seed, "addition").standard_normal((2, *network.input_shape)))
+    precision = widest(dense, network, seed=seed)
+    dense, small, example = precision.of(dense), precision.of(small), example.to(precision.dtype)
+    with precision.kept(), torch.no_grad():
+        deviation = largest_deviation(outputs(dense, example), outputs(small, example))
+    return deviation <= (MOST_IN_SINGLE if precision is SINGLE else precision.tolerance)
 
 
 def _with_fresh_norms(small: nn.Module, network: TracedNetwork) -> nn.Module:

@@ -4,6 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from autoprune.errors import ConfigError
 from autoprune.methods.ascp import Ascp, SoftClusters, averaging, capped, channel_features, choosing
@@ -15,7 +16,7 @@ from autoprune.training.recipe import Recipe
 from autoprune.training.trainer import train
 from tests.methods.differences import largest_difference
 from tests.methods.small_subject import small_subject
-from tests.models.toy_networks import images
+from tests.models.toy_networks import Chain, images, unit
 
 NETWORKS = ("residual with projections", "concatenation", "flattened", "squeeze and excite")
 
@@ -44,6 +45,29 @@ def test_adding_the_members_of_clusters_leaves_the_trained_outputs_as_they_are(n
     # Slicing the same channels is no such thing: the test above cannot pass by accident.
     sliced = cut(pruned.model, subject.network, pruned.kept).eval()
     assert largest_difference(pruned.model, sliced, images(6)) > 1e-3
+
+
+class Normed(Chain):
+    """Divides every position by the norm over its channels, no layer's sum."""
+
+    def __init__(self):
+        super().__init__(nn.Sequential(unit(3, 8), unit(8, 8)), 6)
+        self.last = unit(8, 6)
+
+    def body(self, x):
+        x = self.layers(x)
+        return self.last(x / (torch.linalg.vector_norm(x, dim=1, keepdim=True) + 1e-3))
+
+
+@pytest.mark.parametrize("network", ["one head", "norm over channels"])
+def test_an_addition_that_a_sum_over_channels_feels_is_none_without_loss(network):
+    torch.manual_seed(0)
+    subject = small_subject(Normed() if network == "norm over channels" else network, budget="70%flops")
+    pruned = Ascp().prune(subject)
+    added = addition_inputs(subject.network, pruned.kept, pruned.clusters)
+    merged = cut(pruned.model, subject.network, pruned.kept, inputs=added).eval()
+    assert largest_difference(pruned.model, merged, images(6)) > 1e-3
+    assert not pruned.exact
 
 
 def test_without_averaged_batch_norms_the_addition_is_lossy():
