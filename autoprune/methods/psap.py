@@ -258,8 +258,8 @@ class Gates(EditingHook):
             self._finished = True
         tensors = named_tensors(model)
         for group, alive in zip(self._groups, self.open, strict=True):
-            for axis in group.makers:
-                # Without its gate a closed channel would come back to life.
+            # Without its gate a closed channel would come back to life: not zero alone, behind a sigmoid it is a half.
+            for axis in (*group.makers, *group.readers):
                 axis.clear(tensors[axis.name], ~alive)
 
     def close(self, model: nn.Module, index: int, closed: Mask) -> None:

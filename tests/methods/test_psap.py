@@ -18,7 +18,7 @@ from tests.methods.differences import largest_difference
 from tests.methods.small_subject import small_subject
 from tests.models.toy_networks import images
 
-NETWORKS = ("residual with projections", "concatenation", "flattened", "depthwise")
+NETWORKS = ("residual with projections", "concatenation", "flattened", "depthwise", "hidden references")
 
 
 def gates_of(subject, *, steps=12, edits=4, **options):
