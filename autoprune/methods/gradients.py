@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from autoprune.core.cost import FloatArray
 from autoprune.data.images import IntArray
-from autoprune.errors import ModelError
 from autoprune.methods.base import Subject
 from autoprune.models.cutting.surgery import cut, keep_all, named_tensors
 from autoprune.models.network import AxisChannels, Role, TracedNetwork
 from autoprune.tasks.base import Objective
+from autoprune.training.backward import overwriting_named
 from autoprune.training.feed import make_feed
 
 
@@ -53,15 +53,8 @@ def batch_gradients(
     order = [np.arange(start, min(start + batch_size, len(chosen))) for start in range(0, len(chosen), batch_size)]
     for inputs, targets in make_feed(subject.data.train, chosen, subject.device).batches(order):
         loss = task.loss(model, inputs, targets, teacher=None, objective=Objective(), precision=nullcontext())
-        try:
+        with overwriting_named("take a method without gradients, such as 'l1'"):
             found = torch.autograd.grad(loss, unique, allow_unused=True)
-        except RuntimeError as error:
-            if "inplace operation" not in str(error):
-                raise
-            raise ModelError(
-                "The network has no gradients: its forward overwrites in place what the backward needs. Write "
-                "`x = torch.relu(x)` for `x.relu_()` there, or take a method without gradients, such as 'l1'."
-            ) from error
         by_tensor = {
             id(tensor): torch.zeros_like(tensor) if gradient is None else gradient
             for tensor, gradient in zip(unique, found, strict=True)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from autoprune.devices import gpu_module, is_gpu
 from autoprune.errors import DivergenceError
 from autoprune.tasks.base import Objective, Task
+from autoprune.training.backward import overwriting_named
 from autoprune.training.hooks import Hook, TrainingState
 from autoprune.training.kernels import Loss, training_layout, training_precision, without_gradient
 from autoprune.training.recipe import Recipe
@@ -168,12 +169,14 @@ class Run:
 
         Raises:
             DivergenceError: the loss is not finite; on a GPU it is looked at now and then.
+            ModelError: the forward overwrites in place what the backward needs.
         """
         for group in self._optimiser.param_groups:
             group["lr"] = self._recipe.rate(self.done, images=self._count)
         self._optimiser.zero_grad(set_to_none=True)
         loss = self._loss(inputs.contiguous(memory_format=self._layout), targets)
-        torch.autograd.backward(self._scaler.scale(loss))
+        with overwriting_named("do without training"):
+            torch.autograd.backward(self._scaler.scale(loss))
         if self._hooks or np.isfinite(self._recipe.gradient_clip):
             self._scaler.unscale_(self._optimiser)
         for hook in self._hooks:

@@ -315,3 +315,25 @@ def test_smaller_batches_do_not_raise_the_rate() -> None:
     few, usual = (finetune_recipe(1, images=1_000, batch_size=size) for size in (128, 32))
     assert few.batch_size == usual.batch_size
     assert few.learning_rate == pytest.approx(usual.learning_rate / 2)
+
+
+class Overwriting(nn.Module):
+    """Overwrites what a layer has read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(1, 4, 3), nn.Conv2d(4, 10, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.first(x))
+        out = self.last(x).mean((2, 3))
+        x.mul_(2)
+        return out
+
+
+def test_a_forward_that_overwrites_what_the_backward_needs_is_one_clear_line(digits: ArrayImages) -> None:
+    with pytest.raises(
+        ModelError, match=r"overwrites in place what the backward needs\. Write .* or do without"
+    ) as found:
+        train(Overwriting(), digits, range(8), FAST, seed=0)
+    assert "\n" not in str(found.value)
