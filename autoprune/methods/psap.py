@@ -192,10 +192,10 @@ class Gates(EditingHook):
         tensors, seen = named_tensors(state.model), set()
         consumed = {name for axis in self._network.axes if axis.role is Role.CONSUMES for name in axis.names}
         for module in state.model.modules():
-            weight = module._parameters.get("weight")
             if not isinstance(module, nn.modules.conv._ConvNd | nn.Linear) or id(module) in seen:
-                continue
+                continue  # layers in TorchScript among them, whose parameters lie elsewhere
             seen.add(id(module))
+            weight = module._parameters.get("weight")
             call = next((item for item in self._network.calls if tensors[item.weight] is weight), None)
             # Not where a depthwise layer only passes them on: two gates in a row have no gradient when closed.
             if call is not None and call.input is not None and call.weight in consumed:

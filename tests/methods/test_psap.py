@@ -16,7 +16,7 @@ from autoprune.training.recipe import Recipe
 from autoprune.training.trainer import train
 from tests.methods.differences import largest_difference
 from tests.methods.small_subject import small_subject
-from tests.models.toy_networks import images
+from tests.models.toy_networks import Chain, images, unit
 
 NETWORKS = ("residual with projections", "concatenation", "flattened", "depthwise", "hidden references")
 
@@ -51,6 +51,16 @@ def test_the_trained_network_with_closed_gates_equals_the_cut_one(network):
     ]
     wrong = [cut(pruned.model, subject.network, other).eval() for other in others]
     assert max(largest_difference(pruned.model, item, images(6)) for item in wrong) > 10 * difference + 1e-5
+
+
+def test_layers_in_torch_script_have_no_gates_and_are_closed_in_the_end():
+    torch.manual_seed(0)
+    script = torch.jit.script(nn.Sequential(nn.Conv2d(6, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU()))
+    subject = replace(small_subject(Chain(nn.Sequential(unit(3, 6), script, unit(8, 6)), 6)), epochs=1.0)
+    pruned = Psap(batch_size=8).prune(subject)
+    assert subject.space.is_legal(pruned.kept.structure)
+    small = cut(pruned.model, subject.network, pruned.kept).eval()
+    assert largest_difference(pruned.model, small, images(6)) < 1e-5
 
 
 class SquareTokens(nn.Module):
