@@ -124,7 +124,8 @@ class LayerCall:
         target: position of the last operation of the chain conv, norm, addition whose links nothing else reads.
         joins: whether `target` is the addition of another stream.
         first_operand: whether the chain enters that addition as its first operand.
-        reused: whether the layer or its batch norm is called more than once, or a link of the chain is read by others.
+        reused: whether the layer, its bias or its batch norm is used more than once, or a link of the chain is read by
+            others.
         rectified: whether a ReLU alone reads the end of the chain: values below zero then do not matter.
     """
 

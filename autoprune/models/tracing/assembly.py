@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -112,9 +112,8 @@ def _groups(
 
 
 def _calls(tracer: LabelTracer, layouts: _Layouts) -> tuple[LayerCall, ...]:
-    times: dict[int, int] = defaultdict(int)
-    for record in tracer.calls:
-        times[id(record.weight)] += 1
+    # A bias of several layers is none's own: what one of them is solved for would be added by the others as well.
+    times = Counter(id(item) for record in tracer.calls for item in (record.weight, record.bias) if item is not None)
     return tuple(
         LayerCall(
             weight=tracer.name(record.weight),
@@ -129,7 +128,9 @@ def _calls(tracer: LabelTracer, layouts: _Layouts) -> tuple[LayerCall, ...]:
             target=record.target,
             joins=record.joins,
             first_operand=record.first_operand,
-            reused=times[id(record.weight)] > 1 or record.forked or len(tracer.norm_calls[id(record.norm)]) > 1,
+            reused=max(times[id(record.weight)], times[id(record.bias)]) > 1
+            or record.forked
+            or len(tracer.norm_calls[id(record.norm)]) > 1,
             rectified=record.rectified and record.readers == 1,
         )
         for record in tracer.calls

@@ -150,3 +150,28 @@ class TestRecalibration:
         assert not any(module.training for module in model.modules())
         assert momenta == [m.momentum for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
         assert all(torch.equal(before[key], value) for key, value in model.named_parameters())
+
+
+class SharedBias(nn.Module):
+    """Two layers with one bias, of which only the first reads channels that depend on others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.first, self.second = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 6, 1), nn.Conv2d(6, 6, 1)
+        self.second.bias = self.first.bias
+        self.head = nn.Linear(6, 3)
+        depend(self.stem, torch.eye(4), torch.full((4,), 3.0))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.relu(self.second(torch.relu(self.first(self.stem(x))))).mean((2, 3)))
+
+
+@pytest.mark.parametrize("merge", [Merge.LEAST_SQUARES, Merge.SEQUENTIAL])
+def test_a_bias_of_two_layers_is_not_changed_for_one_of_them(merge):
+    torch.manual_seed(0)
+    model, x = SharedBias().eval(), images(16)
+    network = trace(model, x[:1])
+    kept = Kept((np.arange(4), *keep_all(network).indices[1:]))
+    small = cut_and_merge(model, network, kept, merge=merge, calibration=calibrate(model, network, x, seed=0), images=x)
+    torch.testing.assert_close(small.second.bias, model.second.bias)
+    torch.testing.assert_close(small.second.weight, model.second.weight)
