@@ -128,6 +128,6 @@ def fitting(line: int) -> Iterator[None]:
         yield
     except (AutopruneError, KeyError, IndexError, TypeError, ValueError) as error:
         raise RunError(
-            f"Line {line} of the ledger does not fit this search: {error} Go on with the network, the options and the "
-            "version that it was started with."
+            f"Line {line} of the ledger does not fit this search: {error} Lines before it may be missing: put them "
+            "back. Otherwise go on with the network, the options and the version that it was started with."
         ) from error

@@ -90,6 +90,11 @@ class _Player:
 
     def _told(self, step: Told) -> None:
         rung = self._study.tell(step.outcome)
-        if step.climbs_to != (None if rung is None else rung.level):
+        here = None if rung is None else rung.level
+        if step.climbs_to != here:
             number = step.outcome.candidate.id
-            raise RunError(f"Candidate {number} went on to rung {step.climbs_to} there, but not here.")
+            raise RunError(f"Candidate {number} {_way(step.climbs_to)} there, but {_way(here)} here.")
+
+
+def _way(rung: int | None) -> str:
+    return "climbed no further" if rung is None else f"went on to rung {rung}"

@@ -88,3 +88,19 @@ def test_a_structure_fits_groups_that_may_vanish():
     event = {"event": "asked", "id": 0, "level": 0, "widths": [0, 16, 32], "proposed_by": "me", "seed": 1}
     [step] = Reading(study.ladder.rungs, groups, lambda candidate: candidate).steps([{**event, "macs": 1, "params": 1}])
     assert step.candidate.structure == Structure((0, 16, 32))
+
+
+def test_a_line_that_was_removed_is_missed_in_words_wherever_it_was(tmp_path):
+    path = tmp_path / "ledger.jsonl"
+    with Ledger(path, run={}) as ledger:
+        run_by_hand(build_study(candidates=8, trackers=[ledger]))
+    events, said = read_ledger(path), []
+    for line in range(1, len(events)):
+        try:
+            replay([*events[:line], *events[line + 1 :]], build_study(candidates=8))
+        except RunError as error:
+            said.append(str(error))
+    # The outcomes that nothing followed from may be missing: their candidates are evaluated again.
+    assert len(said) > len(events) // 2
+    assert all("Lines before it may be missing: put them back." in message for message in said)
+    assert sum("went on to rung 1 there, but climbed no further here." in message for message in said) > 0
