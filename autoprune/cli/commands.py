@@ -115,7 +115,8 @@ def cost(given: Mapping[str, Any], widths: Path, *, convention: str | None, as_j
     """Shows what a network with other widths costs."""
     settings = _checked(given)
     if not widths.is_file():
-        raise ConfigError(f"The widths file {str(widths)!r} does not exist. Name a JSON file with --widths.")
+        what = "is not a file" if widths.exists() else "does not exist"
+        raise ConfigError(f"The widths file {str(widths)!r} {what}. Name a JSON file with --widths.")
     from autoprune.cli.render import show_cost
     from autoprune.searching.inspection.networks import cost_report
 

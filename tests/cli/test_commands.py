@@ -245,6 +245,14 @@ def test_cost_shows_shares_of_the_dense_network(fake_search, capsys, tmp_path):
     assert "25.00 % of the dense params" in shown
 
 
+def test_widths_in_a_folder_are_said_to_be_no_file(fake_search, capsys, tmp_path):
+    assert run(["cost", "cifar/resnet20-b", "--widths", str(tmp_path)]) == 2
+    assert f"The widths file '{tmp_path}' is not a file." in capsys.readouterr().err
+    assert run(["cost", "cifar/resnet20-b", "--widths", "nowhere.json"]) == 2
+    assert "The widths file 'nowhere.json' does not exist." in capsys.readouterr().err
+    assert fake_search.calls == []
+
+
 def test_cost_shows_counting_conventions_side_by_side(fake_search, capsys, tmp_path):
     (tmp_path / "w.json").write_text("[8]")
     counts = {"conventions": {"conv+fc": 25, "+4/bn": 30}, "dense_conventions": {"conv+fc": 100, "+4/bn": 90}}
