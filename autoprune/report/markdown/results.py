@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from autoprune.errors import ConfigError
+from autoprune.errors import ConfigError, one_line
 from autoprune.report import formats
 
 #: Accuracies of a comparison: cut as the method itself does, reconstructed, and that finetuned.
@@ -35,16 +35,20 @@ def results_table(folder: Path) -> str:
     Raises:
         ConfigError: the folder holds no results file, or one that cannot be read.
     """
-    found: dict[str, list[Mapping[str, Any]]] = {"search": [], "published": [], "comparison": []}
+    tables_of = {"search": _search_table, "published": _published_table, "comparison": _comparison_table}
+    found: dict[str, list[Mapping[str, Any]]] = {kind: [] for kind in tables_of}
     for path in sorted(folder.glob("*.json")):
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
+            kind = content.get("kind", "search")
             # The table of faults is no experiment.
-            if content.get("kind", "search") in found:
-                found[content.get("kind", "search")].append(content)
-        except (OSError, ValueError, AttributeError) as error:
+            if kind in found:
+                tables_of[kind]([content])  # alone at first: what it lacks is said with its name
+                found[kind].append(content)
+        except (OSError, ValueError, ArithmeticError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise ConfigError(
-                f"Cannot read the results file {str(path)!r}: {error}. Run its experiment again."
+                f"Cannot read the results file {str(path)!r}: {one_line(error)}. Run its experiment again, or take it "
+                "away if no `autoprune experiment` wrote it."
             ) from error
     if not any(found.values()):
         raise ConfigError(f"{str(folder)!r} holds no results file. Run an experiment first.")
