@@ -71,6 +71,7 @@ def experiment(
         return 0
     assert file is not None
     from autoprune.cli.quiet import hush_libraries
+    from autoprune.config.options import OPTIONS
     from autoprune.report.screens.live import LiveProgress
     from autoprune.searching.experiments.runner import run_experiment
 
@@ -79,7 +80,8 @@ def experiment(
     def display(candidates: int) -> LiveProgress:
         return LiveProgress(candidates=candidates)
 
-    path = run_experiment(file, seeds=list(seeds) or None, results=results, display=display)
+    checked = [OPTIONS["seed"].read(seed, "--seed") for seed in dict.fromkeys(seeds)]
+    path = run_experiment(file, seeds=checked or None, results=results, display=display)
     if as_json:
         print(path.read_text(encoding="utf-8"))
     else:

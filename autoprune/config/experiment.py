@@ -23,6 +23,7 @@ from typing import Any
 from autoprune.config.options import OPTIONS
 from autoprune.config.resources import resource_path
 from autoprune.config.toml import read_toml, require_keys
+from autoprune.core.budget import Budget
 from autoprune.errors import ConfigError
 
 _FORMAT = 1
@@ -100,10 +101,15 @@ def load_comparison(name: str | Path) -> tuple[Comparison, dict[str, Any]]:
             f"{path}: a comparison has `budgets`, one for each of its runs. Write that instead of budget."
         )
     epochs = OPTIONS["finetune_epochs"].read(table.get("method_epochs", 1.0), f"{path}: method_epochs")
-    compared = Comparison(
-        texts(table["methods"], f"{path}: methods"), texts(table["budgets"], f"{path}: budgets"), epochs
-    )
-    return compared, _options(path, table)
+    methods, budgets = (texts(table[key], f"{path}: {key}") for key in ("methods", "budgets"))
+    for key, values in (("methods", methods), ("budgets", budgets)):
+        for value in values:
+            if values.count(value) > 1:
+                raise ConfigError(f"{path}: {key} names {value!r} more than once. Name it once.")
+    for budget in budgets:
+        if Budget.parse(budget).is_band:
+            raise ConfigError(f"{path}: the budget {budget!r} is a range. Write one limit for each run.")
+    return Comparison(methods, budgets, epochs), _options(path, table)
 
 
 def load_published(name: str | Path) -> tuple[tuple[Published, ...], dict[str, Any]]:
@@ -130,6 +136,9 @@ def _published(entry: dict[str, Any], where: str) -> Published:
         if key not in entry or not isinstance(entry[key], kind) or isinstance(entry[key], bool):
             wanted = "a text" if kind is str else "a number of percent"
             raise ConfigError(f"{where} needs `{key}`, {wanted}. Add it.")
+        # Written so that NaN fails, too.
+        if kind is not str and not 0 <= entry[key] <= 100:
+            raise ConfigError(f"{where}: {key} is {entry[key]}, but must lie in [0, 100] percent.")
     return Published(**entry)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -75,6 +76,9 @@ def run_experiment(file: str, *, seeds: Sequence[int] | None, results: Path | No
     except OSError as error:
         raise RunError(f"Cannot make {str(folder)!r}: {error.strerror}. Name another with --results.") from error
     target = folder / f"{path.stem}.json"
+    if target.is_dir() or not os.access(folder, os.W_OK):  # said now, and not after hours of search
+        why = "it is a folder" if target.is_dir() else f"{str(folder)!r} cannot be written"
+        raise RunError(f"Cannot write the results to {str(target)!r}: {why}. Name another folder with --results.")
     kinds = {"search": _search, "comparison": _compare, "published": _outdo}
     return kinds[experiment_kind(path)](path, target, seeds=seeds, display=display)
 

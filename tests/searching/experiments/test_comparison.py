@@ -118,6 +118,9 @@ def test_the_best_of_each_column_is_bold_and_the_rest_is_shown(compared):
         (('budgets = ["60%flops", "40%flops"]', 'budget = "50%flops"'), "a comparison needs `budgets`"),
         (('"40%flops"', '"4%%flops"'), "Cannot read the budget"),
         (("candidates = 3", "candidate = 3"), "unknown key 'candidate'"),
+        (('"40%flops"', '"20..80%flops"'), "mine.toml: the budget '20..80%flops' is a range"),
+        (('"40%flops"', '"60%flops"'), "mine.toml: budgets names '60%flops' more than once"),
+        (('"l1"', '"uniform"'), "mine.toml: methods names 'uniform' more than once"),
     ],
 )
 def test_a_wrong_file_is_one_line_and_exit_code_two(folder, capsys, change, message):
@@ -186,3 +189,45 @@ def test_results_of_what_ships_with_an_installed_autoprune_go_to_the_working_dir
 def test_a_folder_without_results_is_one_clear_line(folder, capsys):
     assert command_line(["experiment", "--table", "."]) == 2
     assert "holds no results file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"seed": 0, "incumbent": {}},  # the summary of a search
+        {"kind": "search", "experiment": "mine.toml", "runs": []},
+        {"kind": "comparison", "rows": 3},
+        {"kind": "published", "run": {}},
+        {"kind": ["search"]},
+        [1, 2],
+    ],
+)
+def test_a_file_that_no_experiment_wrote_is_named_in_one_line(folder, capsys, content):
+    (folder / "foreign.json").write_text(json.dumps(content))
+    assert command_line(["experiment", "--table", "."]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "Cannot read the results file 'foreign.json'" in line
+    assert "take it away if no `autoprune experiment` wrote it" in line
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_results_that_cannot_be_written_are_refused_before_anything_is_measured(folder, capsys, monkeypatch, read_only):
+    def measured(*_, **__):
+        raise AssertionError("it was begun all the same")
+
+    monkeypatch.setattr(runner, "Contest", measured)
+    if read_only:
+        monkeypatch.setattr(runner.os, "access", lambda *_: False)  # root may write everywhere
+    else:
+        (folder / "results" / "mine.json").mkdir(parents=True)
+    (folder / "mine.toml").write_text(FILE)
+    assert command_line(["experiment", "mine.toml"]) == 2
+    message = "'results' cannot be written" if read_only else "it is a folder"
+    assert f"Cannot write the results to 'results/mine.json': {message}." in capsys.readouterr().err
+
+
+def test_a_seed_below_zero_is_refused_as_by_a_search(folder, capsys):
+    (folder / "mine.toml").write_text(FILE)
+    assert command_line(["experiment", "mine.toml", "--seed", "-3"]) == 2
+    assert "--seed is -3, but must be at least 0." in capsys.readouterr().err
+    assert not list(folder.glob("results/*"))

@@ -128,6 +128,8 @@ def test_what_was_begun_by_another_file_is_not_gone_on_with(file, folder, monkey
         (("accuracy = 0.5", 'accuracy = "high"'), r"[[published]] needs `accuracy`, a number of percent"),
         (("removed = 53.0", "removed = true"), r"[[published]] needs `removed`, a number of percent"),
         (("removed = 53.0", "removd = 53.0"), "Did you mean 'removed'"),
+        (("removed = 53.0", "removed = 153.0"), "removed is 153.0, but must lie in [0, 100] percent"),
+        (("accuracy = 0.5", "accuracy = nan"), "accuracy is nan, but must lie in [0, 100] percent"),
         (("[[published]]", "[published]"), "a table [[published]] for each figure"),
         (("candidates = 3", 'methods = ["l1"]'), "unknown key 'methods'"),
     ],
