@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from types import SimpleNamespace
@@ -119,6 +120,13 @@ def ray_cluster():
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 class TestOnOneCluster:
+    def test_what_is_sent_to_the_whole_process_group_does_not_reach_the_daemons_of_ray(self):
+        listing = ["ps", "-o", "pgid=,args=", "--ppid", str(os.getpid())]
+        started = subprocess.run(listing, capture_output=True, text=True, check=True).stdout.splitlines()
+        groups = {int(line.split()[0]) for line in started if "gcs_server" in line or "raylet" in line}
+        assert len(groups) >= 2
+        assert os.getpgrp() not in groups
+
     def test_one_worker_writes_the_ledger_that_the_serial_backend_writes(self, tmp_path, capfd):
         def ledger_of(backend, name):
             space = build_space()

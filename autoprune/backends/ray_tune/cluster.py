@@ -123,7 +123,8 @@ def cluster(address: str | None, cpus: int, array_bytes: int, *, gpus: Sequence[
     try:
         # Every process of this Ray, not just evaluators, must find what this one finds: autoprune may not be installed.
         shown = {"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {}
-        with _connection_errors("this machine"), _inherited({**import_path(), **shown}), _sigterm_as_before():
+        environment = _inherited({**import_path(), **shown})
+        with _connection_errors("this machine"), environment, _sigterm_as_before(), _apart():
             ray.init(
                 num_cpus=cpus,
                 num_gpus=len(gpus),
@@ -135,6 +136,39 @@ def cluster(address: str | None, cpus: int, array_bytes: int, *, gpus: Sequence[
         yield
     finally:
         ray.shutdown()
+
+
+class _Apart(threading.local):
+    """Whether processes that this thread starts leave its process group."""
+
+    wanted = False
+
+
+_apart_now = _Apart()
+
+
+def _leave_group() -> None:
+    if _apart_now.wanted:
+        os.setpgid(0, 0)
+
+
+if hasattr(os, "register_at_fork"):
+    # Ray starts its daemons by way of Python code between fork and exec, where such functions are called.
+    os.register_at_fork(after_in_child=_leave_group)
+
+
+@contextmanager
+def _apart() -> Iterator[None]:
+    """Keeps the daemons that Ray starts meanwhile out of this process's group.
+
+    `timeout`, shells and batch systems send SIGTERM to the whole group. Ray's daemons would be gone at once, and the
+    search with them, a minute later, before it has said how to go on. They die with this process all the same.
+    """
+    _apart_now.wanted = True
+    try:
+        yield
+    finally:
+        _apart_now.wanted = False
 
 
 @contextmanager
