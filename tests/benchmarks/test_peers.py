@@ -3,12 +3,19 @@
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
+from autoprune.core.structure import Structure
+from autoprune.models.cutting.surgery import cut, random_kept
+from autoprune.models.tracing.tracer import trace
+from autoprune.models.zoo.families.cifar_resnet import CifarResNet
 from experiments.benchmarks.peers import __main__ as command
 from experiments.benchmarks.peers import contestants
+from experiments.benchmarks.peers.arena import Arena
 from experiments.benchmarks.peers.figures import figures_of, interval, mean_curve, standings
 from experiments.benchmarks.peers.pages import short_table
 from experiments.benchmarks.peers.plan import PLAN, load_plan, tasks_of
@@ -195,3 +202,17 @@ def test_the_table_in_the_readme_is_what_the_command_prints(capsys):
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert command.main(["--table"]) == 0
     assert readme.split(MARK)[1].split("\n<!-- end -->")[0] + "\n" == capsys.readouterr().out
+
+
+@pytest.mark.parametrize("option", ["a", "b"])
+def test_widths_inside_blocks_are_read_off_a_peers_network_whatever_its_shortcuts(option):
+    rng = np.random.default_rng(0)
+    dense = CifarResNet(blocks=2, option=option, classes=10).eval()
+    network = trace(dense, torch.zeros(1, 3, 32, 32))
+    arena = SimpleNamespace(whole=SimpleNamespace(network=network), dense=dense)
+    inner = tuple(group.width if group.coupled else group.width // 2 for group in network.groups)
+    assert inner != tuple(group.width for group in network.groups)
+    for widths, expressed in ((inner, True), (tuple(group.width // 2 for group in network.groups), option == "b")):
+        structure = Structure(widths)
+        found = Arena.widths_of(arena, cut(dense, network, random_kept(network, structure, rng)), counted=False)
+        assert found == (structure if expressed else None)

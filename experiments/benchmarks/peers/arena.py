@@ -187,11 +187,15 @@ class Arena:
         """
         network, widths = self.whole.network, {}
         for index, group in enumerate(network.groups):
-            layers = [model.get_submodule(name) for name in network.layers_of(index, Role.PRODUCES)]
-            found = {int(getattr(layer, "out_channels", getattr(layer, "out_features", 0))) for layer in layers}
-            if len(found) != 1 or not 1 <= min(found) <= group.width:
+            names = network.layers_of(index, Role.PRODUCES)
+            found, dense = ([_outputs(network_of, name) for name in names] for network_of in (model, self.dense))
+            if found == dense:
+                # Layers of option-A shortcuts hold more than this group: as they were, it is.
+                widths[group.name] = group.width
+            elif len({*found}) == 1 and {*dense} == {group.width} and 1 <= found[0] <= group.width:
+                widths[group.name] = found[0]
+            else:
                 return None
-            widths[group.name] = found.pop()
         structure = structure_from(widths, network.groups)
         return structure if not counted or self.count(model) == self.macs(structure) else None
 
@@ -265,6 +269,11 @@ class Arena:
             augmentation=data.augmentation,
         )
         return tuned
+
+
+def _outputs(model: nn.Module, layer: str) -> int:
+    module = model.get_submodule(layer)
+    return int(getattr(module, "out_channels", getattr(module, "out_features", 0)))
 
 
 def _weights(network: Network, folder: Path) -> Path | None:
