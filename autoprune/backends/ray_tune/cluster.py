@@ -162,9 +162,10 @@ def _apart() -> Iterator[None]:
     """Keeps the daemons that Ray starts meanwhile out of this process's group.
 
     `timeout`, shells and batch systems send SIGTERM to the whole group. Ray's daemons would be gone at once, and the
-    search with them, a minute later, before it has said how to go on. They die with this process all the same.
+    search with them, a minute later, before it has said how to go on. Linux lets them die with this process all the
+    same; elsewhere Ray kills the group for that, and they stay in it.
     """
-    _apart_now.wanted = True
+    _apart_now.wanted = sys.platform == "linux"
     try:
         yield
     finally:
