@@ -23,7 +23,6 @@ from typing import Any
 from autoprune.config.options import OPTIONS
 from autoprune.config.resources import resource_path
 from autoprune.config.toml import read_toml, require_keys
-from autoprune.core.budget import Budget
 from autoprune.errors import ConfigError
 
 _FORMAT = 1
@@ -91,6 +90,8 @@ def load_comparison(name: str | Path) -> tuple[Comparison, dict[str, Any]]:
     Raises:
         ConfigError: as `load_experiment`, or a part of the comparison is missing.
     """
+    from autoprune.core.budget import Budget  # imports numpy, which --help does not need
+
     path, table = _read(name)
     texts = OPTIONS["budgets"].read
     for key in ("methods", "budgets"):
