@@ -7,7 +7,6 @@ beside: imports hold the interpreter. Nothing here imports torch at once, so tha
 from __future__ import annotations
 
 import gc
-import io
 import json
 import os
 import pickle
@@ -18,7 +17,7 @@ from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from autoprune.errors import BackendError, one_line
+from autoprune.errors import BackendError, ModelError, one_line
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -42,21 +41,21 @@ def exported(network: Any, images: Any) -> bytes:
         images: (B, C, H, W) float32 array of an example, B of 2 or more.
 
     Raises:
-        BackendError: it cannot be traced.
+        BackendError: it cannot be traced, or its forward makes a constant of the number of images.
     """
     import torch
 
-    from autoprune.models.modules.portable import with_one_argument
+    from autoprune.models.storage.exports.base import hushed
+    from autoprune.models.storage.exports.graphs import graph_of, packed
 
     try:
-        shapes = ({0: torch.export.Dim.AUTO},)
-        program = torch.export.export(with_one_argument(network), (torch.from_numpy(images),), dynamic_shapes=shapes)
-        file = io.BytesIO()
-        torch.export.save(program, file)
+        with hushed():
+            return packed(graph_of(network, torch.from_numpy(images), dynamic=True, any_range=True))
+    except ModelError as error:
+        raise BackendError(str(error)) from error
     except Exception as error:  # whatever the tracer and the network's own code raise
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise BackendError(f"torch.export cannot trace the network: {reason}") from error
-    return file.getvalue()
 
 
 def logged(picked: PickedNetwork, where: Mapping[str, Any]) -> LoggedNetwork:

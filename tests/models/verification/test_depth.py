@@ -264,6 +264,15 @@ def test_it_is_saved_loaded_and_exported_with_a_branch_less(tmp_path):
             torch.testing.assert_close(found, small(x))
 
 
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name != "bottleneck"])
+def test_whatever_vanishes_becomes_a_graph(tmp_path, name):
+    model, network, _ = traced(name)
+    kept = without(network, [index for index, group in enumerate(network.groups) if group.may_vanish])
+    saved_cut(tmp_path, None, model=model, kept=kept, network=network)
+    [entry] = autoprune.export(tmp_path, "torch-export", model=NETWORKS[name][0]())
+    assert entry["check"]["batches"] == [1, 2, 7]
+
+
 @pytest.mark.parametrize("options", [
     {"stride": 2, "padding": 1}, {"padding": "same", "dilation": 2}, {"padding": (2, 0), "kernel_size": (5, 1)},
     {"padding": 1, "padding_mode": "reflect"}, {"stride": (1, 3), "padding": "valid"},

@@ -56,6 +56,7 @@ NETWORKS = {
     "outputs in a dictionary": (lambda: toy("several heads"), ("torch-export",)),
     "any arguments": (AnyArguments, ("onnx", "torch-export", "torchscript")),
     "data parallel": (lambda: nn.DataParallel(toy("depthwise")).eval(), ("onnx", "torch-export")),
+    "a forward that counts its images": (lambda: toy("fused heads"), ("onnx", "torch-export")),
     "reused layers": (lambda: toy("reused layers"), ("safetensors",)),
 }
 
@@ -225,6 +226,20 @@ def test_a_forward_with_its_own_mind_about_batches_needs_a_fixed_one(tmp_path):
         autoprune.export(tmp_path, "torchscript", model=model)
     [entry] = autoprune.export(tmp_path, "torchscript", model=model, batch=4)
     assert entry["check"]["batches"] == [4]
+
+
+class DataMinded(BatchMinded):
+    """Computes something else for brighter images."""
+
+    def forward(self, x):
+        return self.layers(x) * (2 if x.mean().item() > 3 else 1)
+
+
+def test_a_forward_that_looks_at_its_images_is_refused_in_one_line(tmp_path, capfd):
+    saved_cut(tmp_path, None, model=DataMinded().eval())
+    with pytest.raises(ModelError, match="cannot be exported to torch-export: GuardOnDataDependentSymNode"):
+        autoprune.export(tmp_path, "torch-export", model=DataMinded().eval())
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize(("gives", "reason"), [

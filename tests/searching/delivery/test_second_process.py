@@ -118,8 +118,20 @@ def test_an_exported_network_takes_any_batch_and_one_that_cannot_be_traced_says_
         def forward(self, images):
             return images if images.sum() > 0 else -images
 
+    class Counting(nn.Module):
+        def forward(self, images):
+            return images + torch.zeros(len(images), 1)
+
+    class Listing(nn.Module):
+        def forward(self, images):
+            return torch.stack([image + 1 for image in images])
+
     images = np.ones((2, 3), np.float32)
-    program = torch.export.load(io.BytesIO(exported(nn.Linear(3, 4).eval(), images))).module()
-    assert program(torch.zeros(5, 3)).shape == (5, 4)
+    for network, width in ((nn.Linear(3, 4).eval(), 4), (Counting(), 3)):
+        program = torch.export.load(io.BytesIO(exported(network, images))).module()
+        for batch in (1, 5):
+            assert program(torch.zeros(batch, 3)).shape == (batch, width)
+    with pytest.raises(BackendError, match="makes a constant of the number of images"):
+        exported(Listing(), images)
     with pytest.raises(BackendError, match=r"torch\.export cannot trace the network: "):
         exported(Choosy(), images)

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.export import Dim, ExportedProgram
+from torch.export import ExportedProgram
 from torch.utils._pytree import tree_leaves
 
-from autoprune.models.modules.portable import with_one_argument
+from autoprune.models.storage.exports.graphs import graph_of
 
 #: From images (B, C, H, W) to the tensors that came back, in the order of the eager network's.
 Forward = Callable[[Tensor], list[Tensor]]
@@ -44,8 +45,7 @@ class Exportable:
     @cached_property
     def program(self) -> ExportedProgram:
         """The graph that `torch.export` finds; ONNX starts from it, too."""
-        shapes = ({0: Dim("batch")},) if self.dynamic else None
-        return torch.export.export(with_one_argument(self.model), (self.example,), dynamic_shapes=shapes)
+        return graph_of(self.model, self.example, dynamic=self.dynamic)
 
 
 class ExportFormat(Protocol):
@@ -87,12 +87,16 @@ def tensors_of(output: Any) -> list[Tensor]:
 @contextmanager
 def hushed() -> Iterator[None]:
     """Keeps exporters from talking: what matters of it comes back as an exception or fails the comparison."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
+    loggers = [
+        logging.getLogger(name)
+        for name in ("torch.onnx", "torch.export", "torch._guards", "torch._dynamo", "onnxscript", "onnx_ir")
+    ]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
+        # On stderr torch prints the graph as far as it came.
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:

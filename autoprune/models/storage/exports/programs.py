@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from autoprune.models.storage.exports.base import Exportable, Forward, tensors_of
+from autoprune.models.storage.exports.graphs import packed
 
 #: The name under which both formats carry what is known of the network.
 EXTRA_FILE = "autoprune.json"
@@ -21,9 +22,7 @@ class TorchExport:
 
     def write(self, source: Exportable) -> bytes:
         """Returns the content of a `.pt2` file."""
-        buffer = io.BytesIO()
-        torch.export.save(source.program, buffer, extra_files={EXTRA_FILE: json.dumps(dict(source.about))})
-        return buffer.getvalue()
+        return packed(source.program, extra_files={EXTRA_FILE: json.dumps(dict(source.about))})
 
     def read(self, content: bytes, source: Exportable) -> Forward:
         """Returns the program as a function."""
