@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from autoprune.errors import ConfigError
+from autoprune.errors import ConfigError, ModelError
 from autoprune.training.hooks import Hook, TrainingState
 
 #: Rows that deviate from their mean by less than this share of their size are constant and correlate with nothing.
@@ -32,9 +32,17 @@ def mean_correlation(maps: Tensor) -> Tensor:
     The published code divides by the norms as they are, so that one constant channel makes the loss NaN; here
     the pairs of constant rows, the diagonal included, count as 0. Maps of few positions correlate by accident.
     """
+    return _correlation(_mean_map(maps))
+
+
+def _mean_map(maps: Tensor) -> Tensor:
+    """Returns (C, HW), the mean over the batch; its backward keeps no tensor."""
+    return maps.mean(0, dtype=torch.promote_types(maps.dtype, torch.float32)).flatten(1)
+
+
+def _correlation(mean: Tensor) -> Tensor:
     # Without autocast: half precision has too few digits for products of normalised rows.
-    with torch.autocast(maps.device.type, enabled=False):
-        mean = maps.mean(0, dtype=torch.promote_types(maps.dtype, torch.float32)).flatten(1)
+    with torch.autocast(mean.device.type, enabled=False):
         rows = mean - mean.mean(1, keepdim=True)
         squared = rows.square().sum(1)
         # Centring a constant row leaves its rounding, which is no signal either.
@@ -66,14 +74,17 @@ class CcmLoss(Hook):
             raise ConfigError(f"The strength of the regulariser ccm is {strength:g}. Write a number of at least 0.")
         self.strength = strength
         self._handles: list[RemovableHandle] = []
-        self._terms: list[Tensor] = []
+        self._means: list[Tensor] = []
         self._seen: list[Tensor] = []
         self._summed = True
         self._sum_ahead = False
+        self._trained = False
 
     def begin(self, state: TrainingState) -> None:
         """Attaches to activations and convolutions."""
         self.end()
+        # A backward that runs parts of the forward again, as `torch.utils.checkpoint` does, leaves maps behind.
+        self._handles.append(state.model.register_forward_pre_hook(self._start))
         for module in state.model.modules():
             if isinstance(module, _RECTIFIERS):
                 self._handles.append(module.register_forward_pre_hook(self._before))
@@ -82,11 +93,19 @@ class CcmLoss(Hook):
                 self._handles.append(module.register_forward_pre_hook(self._read))
 
     def penalty(self) -> Tensor | None:
-        """Returns -lambda * sum of r over the maps of the forward that has just run, None if it had none."""
-        terms = self._terms if self._summed else self._terms[:-1]
-        found = -self.strength * torch.stack(terms).sum() if terms else None
+        """Returns -lambda * sum of r over the maps of the forward that has just run, None if it was no training.
+
+        Raises:
+            ModelError: the forward had no maps that count.
+        """
+        means, trained = self._means if self._summed else self._means[:-1], self._trained
         self._forget()
-        return found
+        if trained and not means:
+            raise ModelError(
+                "The regulariser ccm has nothing to do: it sees no feature maps (images, channels, height, width) of "
+                "the network's activations but the last. Leave it out, or make activations modules, such as nn.ReLU."
+            )
+        return -self.strength * torch.stack([_correlation(mean) for mean in means]).sum() if means else None
 
     def end(self) -> None:
         """Detaches."""
@@ -96,7 +115,11 @@ class CcmLoss(Hook):
         self._forget()
 
     def _forget(self) -> None:
-        self._terms, self._seen, self._summed = [], [], True
+        self._means, self._seen, self._summed, self._trained = [], [], True, False
+
+    def _start(self, model: nn.Module, _inputs: tuple[Any, ...]) -> None:
+        self._forget()
+        self._trained = model.training and torch.is_grad_enabled()
 
     def _before(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
         # Asked before the activation runs: in place, it takes the addition's name off the tensor.
@@ -117,7 +140,8 @@ class CcmLoss(Hook):
     def _add(self, maps: Tensor, *, summed: bool) -> None:
         if maps.dim() == 4:
             self._seen.append(maps)
-            self._terms.append(mean_correlation(maps))
+            # The rest comes when the forward is over: nothing more may be kept for the backward within it.
+            self._means.append(_mean_map(maps))
             self._summed = summed
 
 

@@ -52,7 +52,7 @@ class OrthoReg(Hook):
         Raises:
             ModelError: there is none.
         """
-        self._layers = [module for module in state.model.modules() if isinstance(module, _CONVOLUTIONS)]
+        self._layers = [module for module in state.model.modules() if _is_convolution(module)]
         if not self._layers:
             raise ModelError("The regulariser orthoreg has nothing to do: the network has no convolution layer.")
 
@@ -65,9 +65,16 @@ class OrthoReg(Hook):
         self._layers = []
 
 
+def _is_convolution(module: nn.Module) -> bool:
+    """Returns whether a module is a convolution, also one of TorchScript, which has a class of its own."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return getattr(module, "original_name", "") in {kind.__name__ for kind in _CONVOLUTIONS}
+    return isinstance(module, _CONVOLUTIONS)
+
+
 def filters(layer: nn.Module) -> Tensor:
     """Returns (N, d) a layer's flattened filters, its bias as the last column."""
-    weight, bias = layer.weight, layer.bias
+    weight, bias = layer.weight, getattr(layer, "bias", None)  # which a traced layer without one lacks
     assert isinstance(weight, Tensor)
     rows = weight.flatten(1)
     return torch.cat([rows, bias[:, None]], dim=1) if isinstance(bias, Tensor) else rows

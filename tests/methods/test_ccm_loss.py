@@ -3,15 +3,16 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from autoprune.data.bundle import as_images
-from autoprune.errors import ConfigError
+from autoprune.errors import ConfigError, ModelError
 from autoprune.methods.ccm_loss import CcmLoss, mean_correlation
 from autoprune.methods.regularisers import REGULARISERS, make_regulariser
 from autoprune.models.zoo.catalogue import build_model
 from autoprune.training import Recipe, train
 from autoprune.training.hooks import TrainingState
-from tests.models.toy_networks import Dense, images, toy
+from tests.models.toy_networks import Chain, Dense, images, toy
 
 
 def naive(maps: Tensor) -> float:
@@ -88,7 +89,7 @@ def test_rectifiers_called_as_functions_are_seen_where_a_convolution_reads_them_
         if isinstance(module, nn.Conv2d):
             module.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach().clone()))
     model(images(4))
-    terms = len(hook._terms)
+    terms = len(hook._means)
     penalty = hook.penalty()
     # The stem's module and, as functions, relu1 and relu2 of three blocks but the last, which feeds the pooling.
     assert terms == 6
@@ -120,6 +121,42 @@ def test_there_is_no_penalty_without_a_forward_in_training_mode():
     model.train()
     model(images(2))
     assert hook.penalty() is None
+
+
+class Checkpointed(Chain):
+    """Runs its last layers a second time in the backward pass instead of keeping what they compute."""
+
+    def body(self, x):
+        return checkpoint(self.layers[2:], self.layers[:2](x), use_reentrant=False)
+
+
+def test_layers_that_run_again_in_the_backward_pass_count_once():
+    found = []
+    for kind in (Chain, Checkpointed):
+        model = toy("plain")
+        model.__class__ = kind
+        hook, penalties = attached(model), []
+        for _ in range(2):
+            loss = model(images(4)).square().mean()
+            penalties.append(hook.penalty())
+            (loss + penalties[-1]).backward()
+        found.append([float(item.detach()) for item in penalties])
+        hook.end()
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("name", ["fused heads", "tokens", "functional weights"])
+def test_a_network_without_maps_is_refused_in_the_first_step(name):
+    images_, labels = images(8), torch.arange(8) % 4
+    with pytest.raises(ModelError, match="The regulariser ccm has nothing to do"):
+        train(
+            toy(name),
+            as_images((images_, labels)),
+            range(8),
+            Recipe(epochs=1, learning_rate=0.01),
+            seed=0,
+            hooks=[CcmLoss()],
+        )
 
 
 def test_training_with_it_raises_the_correlation_above_that_of_training_without():

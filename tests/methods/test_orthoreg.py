@@ -109,6 +109,13 @@ def test_a_layer_with_and_without_bias_gives_its_filters():
     assert torch.equal(filters(model[0])[:, -1], model[0].bias)
 
 
+def test_convolutions_in_torchscript_count():
+    model = network()
+    wanted = begun(model).penalty().item()
+    for scripted in (torch.jit.script(model), torch.jit.trace(model, images(1))):
+        assert begun(nn.Sequential(scripted)).penalty().item() == pytest.approx(wanted, rel=1e-6)
+
+
 def test_training_with_it_makes_filters_orthonormal():
     x, labels = images(32), torch.arange(32) % 4
     found = {}
