@@ -81,7 +81,8 @@ class Psap:
         schedule: how the budget falls: `exp`, `linear`, `poly`, `cosine` or `const`.
         prune_share: share of the training after which the budget is reached; the rest recovers.
         edits_per_epoch: pruning steps per epoch; at least 8 in all.
-        from_scratch: start from random weights; the first 5 % are dense then, and the labels alone are trained on.
+        from_scratch: start from random weights, see `forget`; the first 5 % are dense then, and the labels alone are
+            trained on.
         learning_rate: at its peak; 0 for that of finetuning, from scratch 0.1.
         batch_size: images per step; where no rate is given, few images are trained on in smaller ones.
         distillation: share of the dense network's divergence in the loss, from a checkpoint.
@@ -356,10 +357,20 @@ class Gates(EditingHook):
 
 
 def forget(model: nn.Module, *, seed: int) -> None:
-    """Gives every layer that can draw them new random weights, in place."""
-    with torch.random.fork_rng(devices=[]):
+    """Gives every layer that can draw them new random weights, in place, and shuffles all other parameters.
+
+    Layers do not reach the weights that a parametrization computes theirs from, nor `nn.MultiheadAttention` its
+    projections, and a network's own parameters nobody knows how to draw. A random order of their values leaves nothing
+    of what was learnt but the values' distribution; a single number stays.
+    """
+    trained = [(parameter, parameter.detach().clone()) for parameter in model.parameters()]
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
         for module in model.modules():
             reset = getattr(module, "reset_parameters", None)
             if callable(reset):
                 reset()
+        for parameter, values in trained:
+            if torch.equal(parameter, values):
+                order = torch.randperm(values.numel()).to(values.device)
+                parameter.copy_(values.flatten()[order].reshape(values.shape))

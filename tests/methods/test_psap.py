@@ -16,7 +16,7 @@ from autoprune.training.recipe import Recipe
 from autoprune.training.trainer import train
 from tests.methods.differences import largest_difference
 from tests.methods.small_subject import small_subject
-from tests.models.toy_networks import Chain, images, unit
+from tests.models.toy_networks import Chain, images, toy, unit
 
 NETWORKS = ("residual with projections", "concatenation", "flattened", "depthwise", "hidden references")
 
@@ -302,6 +302,22 @@ def test_from_scratch_forgets_the_weights_and_stays_dense_at_first():
     pruned = Psap(from_scratch=True, batch_size=8).prune(subject)
     assert subject.space.is_legal(pruned.kept.structure)
     assert reduced(subject, pruned, Reduction.SLICE) is not None
+
+
+@pytest.mark.parametrize("name", ["computed weight", "functional weights", "torch's attention", "heads by hand"])
+def test_from_scratch_leaves_no_weight_where_it_was(name):
+    model = toy(name)
+    with torch.no_grad():  # trained: no layer is as its class makes it
+        for parameter in model.parameters():
+            parameter.add_(torch.rand_like(parameter))
+    before = {key: value.detach().clone() for key, value in model.named_parameters()}
+    forget(model, seed=3)
+    for key, value in model.named_parameters():
+        assert (value != before[key]).sum() > 0.5 * value.numel(), key
+    again = toy(name)
+    again.load_state_dict({**model.state_dict(), **before})
+    forget(again, seed=3)
+    assert all(torch.equal(value, again.state_dict()[key]) for key, value in model.state_dict().items())
 
 
 @pytest.mark.parametrize(
