@@ -11,7 +11,7 @@ import torch
 import toy_problem
 
 import autoprune
-from autoprune.models.cutting.attention import HeadAttention
+from autoprune.models.modules.attention import HeadAttention
 from autoprune.report.observer import NullObserver
 from autoprune.searching.delivery.pruning import MethodOptions, prune
 from autoprune.searching.inputs.options import SearchOptions

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from autoprune.core.candidate import Merge
 from autoprune.core.structure import Structure
 from autoprune.models.costing.counting import count
-from autoprune.models.cutting.attention import HeadAttention, adapt
+from autoprune.models.cutting.attention import adapt
 from autoprune.models.cutting.surgery import cut, random_kept
+from autoprune.models.modules.attention import HeadAttention
 from autoprune.models.network import Role, TracedNetwork
 from autoprune.models.reduction.calibration import calibrate
 from autoprune.models.reduction.merging import cut_and_merge

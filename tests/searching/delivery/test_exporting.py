@@ -20,6 +20,7 @@ from autoprune.cli.edge import run
 from autoprune.config.exporting import SUFFIXES, ExportOptions, batch_from, formats_from
 from autoprune.core.files import WRITER
 from autoprune.errors import ConfigError, ModelError, RunError
+from autoprune.models.cutting.attention import adapt
 from autoprune.models.storage.exports.base import Exportable
 from autoprune.plugins import resolve_attribute
 from autoprune.searching.delivery import exporting
@@ -150,6 +151,82 @@ def test_a_fresh_process_does_without_autoprune(mine):
     subprocess.run([sys.executable, "-c", script], check=True, cwd=folder, env=environment, timeout=120)
     for found in torch.load(folder / "y.pt"):
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+#: Networks of somebody who has no autoprune, which fix, count and share what is cut.
+THEIRS = """
+import torch
+from torch import nn
+from torch.nn import functional
+
+
+class Tokens(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.patches, self.head = nn.Conv2d(3, 12, 3, stride=3), nn.Linear(12, 4)
+
+    def forward(self, x):
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        return self.head((x + self.attend(x)).mean(1))
+
+
+class Torchs(Tokens):
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(12, 4, batch_first=True)
+
+    def attend(self, x):
+        return self.attention(x, x, x)[0]
+
+
+class Counted(Tokens):
+    def __init__(self):
+        super().__init__()
+        self.num_heads = 4
+        self.q, self.k, self.v, self.out = (nn.Linear(12, 12) for _ in range(4))
+
+    def attend(self, x):
+        q, k, v = (part(x).reshape(len(x), 16, self.num_heads, -1).transpose(1, 2) for part in (self.q, self.k, self.v))
+        return self.out(functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+class Named(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.again = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.norm = nn.BatchNorm2d(8)
+        self.same, self.norms = self.again, nn.ModuleList([self.norm, self.norm])
+        self.up, self.head = nn.ConvTranspose2d(8, 6, 2, 2, groups=2), nn.Linear(6, 4)
+
+    def forward(self, x):
+        x = self.norms[1](self.same(torch.relu(self.norm(self.first(x)))))
+        return self.head(torch.relu(self.up(x)).mean((2, 3)))
+"""
+
+
+def test_the_loader_knows_heads_and_layers_of_several_names(tmp_path, monkeypatch):
+    (tmp_path / "theirs.py").write_text(THEIRS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    x, names = torch.randn(3, 3, 12, 12), ("Torchs", "Counted", "Named")
+    for name in names:
+        torch.manual_seed(0)
+        model = adapt(resolve_attribute(f"theirs:{name}")())
+        small, _ = saved_cut(tmp_path / name, f"theirs:{name}", model=settled(model))
+        assert small.state_dict().keys() == model.state_dict().keys()
+        autoprune.export(tmp_path / name, "safetensors", out=tmp_path / f"{name}.safetensors")
+        with torch.no_grad():
+            torch.save(small(x), tmp_path / f"{name}.pt")
+    (tmp_path / "loader.py").write_text((tmp_path / "Torchs.safetensors.py").read_text())
+    torch.save(x, tmp_path / "x.pt")
+    script = (
+        "import sys, torch, theirs; from loader import load_pruned; torch.set_num_threads(1)\n"
+        f"for name in {names}:\n"
+        "    pruned = load_pruned(getattr(theirs, name)(), f'{name}.safetensors')\n"
+        "    torch.testing.assert_close(pruned(torch.load('x.pt')), torch.load(f'{name}.pt'))\n"
+        "assert not any(name.startswith('autoprune') for name in sys.modules)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=tmp_path, env=environment, timeout=120)
 
 
 def test_the_json_beside_says_what_the_command_prints(mine, capsys, tmp_path):

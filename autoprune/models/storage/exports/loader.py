@@ -1,7 +1,7 @@
 """Loads a pruned network without autoprune: torch and safetensors are all that this file needs.
 
-It is written beside an exported `model.safetensors`, the layers of removed branches put in. You bring the class of the
-network:
+It is written beside an exported `model.safetensors`, with the layers of removed branches and of attention put in. You
+bring the class of the network:
 
     model = load_pruned(make_dense_network(), "model.safetensors")
 """
@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from autoprune.models.modules.attention import stand_in, take_heads
 from autoprune.models.modules.hollow import hollow_out
 
 
@@ -33,10 +34,14 @@ def load_pruned(model: nn.Module, weights: str | Path) -> nn.Module:
             setattr(model.get_submodule(parent), leaf, fresh)
             continue
         module = model.get_submodule(name)
+        kind = stand_in(module)
+        if kind is not None and kind.__name__ == entry["type"].rpartition(".")[2]:  # its own class fixes its heads
+            module.__class__ = kind
+            take_heads(module)
         for key, value in entry.items():
             if key != "type":  # widths, groups and the like
                 setattr(module, key, tuple(value) if isinstance(value, list) else value)
-    made: dict[int, nn.Parameter] = {}
+    made: dict[nn.Parameter | None, nn.Parameter] = {}
     for name, tensor in load_file(weights).items():
         parent, _, leaf = name.rpartition(".")
         module = model.get_submodule(parent)
@@ -44,9 +49,10 @@ def load_pruned(model: nn.Module, weights: str | Path) -> nn.Module:
             module._buffers[leaf] = tensor
             continue
         old = module._parameters[leaf]
-        if id(old) not in made:  # layers that share a weight go on sharing it
-            made[id(old)] = nn.Parameter(tensor, requires_grad=old is not None and old.requires_grad)
-        module._parameters[leaf] = made[id(old)]
+        if old not in made:  # layers that share a weight go on sharing it
+            made[old] = nn.Parameter(tensor, requires_grad=old is not None and old.requires_grad)
+            made[made[old]] = made[old]  # a layer that has two names is met twice
+        module._parameters[leaf] = made[old]
     for module in model.modules():
         hollow_out(module)
     with torch.no_grad():

@@ -13,7 +13,7 @@ import safetensors
 from torch import nn
 
 from autoprune.config.layout import WEIGHTS
-from autoprune.models.modules import hollow
+from autoprune.models.modules import attention, hollow
 from autoprune.models.modules.layers import ChannelMap
 from autoprune.models.storage.exports import loader
 from autoprune.models.storage.exports.base import Exportable, Forward, tensors_of
@@ -45,14 +45,16 @@ class Safetensors:
 
 def modules_of(model: nn.Module) -> dict[str, dict[str, Any]]:
     """Returns {module: its type and its sizes}: every public integer, or tuple of integers, that it carries."""
-    return {name: _entry(module) for name, module in model.named_modules() if name and _entry(module).keys() > {"type"}}
+    return {name: _entry(module) for name, module in model.named_modules() if _entry(module).keys() > {"type"}}
 
 
 def loader_source() -> str:
     """Returns the text of the loader, with what it imports from here put in."""
-    text, layers = (inspect.getsource(module) for module in (loader, hollow))
-    inside = layers.partition("from __future__ import annotations\n")[2].strip()
-    return text.replace(f"from {hollow.__name__} import hollow_out", inside)
+    lines = inspect.getsource(loader).splitlines()
+    for module in (attention, hollow):
+        inside = inspect.getsource(module).partition("from __future__ import annotations\n")[2].strip()
+        lines = [inside if line.startswith(f"from {module.__name__} import") else line for line in lines]
+    return "\n".join(lines) + "\n"
 
 
 def _entry(module: nn.Module) -> dict[str, Any]:
