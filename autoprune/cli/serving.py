@@ -39,7 +39,8 @@ def serve(command: Sequence[str], environment: Mapping[str, str]) -> None:
     with _terminated():
         process = subprocess.Popen(
             command,
-            env={**os.environ, **environment},
+            # A server in Python says what it says at once: else what it ends with overtakes what came before.
+            env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -122,7 +122,7 @@ def ray_cluster():
 class TestOnOneCluster:
     @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere Ray's daemons end with their process group")
     def test_what_is_sent_to_the_whole_process_group_does_not_reach_the_daemons_of_ray(self):
-        listing = ["ps", "-o", "pgid=,args=", "--ppid", str(os.getpid())]
+        listing = ["ps", "-ww", "-o", "pgid=,args=", "--ppid", str(os.getpid())]
         started = subprocess.run(listing, capture_output=True, text=True, check=True).stdout.splitlines()
         groups = {int(line.split()[0]) for line in started if "gcs_server" in line or "raylet" in line}
         assert len(groups) >= 2

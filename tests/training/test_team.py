@@ -53,6 +53,7 @@ def member(rank, folder, shape):
     team = Team(rank, SIZE)
     train(model, images(shape), range(COUNT), RECIPE, seed=3, team=team, on_step=lambda *step: told.append(step))
     torch.save((model.state_dict(), len(told), sorted(layouts)), f"{folder}/{rank}.pt")
+    torch.distributed.barrier()  # nobody leaves while another still listens
     torch.distributed.destroy_process_group()
 
 
@@ -97,6 +98,7 @@ def distilled(rank, folder):
     model, shape = Watched(rank), SHAPES["usual"]
     train(model, images(shape), range(COUNT), DISTILLED, seed=3, team=Team(rank, SIZE), teacher=network(shape, 9))
     torch.save(model.state_dict(), f"{folder}/{rank}.pt")
+    torch.distributed.barrier()  # nobody leaves while another still listens
     torch.distributed.destroy_process_group()
 
 
