@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from autoprune.cli import commands, looking, making
+from autoprune.cli.parameters import flag
 
 app = typer.Typer(
     name="autoprune",
@@ -28,9 +29,7 @@ def _show_version(value: bool) -> None:
 def _root(
     version: Annotated[
         bool,
-        typer.Option(
-            "--version", metavar="", callback=_show_version, is_eager=True, help="Print the version and exit."
-        ),
+        flag("--version", "Print the version and exit.", callback=_show_version, is_eager=True),
     ] = False,
 ) -> None:
     """Finds how many channels each layer of a trained convolutional network should keep under a budget."""

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from autoprune.cli.parameters import flag
+
 Formats = Annotated[
     list[str] | None,
     typer.Option(
@@ -32,7 +34,5 @@ Opset = Annotated[
 ]
 WithPreprocessing = Annotated[
     bool,
-    typer.Option(
-        "--with-preprocessing", metavar="", help="Take pixels from 0 to 255: the normalisation goes into the file."
-    ),
+    flag("--with-preprocessing", "Take pixels from 0 to 255: the normalisation goes into the file."),
 ]

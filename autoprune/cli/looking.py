@@ -31,11 +31,7 @@ def trace(
     search_space: p.SearchSpace = None,
     verify: Annotated[
         bool,
-        typer.Option(
-            "--verify",
-            metavar="",
-            help="Check that cutting equals masking, and that counted costs equal computed ones.",
-        ),
+        p.flag("--verify", "Check that cutting equals masking, and that counted costs equal computed ones."),
     ] = False,
     write: p.WriteSpace = None,
     multiple_of: p.MultipleOf = None,
@@ -151,9 +147,7 @@ def pick(
     tracking_uri: Annotated[
         str | None, typer.Option(metavar="URI", show_default=False, help="MLflow store. (default: the search's)")
     ] = None,
-    no_mlflow: Annotated[
-        bool, typer.Option("--no-mlflow", metavar="", help="Do not write the network to MLflow.")
-    ] = False,
+    no_mlflow: Annotated[bool, p.flag("--no-mlflow", "Do not write the network to MLflow.")] = False,
     as_json: p.PlainJson = False,
 ) -> Work:
     """Take a candidate of a search: cut it again, finetune it if asked, test and save it, log it to MLflow."""
@@ -186,9 +180,7 @@ def report(
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", show_default=False, help="The page. (default: RUN/report.html)")
     ] = None,
-    latency: Annotated[
-        bool, typer.Option("--latency", metavar="", help="Measure dense and pruned network on this machine, too.")
-    ] = False,
+    latency: Annotated[bool, p.flag("--latency", "Measure dense and pruned network on this machine, too.")] = False,
     repeats: Annotated[
         list[Path] | None,
         typer.Option(

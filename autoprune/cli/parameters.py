@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 #: The panels of `--help`.
 GOAL, METHOD, NETWORK, SEARCH = "Goal", "Method", "Network and data", "Search"
 WORKERS, RUN = "Workers", "Run"
+
+
+def flag(name: str, explained: str, *, panel: str | None = None, **settings: Any) -> Any:
+    """Returns an option that takes no value; left to itself, Typer puts the type `bool` behind its name."""
+    return typer.Option(name, metavar="", rich_help_panel=panel, help=explained, **settings)
+
 
 Budgets = Annotated[
     list[str] | None,
@@ -48,17 +54,10 @@ Method = Annotated[
         "(default: reconstruction)",
     ),
 ]
-ListMethods = Annotated[
-    bool, typer.Option("--list", metavar="", rich_help_panel=METHOD, help="List the methods and exit.")
-]
+ListMethods = Annotated[bool, flag("--list", "List the methods and exit.", panel=METHOD)]
 AsPublished = Annotated[
     bool,
-    typer.Option(
-        "--as-published",
-        metavar="",
-        rich_help_panel=METHOD,
-        help="The published procedure with its constants; takes no budget.",
-    ),
+    flag("--as-published", "The published procedure with its constants; takes no budget.", panel=METHOD),
 ]
 MethodSettings = Annotated[
     list[str] | None,
@@ -82,9 +81,7 @@ MethodEpochs = Annotated[
 ]
 NoTraining = Annotated[
     bool,
-    typer.Option(
-        "--no-training", metavar="", rich_help_panel=METHOD, help="Refuse whatever would take a gradient step."
-    ),
+    flag("--no-training", "Refuse whatever would take a gradient step.", panel=METHOD),
 ]
 
 Model = Annotated[
@@ -182,9 +179,7 @@ MultipleOf = Annotated[
     int | None,
     typer.Option(metavar="N", show_default=False, help="With --write: widths go in steps of N. (default: 1)"),
 ]
-Overwrite = Annotated[
-    bool, typer.Option("--overwrite", metavar="", help="With --write: replace the file if it is there.")
-]
+Overwrite = Annotated[bool, flag("--overwrite", "With --write: replace the file if it is there.")]
 
 Strategy = Annotated[
     str | None,
@@ -243,12 +238,11 @@ MinTau = Annotated[
 ]
 Twice = Annotated[
     bool,
-    typer.Option(
+    flag(
         "--twice",
-        metavar="",
-        rich_help_panel=SEARCH,
-        help="Finetune every structure with a second seed, too, and score that as cheap scores are scored: what "
-        "it reaches is what they can be asked for.",
+        "Finetune every structure with a second seed, too, and score that as cheap scores are scored: what it reaches "
+        "is what they can be asked for.",
+        panel=SEARCH,
     ),
 ]
 
@@ -327,16 +321,12 @@ TrackingUri = Annotated[
     str | None,
     typer.Option(metavar="URI", rich_help_panel=RUN, help="MLflow store. (default: mlflow.db beside the run folder)"),
 ]
-NoMlflow = Annotated[
-    bool, typer.Option("--no-mlflow", metavar="", rich_help_panel=RUN, help="Do not track the search in MLflow.")
-]
+NoMlflow = Annotated[bool, flag("--no-mlflow", "Do not track the search in MLflow.", panel=RUN)]
 Json = Annotated[
     bool,
-    typer.Option(
-        "--json", metavar="", rich_help_panel=RUN, help="Print the result as JSON on stdout; progress goes to stderr."
-    ),
+    flag("--json", "Print the result as JSON on stdout; progress goes to stderr.", panel=RUN),
 ]
-PlainJson = Annotated[bool, typer.Option("--json", metavar="", help="Print the result as JSON.")]
+PlainJson = Annotated[bool, flag("--json", "Print the result as JSON.")]
 
 OptionalModelArgument = Annotated[
     str | None,

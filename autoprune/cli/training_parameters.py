@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from autoprune.cli.parameters import NETWORK, RUN, WORKERS
+from autoprune.cli.parameters import NETWORK, RUN, WORKERS, flag
 
 TRAINING = "Training"
 
@@ -96,9 +96,7 @@ DenseWeights = Annotated[
         help="Weights of the dense network, the teacher. (default: those it was cut from, if they can be found)",
     ),
 ]
-NoDistillation = Annotated[
-    bool, typer.Option("--no-distillation", metavar="", rich_help_panel=TRAINING, help="Train on the labels alone.")
-]
+NoDistillation = Annotated[bool, flag("--no-distillation", "Train on the labels alone.", panel=TRAINING)]
 StartWeights = Annotated[
     Path | None,
     typer.Option(
