@@ -45,7 +45,7 @@ def write_front_html(path: Path, data: Mapping[str, Any]) -> None:
     Raises:
         RunError: the file cannot be written.
     """
-    body = filled(FRONT_BODY, {"SCRIPT": SCRIPT, "DATA": embed(data)})
+    body = filled(FRONT_BODY, {"SCRIPT": SCRIPT, "DATA": embed(data), "LABELLED": 'aria-labelledby="title"'})
     atomic_write_text(path, html_page(data["title"], style=STYLE, body=body))
 
 

@@ -2,20 +2,23 @@
 
 from autoprune.report.pictures.colours import THEME
 
-#: Goes into the body of an `html_page`; the script fills the elements that have an id.
-FRONT_BODY = """<header><h1 id="title"></h1><p id="subtitle"></p></header>
-<noscript><p>This page draws its picture with JavaScript. The same rows lie beside it in front.csv.</p></noscript>
-<main>
-<section class="card chart">
-<div class="bar">
+#: The picture with its controls; the script fills the elements that have an id.
+CHART = """<div class="bar">
 <div class="segments" id="axis" role="group" aria-label="Horizontal axis"></div>
 <div class="segments" id="frame" role="group" aria-label="Range of the accuracy"></div>
 </div>
 <div class="bar chips" id="strategies" role="group" aria-label="Show strategies"></div>
 <div class="bar chips" id="rungs" role="group" aria-label="Show fidelities"></div>
-<div id="plot"><svg id="svg" tabindex="0" role="img" aria-labelledby="title"></svg><div id="tip" hidden></div></div>
+<div id="plot"><svg id="svg" tabindex="0" role="img" @LABELLED@></svg><div id="tip" hidden></div></div>
 <p class="hint" id="hint"></p>
-</section>
+"""
+
+#: Goes into the body of an `html_page`; the script fills the elements that have an id.
+FRONT_BODY = f"""<header><h1 id="title"></h1><p id="subtitle"></p></header>
+<noscript><p>This page draws its picture with JavaScript. The same rows lie beside it in front.csv.</p></noscript>
+<main>
+<section class="card chart">
+{CHART}</section>
 <aside class="card" id="panel" aria-live="polite"></aside>
 <section class="card wide"><h2>On the front</h2><div class="scroll"><table id="table"></table></div></section>
 </main>

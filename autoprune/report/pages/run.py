@@ -242,7 +242,8 @@ def _front(record: RunRecord, numbers: Numbers, rows: Rows, count: Counter) -> s
             "uniform and incumbent, what each of them reached."
         )
     cost = RESOURCES[numbers["front_resource"]].share_of
-    parts = {"DATA": embed(data), "SCRIPT": SCRIPT, "LABEL": f"Hold-out {metric} against {cost}", "CAPTION": caption}
+    labelled = f'aria-label="{escape(f"Hold-out {metric} against {cost}")}"'
+    parts = {"DATA": embed(data), "SCRIPT": SCRIPT, "LABELLED": labelled, "CAPTION": caption}
     content = filled(FRONT, parts)
     static = f"<noscript>{figure(draw, 'The same picture without JavaScript.')}</noscript>"
     said = "Each point is a network that was really cut and then measured on hold-out images."

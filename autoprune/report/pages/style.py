@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
+from autoprune.report.pages.front_style import CHART
+
 #: The interactive picture of the front: the elements that its script fills.
-FRONT = """<div class="interactive">
+FRONT = f"""<div class="interactive">
 <div class="card chart">
-<div class="bar">
-<div class="segments" id="axis" role="group" aria-label="Horizontal axis"></div>
-<div class="segments" id="frame" role="group" aria-label="Range of the accuracy"></div>
-</div>
-<div class="bar chips" id="strategies" role="group" aria-label="Show strategies"></div>
-<div class="bar chips" id="rungs" role="group" aria-label="Show fidelities"></div>
-<div id="plot"><svg id="svg" tabindex="0" role="img" aria-label="@LABEL@"></svg><div id="tip" hidden></div></div>
-<p class="hint" id="hint"></p>
-</div>
+{CHART}</div>
 <aside class="card" id="panel" aria-live="polite"></aside>
 </div>
 <p class="caption">@CAPTION@</p>
