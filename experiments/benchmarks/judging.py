@@ -63,12 +63,12 @@ def untrained(network: str, least_squares: Mapping[str, float]) -> Callable[[Con
     return judged
 
 
-def faster(key: str, *, unit: str = "") -> Callable[[Content], Standing]:
+def faster(key: str) -> Callable[[Content], Standing]:
     """Returns what reads the median ratio of every network of a file."""
 
     def judged(content: Content) -> Standing:
         ratios = {name: figures[key]["median"] for name, figures in content["figures"].items()}
-        said = ", ".join(f"{name} {ratio:g} times{unit}" for name, ratio in ratios.items())
+        said = ", ".join(f"{name} {ratio:g} times" for name, ratio in ratios.items())
         return Standing(said, min(ratios.values()) > 1)
 
     return judged
