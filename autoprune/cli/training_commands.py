@@ -100,18 +100,10 @@ def finetune(directory: Path | None, given: Mapping[str, Any], *, resume: Path |
 
 def _teacher(given: Mapping[str, Any]) -> dict[str, Any]:
     """Returns where the named teacher lies; nothing where none is named."""
-    from autoprune.config.options import find_weights
+    from autoprune.config.teachers import find_teacher
 
-    place, model = given.get("teacher"), given.get("teacher_model")
-    if place is None:
-        if model is not None:
-            raise ConfigError("--teacher-model says whose weights --teacher names. Name them, too.")
-        return {}
-    if not place.is_dir():
-        return {"teacher": find_weights(place)}
-    if model is not None:
-        raise ConfigError(f"The folder {str(place)!r} says itself which network it holds: leave --teacher-model out.")
-    return {"teacher": place}
+    place = find_teacher(given.get("teacher"), given.get("teacher_model"))
+    return {} if place is None else {"teacher": place}
 
 
 def _checked(command: str, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,8 @@ and the `method_epochs` that methods which train may spend; everything else read
 
 With `kind = "published"` a network is searched and then finetuned for `finetune_epochs`, to be held against figures
 that others have `published`: a table each, of `method`, its `accuracy` and the `dense` network's in percent, the
-`removed` percentage of the FLOPs, and the `source`.
+`removed` percentage of the FLOPs, and the `source`. A table `[finetune]` may name a `teacher` in place of the dense
+network (a weights file, or the folder of a saved network; the file's `teacher_model`) and the `learning_rate`.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any
 
 from autoprune.config.options import OPTIONS
 from autoprune.config.resources import resource_path
-from autoprune.config.toml import read_toml, require_keys
+from autoprune.config.toml import read_toml, require_keys, type_name
 from autoprune.errors import ConfigError
 
 _FORMAT = 1
@@ -30,7 +31,7 @@ _KINDS = ("search", "comparison", "published")
 #: Keys that are not options of a search: what the experiment is for, and the version of the file format.
 _ABOUT = ("format", "kind", "description")
 #: Keys of one kind alone.
-_OWN = {"comparison": ("methods", "budgets", "method_epochs"), "published": ("published",)}
+_OWN = {"comparison": ("methods", "budgets", "method_epochs"), "published": ("published", "finetune")}
 #: Options that name files: a relative one is looked for beside the experiment file first.
 _FILES = frozenset({"weights", "data_root", "search_space"})
 
@@ -48,6 +49,23 @@ class Comparison:
     methods: tuple[str, ...]
     budgets: tuple[str, ...]
     method_epochs: float
+
+
+@dataclass(frozen=True, slots=True)
+class Finetuning:
+    """How a network is finetuned that is held against published figures.
+
+    Attributes:
+        epochs: passes over the training images, the file's `finetune_epochs`.
+        teacher: who teaches in place of the dense network: a weights file, or the folder of a saved network.
+        teacher_model: whose weights those in the file are.
+        learning_rate: at its peak; None for the default of the recipe.
+    """
+
+    epochs: float
+    teacher: Path | None = None
+    teacher_model: str | None = None
+    learning_rate: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +131,8 @@ def load_comparison(name: str | Path) -> tuple[Comparison, dict[str, Any]]:
     return Comparison(methods, budgets, epochs), _options(path, table)
 
 
-def load_published(name: str | Path) -> tuple[tuple[Published, ...], dict[str, Any]]:
-    """Returns the figures that others have published, and what a search sets that is held against them.
+def load_published(name: str | Path) -> tuple[tuple[Published, ...], Finetuning, dict[str, Any]]:
+    """Returns the figures that others have published, and how what a search finds is finetuned to be held against them.
 
     Raises:
         ConfigError: as `load_experiment`, or a figure lacks something.
@@ -125,7 +143,24 @@ def load_published(name: str | Path) -> tuple[tuple[Published, ...], dict[str, A
         raise ConfigError(f"{path}: it needs a table [[published]] for each figure. Add one.")
     if not table.get("finetune_epochs"):
         raise ConfigError(f"{path}: finetune_epochs says how long the network is finetuned. Add it.")
-    return tuple(_published(item, f"{path}: [[published]]") for item in entries), _options(path, table)
+    published = tuple(_published(item, f"{path}: [[published]]") for item in entries)
+    options = _options(path, table)
+    return published, _finetuning(path, table.get("finetune", {}), epochs=options["finetune_epochs"]), options
+
+
+def _finetuning(path: Path, table: object, *, epochs: float) -> Finetuning:
+    if not isinstance(table, dict):
+        raise ConfigError(f"{path}: finetune is {type_name(table)}, but must be a table [finetune].")
+    where = f"{path}: [finetune]"
+    # Read as the options of a search are that hold a file, a name and a number.
+    reads = {"teacher": "weights", "teacher_model": "model", "learning_rate": "finetune_epochs"}
+    require_keys(table, list(reads), where=where)
+    found = {key: OPTIONS[reads[key]].read(value, f"{where} {key}") for key, value in table.items()}
+    if found.get("learning_rate") == 0:
+        raise ConfigError(f"{where} learning_rate is 0, but must be above 0.")
+    if "teacher" in found:
+        found["teacher"] = Path(_beside(path, found["teacher"]))
+    return Finetuning(epochs, **found)
 
 
 def _published(entry: dict[str, Any], where: str) -> Published:
@@ -171,7 +206,11 @@ def _options(path: Path, table: dict[str, Any]) -> dict[str, Any]:
         by_key[key].name: by_key[key].read(value, f"{path}: {key}") for key, value in table.items() if key in by_key
     }
     for key in _FILES.intersection(options):
-        beside = path.parent / options[key]
-        if beside.exists():
-            options[key] = type(options[key])(beside)
+        options[key] = type(options[key])(_beside(path, options[key]))
     return options
+
+
+def _beside(path: Path, named: str | Path) -> str | Path:
+    """Returns the file that an experiment file names: beside it where there is one, as it is named where not."""
+    beside = path.parent / named
+    return beside if beside.exists() else named

@@ -19,7 +19,7 @@ def written(tmp_path, text):
 @pytest.mark.parametrize("name", resource_names("experiments"))
 def test_every_shipped_experiment_is_valid(name, tmp_path, monkeypatch):
     kind = experiment_kind(name)
-    options = load_experiment(name) if kind == "search" else LOADED[kind](name)[1]
+    options = load_experiment(name) if kind == "search" else LOADED[kind](name)[-1]
     if "weights" in options:
         # The weights themselves are not at hand everywhere: what is checked is that the file asks for nothing unknown.
         (tmp_path / options["weights"]).touch()

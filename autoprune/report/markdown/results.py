@@ -104,9 +104,10 @@ def _published_table(contents: Sequence[Mapping[str, Any]]) -> str:
         run, tuned = content["run"], content["finetuned"]
         removed = 1 - run["incumbent"]["macs"] / run["dense"]["macs"]
         best = max([100 * tuned["accuracy"], *(item["accuracy"] for item in content["published"])])
+        taught = f", taught by {tuned['teacher_model'] or tuned['teacher']}" if "teacher" in tuned else ""
         own = [
             f"[{run['model']}](experiments/{content['experiment']})",
-            "autoprune",
+            f"autoprune{taught}",
             f"{100 * removed:.1f} %",
             _percent([run["dense"]["accuracy"]]),
             _percent([tuned["accuracy_before"]]),

@@ -16,10 +16,11 @@ from pathlib import Path
 from shutil import rmtree
 from typing import Any
 
-from autoprune.config.experiment import experiment_kind, load_comparison, load_experiment, load_published
+from autoprune.config.experiment import Finetuning, experiment_kind, load_comparison, load_experiment, load_published
 from autoprune.config.layout import INCUMBENT, STRUCTURE, SUMMARY
 from autoprune.config.options import check_options
 from autoprune.config.resources import is_installed, resource_path
+from autoprune.config.teachers import find_teacher
 from autoprune.errors import ConfigError, RunError
 from autoprune.report.files import atomic_write_text
 from autoprune.report.observer import Observer
@@ -134,28 +135,30 @@ def _outdo(path: Path, target: Path, *, seeds: Sequence[int] | None, display: Di
 
     The run lies in a hidden folder beside the results until it is done: one that was stopped goes on where it was.
     """
-    published, named = load_published(path)
+    published, tuned, named = load_published(path)
     options = SearchOptions(**check_options(named, strategies=strategy_names(), flags=False))
     options = replace(options, seed=_one_seed(seeds, options.seed), no_mlflow=True)
-    assert options.finetune_epochs is not None
+    teacher = find_teacher(tuned.teacher, tuned.teacher_model, spelled=("teacher", "teacher_model"))
+    tuned = replace(tuned, teacher=teacher)
     # Of these options alone: what was begun with others is not gone on with.
-    told = hashlib.sha256(json.dumps(asdict(options), default=str).encode()).hexdigest()[:12]
-    folder = target.parent / f".{path.stem}-{told}"
+    asked = json.dumps([asdict(options), asdict(tuned)], default=str)
+    folder = target.parent / f".{path.stem}-{hashlib.sha256(asked.encode()).hexdigest()[:12]}"
     run, trained = folder / "run", folder / "finetuned"
     observer = display(options.candidates)
     try:
         summary = _searched(replace(options, out=run, finetune_epochs=0.0), run, observer)
-        tuning = _finetune_options(options, run / INCUMBENT, trained, holdout=summary["images"]["holdout"])
+        tuning = _finetune_options(options, tuned, run / INCUMBENT, trained, holdout=summary["images"]["holdout"])
         report = finetune(tuning, observer)
     finally:
         observer.close()
     listed = "".join(f" --seed {seed}" for seed in seeds or ())
+    taught = {} if teacher is None else {"teacher": teacher.name, "teacher_model": tuned.teacher_model}
     content = {
         **_provenance(path, listed),
         "kind": "published",
         "published": [asdict(item) for item in published],
         "run": {key: summary[key] for key in _KEPT if key in summary},
-        "finetuned": {key: report[key] for key in _FINETUNED},
+        "finetuned": {key: report[key] for key in _FINETUNED} | taught,
     }
     _write(target, content)
     rmtree(folder)
@@ -176,19 +179,23 @@ def _searched(options: SearchOptions, run: Path, observer: Observer) -> Mapping[
     return found.summary
 
 
-def _finetune_options(options: SearchOptions, source: Path, out: Path, *, holdout: int) -> FinetuneOptions:
+def _finetune_options(
+    options: SearchOptions, tuned: Finetuning, source: Path, out: Path, *, holdout: int
+) -> FinetuneOptions:
     """Returns how the network that was found is finetuned: on all images but those that its candidates were scored on.
 
     They tell how the finetune goes; nothing is chosen by them.
     """
-    assert options.finetune_epochs is not None
     return FinetuneOptions(
-        epochs=options.finetune_epochs,
+        epochs=tuned.epochs,
+        learning_rate=tuned.learning_rate,
         source=source,
         data=options.data,
         task=options.task,
         out=out,
-        weights=options.weights,
+        weights=options.weights if tuned.teacher is None else None,
+        teacher=tuned.teacher,
+        teacher_model=tuned.teacher_model,
         data_root=options.data_root,
         holdout_images=holdout,
         seed=options.seed,

@@ -6,6 +6,8 @@ import json
 import re
 
 import pytest
+import torch
+from toy_problem import wide
 
 from autoprune.cli.edge import run as command_line
 from autoprune.report.markdown.results import results_table
@@ -89,6 +91,21 @@ def test_one_that_was_stopped_while_it_finetuned_goes_on_there(file, monkeypatch
     assert first["run"]["incumbent"]["widths"] == again["run"]["incumbent"]["widths"]
 
 
+def test_another_teacher_and_another_rate_are_what_the_finetune_reads(file, folder):
+    assert command_line(["experiment", "mine.toml"]) == 0
+    alone = json.loads(file.read_text())
+    torch.save(wide().state_dict(), folder / "better.pt")
+    taught = '[finetune]\nteacher = "better.pt"\nteacher_model = "toy_problem:wide"\nlearning_rate = 0.003\n'
+    (folder / "mine.toml").write_text(FILE + taught)
+    assert command_line(["experiment", "mine.toml"]) == 0
+    content = json.loads(file.read_text())
+    assert content["run"]["incumbent"]["widths"] == alone["run"]["incumbent"]["widths"]
+    assert (content["finetuned"]["teacher"], content["finetuned"]["teacher_model"]) == ("better.pt", "toy_problem:wide")
+    assert content["finetuned"]["recipe"]["learning_rate"] == 0.003 != alone["finetuned"]["recipe"]["learning_rate"]
+    assert "teacher" not in alone["finetuned"]
+    assert "| autoprune, taught by toy_problem:wide |" in results_table(file.parent)
+
+
 @pytest.mark.parametrize("kind", ["published", "search"])
 def test_a_search_that_finds_nothing_leaves_no_results_for_the_table(file, folder, monkeypatch, capsys, kind):
     def fail(self, *args, **kwargs):
@@ -132,6 +149,11 @@ def test_what_was_begun_by_another_file_is_not_gone_on_with(file, folder, monkey
         (("accuracy = 0.5", "accuracy = nan"), "accuracy is nan, but must lie in [0, 100] percent"),
         (("[[published]]", "[published]"), "a table [[published]] for each figure"),
         (("candidates = 3", 'methods = ["l1"]'), "unknown key 'methods'"),
+        (("candidates = 3", 'finetune = "long"'), "finetune is a string, but must be a table [finetune]"),
+        (("[[published]]", '[finetune]\nteachr = "a.pt"\n[[published]]'), "Did you mean 'teacher'"),
+        (("[[published]]", '[finetune]\nteacher = "a.pt"\n[[published]]'), "The weights file 'a.pt' does not exist"),
+        (("[[published]]", '[finetune]\nteacher_model = "a"\n[[published]]'), "says whose weights teacher names"),
+        (("[[published]]", "[finetune]\nlearning_rate = 0\n[[published]]"), "learning_rate is 0, but must be above 0"),
     ],
 )
 def test_a_wrong_file_is_one_line_and_exit_code_two(folder, capsys, change, message):
