@@ -47,6 +47,8 @@ PROXIES_FORMAT = 1
 TRUSTED_TAU = 0.8
 #: Fewer structures have so few pairs that any tau is noise.
 FEWEST_STRUCTURES = 5
+#: Every one of them is finetuned: more is a slip of the keyboard.
+MOST_STRUCTURES = 10_000
 #: Share of the finetune that the training proxy gets.
 _SHORT = 0.05
 #: Ends the name of the second finetune, and sets its seeds apart from those of the first.
@@ -74,6 +76,10 @@ class ProxyOptions:
     def __post_init__(self) -> None:
         if self.structures < FEWEST_STRUCTURES:
             raise ConfigError(f"--structures is {self.structures}, but must be at least {FEWEST_STRUCTURES}.")
+        if self.structures > MOST_STRUCTURES:
+            raise ConfigError(
+                f"--structures is {self.structures}, but must be at most {MOST_STRUCTURES}: each is finetuned."
+            )
         if not 0 < self.epochs < float("inf"):
             raise ConfigError(f"--epochs is {self.epochs:g}, but must be a finite number above 0.")
         if not 0 <= self.min_tau <= 1:

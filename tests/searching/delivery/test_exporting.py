@@ -49,6 +49,31 @@ class AnyArguments(nn.Module):
         return self.inner(*args)
 
 
+class PartlyTraced(nn.Module):
+    """A network whose first layers were recorded by `torch.jit.trace`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(4)
+        first = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU()).eval()
+        self.first = torch.jit.trace(first, torch.randn(1, 3, 12, 12))
+        self.second, self.head = nn.Conv2d(8, 8, 3), nn.Linear(8, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.relu(self.second(self.first(x))).mean((2, 3)))
+
+
+class Bessel(nn.Module):
+    """A network with an operation that ONNX lacks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = toy("depthwise")
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.special.bessel_j0(self.inner(x))
+
+
 #: {network: (how it is made, to what it is exported)}; each exporter takes seconds.
 NETWORKS = {
     "residual, option A": (lambda: toy("residual with channel maps"), tuple(SUFFIXES)),
@@ -58,10 +83,12 @@ NETWORKS = {
     "any arguments": (AnyArguments, ("onnx", "torch-export", "torchscript")),
     "data parallel": (lambda: nn.DataParallel(toy("depthwise")).eval(), ("onnx", "torch-export")),
     "a forward that counts its images": (lambda: toy("fused heads"), ("onnx", "torch-export")),
+    "partly traced": (lambda: PartlyTraced().eval(), ("onnx",)),
     "reused layers": (lambda: toy("reused layers"), ("safetensors",)),
 }
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning", "ignore:.*torch.jit:FutureWarning")
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_network_agrees_with_its_file_at_every_batch(tmp_path, name):
     make, formats = NETWORKS[name]
@@ -317,6 +344,12 @@ def test_a_forward_that_looks_at_its_images_is_refused_in_one_line(tmp_path, cap
     with pytest.raises(ModelError, match="cannot be exported to torch-export: GuardOnDataDependentSymNode"):
         autoprune.export(tmp_path, "torch-export", model=DataMinded().eval())
     assert capfd.readouterr().err == ""
+
+
+def test_what_onnx_lacks_is_named(tmp_path):
+    saved_cut(tmp_path, None, model=Bessel().eval())
+    with pytest.raises(ModelError, match=r"exported to onnx: DispatchError: No ONNX function .*bessel_j0"):
+        autoprune.export(tmp_path, "onnx", model=Bessel().eval())
 
 
 @pytest.mark.parametrize(("gives", "reason"), [

@@ -117,6 +117,7 @@ def test_what_failed_in_an_earlier_process_is_tried_again_once(checked, monkeypa
     [
         (["--seed", "7"], "holds the check of another network, budget or seed"),
         (["--structures", "4"], "--structures is 4, but must be at least 5"),
+        (["--structures", "100000000"], "--structures is 100000000, but must be at most 10000"),
         (["--epochs", "0"], "--epochs is 0, but must be a finite number above 0"),
         (["--min-tau", "2"], "--min-tau is 2, but must lie in"),
         (["--structures", "500"], "distinct structures lie on this budget"),

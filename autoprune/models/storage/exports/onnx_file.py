@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.onnx import OnnxExporterError
 
 from autoprune.errors import ConfigError, ModelError
 from autoprune.models.storage.exports.base import Exportable, Forward
@@ -22,6 +24,23 @@ except ImportError as error:
     ) from error
 
 
+def _convolution(*args: Any) -> Tensor:
+    """Returns what the last four of its arguments, flags of cuDNN, say nothing about."""
+    found: Tensor = torch.ops.aten.convolution.default(*args[:9])
+    return found
+
+
+#: What `torch.jit.trace` records and the exporter does not know, as what it does.
+_AS_TRACED = {torch.ops.aten._convolution.default: _convolution}
+
+
+def _reason(error: BaseException) -> BaseException:
+    """Returns the innermost of the exporter's errors, which alone names the operation; the others are of its steps."""
+    while isinstance(error.__cause__, OnnxExporterError):
+        error = error.__cause__
+    return error
+
+
 class Onnx:
     """`torch.onnx.export(dynamo=True)`; weights lie in the file itself."""
 
@@ -35,14 +54,20 @@ class Onnx:
         """
         outputs = len(source.program.graph_signature.user_outputs)
         names = [OUTPUT] if outputs == 1 else [f"{OUTPUT}_{number}" for number in range(outputs)]
-        program = torch.onnx.export(
-            source.program,
-            dynamo=True,
-            verbose=False,
-            opset_version=source.opset,
-            input_names=[INPUT],
-            output_names=names,
-        )
+        graph = source.program
+        if any(node.target in _AS_TRACED for node in graph.graph.nodes):
+            graph = graph.run_decompositions(_AS_TRACED)
+        try:
+            program = torch.onnx.export(
+                graph,
+                dynamo=True,
+                verbose=False,
+                opset_version=source.opset,
+                input_names=[INPUT],
+                output_names=names,
+            )
+        except OnnxExporterError as error:
+            raise _reason(error) from error
         assert program is not None
         proto = program.model_proto
         version = next(item.version for item in proto.opset_import if item.domain in ("", "ai.onnx"))
