@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from autoprune.cli.answers import answer
 from autoprune.config.layout import require_folder_place
 from autoprune.config.options import OPTIONS
 from autoprune.errors import ConfigError
@@ -49,7 +49,6 @@ def cover(families: Sequence[str], given: Mapping[str, Any], *, out: Path | None
             print(
                 f"{result.model:44} {result.groups:4} groups  {100 * result.reachable:5.1f} % reachable  "
                 f"{result.seconds:5.0f} s  {verdict}",
-                file=sys.stderr if as_json else sys.stdout,
                 flush=True,
             )
 
@@ -57,7 +56,7 @@ def cover(families: Sequence[str], given: Mapping[str, Any], *, out: Path | None
         contents.append(file.finish())
     written = write_page(out) if out is not None else None
     if as_json:
-        print(json.dumps(contents, indent=1))
+        answer(json.dumps(contents, indent=1))
     else:
         for content in contents:
             print(f"{content['family']}: {summary_line(content)}.")

@@ -9,9 +9,10 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
+from autoprune.cli.answers import kept_alone
 from autoprune.cli.quiet import DEBUG_VARIABLE, debugging
 from autoprune.errors import AutopruneError, ConfigError, nearest, one_line
 
@@ -98,7 +99,8 @@ def _invoke(app: Any, arguments: list[str]) -> int:
     except typer.Abort as error:
         raise KeyboardInterrupt from error
     if callable(parsed):
-        return int(parsed())
+        with kept_alone() if "--json" in arguments else nullcontext():
+            return int(parsed())
     return parsed if isinstance(parsed, int) else DONE  # a number after --help and --version
 
 

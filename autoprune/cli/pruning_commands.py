@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from autoprune.cli.answers import answer
 from autoprune.cli.work import driven, shown
 from autoprune.errors import ConfigError
 
@@ -83,7 +84,7 @@ def experiment(
     checked = [OPTIONS["seed"].read(seed, "--seed") for seed in dict.fromkeys(seeds)]
     path = run_experiment(file, seeds=checked or None, results=results, display=display)
     if as_json:
-        print(path.read_text(encoding="utf-8"))
+        answer(path.read_text(encoding="utf-8"))
     else:
         print(f"The results are in {path}.")
     return 0

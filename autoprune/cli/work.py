@@ -6,6 +6,8 @@ import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from autoprune.cli.answers import answer
+
 if TYPE_CHECKING:
     from autoprune.report.observer import Observer
 
@@ -43,7 +45,7 @@ def driven(work: Callable[[Observer], _Result], *, candidates: int = 0, time_lim
 def shown(report: Any, show: Callable[[Any], None], *, as_json: bool) -> int:
     """Prints a report, as JSON or as people read it, and returns the exit code of success."""
     if as_json:
-        print(json.dumps(report, indent=2, default=str))
+        answer(json.dumps(report, indent=2, default=str))
     else:
         show(report)
     return 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -26,7 +27,8 @@ _EXAMPLE = "example.safetensors"
 
 def keep_example(directory: Path, images: Tensor, expected: Sequence[Tensor]) -> None:
     """Writes images and what a saved network must say of them beside it."""
-    named = {f"output{index}": item.contiguous() for index, item in enumerate(expected)}
+    # Cloned: a network may answer with one tensor twice, which a file of safetensors cannot hold.
+    named = {f"output{index}": item.clone().contiguous() for index, item in enumerate(expected)}
     save_file({"images": images, **named}, directory / _EXAMPLE)
 
 
@@ -80,13 +82,15 @@ def _answer(directory: Path) -> dict[str, object]:
 def serve() -> None:
     """Answers every folder on stdin with a line of JSON on stdout."""
     torch.set_num_threads(1)
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever a network prints
     for line in sys.stdin:
         try:
             answer = _answer(Path(line.strip()))
         except Exception as error:  # whatever it is, the next folder may load
             answer = {"error": one_line(error)}
-        sys.stdout.write(json.dumps(answer) + "\n")
-        sys.stdout.flush()
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
         gc.collect()
 
 

@@ -46,6 +46,19 @@ def broken() -> nn.Module:
     raise ValueError("no such thing")
 
 
+class Twice(Fine):
+    """Answers with one tensor twice."""
+
+    def forward(self, x):
+        found = super().forward(x)
+        return found, {"again": found}
+
+
+def talkative() -> nn.Module:
+    print("Building a network.")
+    return Fine()
+
+
 def results_of(*factories: str):
     torch.manual_seed(0)
     told = []
@@ -57,6 +70,16 @@ def results_of(*factories: str):
 @pytest.fixture(scope="module")
 def results():
     return results_of("Fine", "Written", "broken", "Uncuttable")
+
+
+def test_a_factory_that_prints_is_heard_by_nobody_who_reads_answers():
+    [found] = results_of("talkative")
+    assert found.outcome == PASSED
+
+
+def test_a_network_may_answer_with_a_tensor_twice():
+    [found] = results_of("Twice")
+    assert found.outcome == PASSED
 
 
 def test_a_network_passes_all_the_way_to_another_process(results):
