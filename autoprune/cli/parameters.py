@@ -116,7 +116,7 @@ Task = Annotated[
     typer.Option(
         metavar="NAME",
         rich_help_panel=NETWORK,
-        help="What the network does: classification, detection, segmentation or package.module:factory. "
+        help="What the network does: classification, detection, segmentation, outputs or package.module:factory. "
         "(default: what DATA is for)",
     ),
 ]

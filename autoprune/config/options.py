@@ -28,7 +28,7 @@ DATA_ROOT_VARIABLE = "AUTOPRUNE_DATA_ROOT"
 CHANNELS = ("elimination", "norm")
 BACKENDS = ("ray", "serial")
 #: What networks do; `autoprune.tasks.registry` makes them.
-TASKS = ("classification", "detection", "segmentation")
+TASKS = ("classification", "detection", "segmentation", "outputs")
 
 #: {kind of a folder of images: what must be in it}.
 _FOLDERS = {

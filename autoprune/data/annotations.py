@@ -1,4 +1,4 @@
-"""What images carry where a class each is not enough: boxes, or a mask; or nothing at all."""
+"""What images carry where a class each is not enough: boxes, a mask, or a network's answers; or nothing at all."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy.typing as npt
 
+from autoprune.data.answers import Answers
 from autoprune.data.boxes import Boxes
 from autoprune.data.masks import Masks
 
-Annotations = Boxes | Masks
+Annotations = Boxes | Masks | Answers
 LABELS, NOTHING = "labels", "nothing"
 #: Label of an image that nobody has labelled.
 UNKNOWN = -1
@@ -21,6 +22,7 @@ SAID = {
     NOTHING: "no labels, as images:DIR has",
     Boxes.kind: "boxes, as voc:DIR has",
     Masks.kind: "a mask an image, as voc-segmentation:DIR has",
+    Answers.kind: "what a network said of them",
 }
 
 
@@ -47,7 +49,7 @@ def to_arrays(annotations: Annotations | None, prefix: str) -> dict[str, npt.NDA
 
 def from_arrays(arrays: Mapping[str, npt.NDArray[Any]], prefix: str) -> Annotations | None:
     """Returns the annotations under a prefix, None where there are none."""
-    for made in (Boxes, Masks):
+    for made in (Boxes, Masks, Answers):
         names = [f"{prefix}/{made.kind}/{item.name}" for item in fields(made)]
         if names[0] in arrays:
             return made(*(arrays[name] for name in names))

@@ -139,11 +139,13 @@ class FolderImages:
         paths: the files.
         labels: (N,) int64.
         preprocessing: with a size; images of another are resized to a little more before the centre crop.
+        annotations: of every image; None where they carry a class each, or nothing.
     """
 
     paths: tuple[Path, ...]
     labels: IntArray
     preprocessing: Preprocessing
+    annotations: Annotations | None = None
 
     def __len__(self) -> int:
         """Returns N."""

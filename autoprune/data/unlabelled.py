@@ -1,4 +1,4 @@
-"""Images that nobody has labelled, of a folder or of a Python caller: the network to be cut names their classes.
+"""Images that nobody has labelled, of a folder or of a Python caller: the network to be cut says what is right.
 
 One image in five tests the result, always the same ones, unless the folder says which.
 """
@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
 from autoprune.core.seeds import generator
-from autoprune.data.annotations import UNKNOWN
+from autoprune.data.annotations import UNKNOWN, Annotations
+from autoprune.data.answers import Answers
 from autoprune.data.images import FolderImages, IntArray, image_files, part_folders, require_finite
 from autoprune.data.preprocessing import Preprocessing
 from autoprune.errors import DataError
@@ -35,10 +36,12 @@ class BareImages:
     Attributes:
         source: with `__len__` and `__getitem__`.
         labels: (N,) int64.
+        annotations: of every image; None where they carry a class each, or nothing.
     """
 
     source: Any
     labels: IntArray
+    annotations: Annotations | None = None
 
     def __len__(self) -> int:
         """Returns N."""
@@ -73,6 +76,11 @@ Unlabelled = FolderImages | BareImages
 def labelled(images: Unlabelled, labels: IntArray) -> Unlabelled:
     """Returns the same images with (N,) labels."""
     return replace(images, labels=labels)
+
+
+def answered(images: Unlabelled, values: npt.NDArray[np.float32]) -> Unlabelled:
+    """Returns the same images with (N, K) answers of a network."""
+    return replace(images, annotations=Answers(values))
 
 
 def read_folder(folder: Path, preprocessing: Preprocessing) -> dict[str, FolderImages]:

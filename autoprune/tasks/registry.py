@@ -11,13 +11,14 @@ from autoprune.tasks.base import Task
 from autoprune.tasks.classification import Classification
 from autoprune.tasks.detection import Detection
 from autoprune.tasks.imitation import Imitation
+from autoprune.tasks.outputs import Outputs
 from autoprune.tasks.segmentation import Segmentation
 
 CLASSIFICATION, DETECTION, SEGMENTATION = Classification(), Detection(), Segmentation()
-IMITATION = Imitation()
-_SHIPPED: tuple[Task, ...] = (CLASSIFICATION, DETECTION, SEGMENTATION, IMITATION)
-#: What images are for that carry such targets.
-TASKS_OF: Mapping[str, Task] = {task.targets: task for task in _SHIPPED}
+IMITATION, OUTPUTS = Imitation(), Outputs()
+_SHIPPED: tuple[Task, ...] = (CLASSIFICATION, DETECTION, SEGMENTATION, IMITATION, OUTPUTS)
+#: What images are for that carry such targets, unless the network says otherwise.
+TASKS_OF: Mapping[str, Task] = {task.targets: task for task in _SHIPPED if task is not OUTPUTS}
 
 
 def make_task(name: str) -> Task:

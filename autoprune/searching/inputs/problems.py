@@ -16,7 +16,7 @@ from autoprune.data.annotations import NOTHING, kind_of
 from autoprune.data.bundle import DataBundle, bundle_from, bundle_of
 from autoprune.data.preprocessing import Preprocessing
 from autoprune.data.sources import load_data
-from autoprune.data.unlabelled import Unlabelled, are_bare, bare_images, labelled
+from autoprune.data.unlabelled import Unlabelled, answered, are_bare, bare_images, labelled
 from autoprune.devices import lent, usable_device
 from autoprune.errors import ConfigError, DataError, ModelError, one_line
 from autoprune.evaluation.scoring import logits_of
@@ -32,7 +32,7 @@ from autoprune.searching.inputs.options import SearchOptions
 from autoprune.searching.inputs.run_folder import RunFolder
 from autoprune.searching.latency.timing import torch_threads
 from autoprune.tasks.detectors import raw_outputs
-from autoprune.tasks.registry import make_task
+from autoprune.tasks.registry import IMITATION, OUTPUTS, make_task
 from autoprune.training.default import DEFAULT_DATA, DEFAULT_MODEL, embedded_model, is_embedded
 
 
@@ -148,7 +148,9 @@ def saved_problem(
     root = data_root or RunFolder.around(folder).recorded_path("data_root")
     bundle = load_data(name, root=root, preprocessing=preprocessing, task=purpose)
     observer.stage(f"Loading {folder}")
-    problem = Problem(f"The network in {str(folder)!r}", saved.model, saved.classes, load(folder), bundle)
+    model = load(folder)
+    bundle = _suited(bundle, model)
+    problem = Problem(f"The network in {str(folder)!r}", saved.model, saved.classes, model, bundle)
     require_fit(problem)
     return saved, problem
 
@@ -211,7 +213,7 @@ def is_unlabelled(data: DataBundle) -> bool:
 def named_by(
     model: nn.Module, data: DataBundle, *, name: str, observer: Observer, device: str | None = None
 ) -> DataBundle:
-    """Returns the data with the classes that a dense network names, where nobody has labelled them.
+    """Returns the data with what a dense network says of them, where nobody has labelled them: classes, or answers.
 
     Args:
         model: the dense network, in eval mode.
@@ -221,22 +223,41 @@ def named_by(
         device: where to compute; None for the best at hand.
 
     Raises:
-        ModelError: the network is no classifier, or does not take the images.
+        ModelError: the network puts out nothing that could be compared, or does not take the images.
         ConfigError: the device is not there.
     """
     if not is_unlabelled(data):
         return data
+    data = _suited(data, model)
     require_fit(Problem(name, None, None, model, data))
-    observer.stage(f"Asking {name} for the classes of {sum(map(len, data.parts)):,} images")
+    imitates = data.task.name != OUTPUTS.name
+    wanted = "classes of" if imitates else "outputs on"
+    observer.stage(f"Asking {name} for the {wanted} {sum(map(len, data.parts)):,} images")
     place = torch.device(usable_device(device))
     with lent(model, place):
         found = [logits_of(model, images, np.arange(len(images)), place, task=data.task).cpu() for images in data.parts]
     train, test, *validation = (
-        labelled(cast(Unlabelled, images), logits.argmax(1).numpy())
-        for images, logits in zip(data.parts, found, strict=True)
+        labelled(cast(Unlabelled, images), said.argmax(1).numpy())
+        if imitates
+        else answered(cast(Unlabelled, images), said.numpy())
+        for images, said in zip(data.parts, found, strict=True)
     )
-    classes = tuple(str(label) for label in range(found[0].shape[1]))
+    classes = tuple(str(label) for label in range(found[0].shape[1])) if imitates else ()
     return replace(data, train=train, test=test, validation=next(iter(validation), None), classes=classes)
+
+
+def _suited(data: DataBundle, model: nn.Module) -> DataBundle:
+    """Returns the data for a task that the network can do: without labels, outputs where it puts out no classes."""
+    if data.task is not IMITATION:
+        return data
+    images = data.train.take(np.arange(min(2, len(data.train))))
+    try:
+        with torch.no_grad():
+            found = raw_outputs(model, images)
+    except Exception:  # `require_fit` says it
+        return data
+    classes = isinstance(found, torch.Tensor) and found.ndim == 2 and len(found) == len(images)
+    return data if classes else data.doing(OUTPUTS)
 
 
 def _classes(spec: str, data: DataBundle) -> int | None:

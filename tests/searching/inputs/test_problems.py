@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 from toy_problem import Network, loaders, network, sets
 
@@ -205,6 +206,31 @@ class Bare(torch.utils.data.Dataset):
         return self.images[index]
 
 
+class Wordy(torch.nn.Module):
+    def forward(self, x):
+        return "a cat"
+
+
+class Pair(torch.nn.Module):
+    """Maps and, in a dictionary, logits; in training mode the maps alone."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        # Photographs come as large as ImageNet's.
+        x = torch.relu(self.inner.stem(x if x.shape[-1] == 8 else functional.avg_pool2d(x, 28)))
+        maps = self.inner.block2(self.inner.block1(x))
+        logits = self.inner.head(maps.mean((2, 3)))
+        return maps[:, :4] if self.training else (maps[:, :4], {"class": logits})
+
+
+def pair():
+    torch.manual_seed(0)
+    return Pair(Network(channels=3)).eval()
+
+
 class TestImagesWithoutLabels:
     def test_the_dense_network_names_their_classes(self):
         images, model = torch.randn(40, 1, 8, 8), network()
@@ -234,9 +260,31 @@ class TestImagesWithoutLabels:
         with pytest.raises(DataError, match=message):
             problem_from(network(), data, SearchOptions(), NullObserver())
 
-    def test_only_a_classifier_can_name_classes(self):
-        with pytest.raises(ModelError, match="Give a classifier"):
-            problem_from(torch.nn.Conv2d(1, 4, 3), torch.randn(20, 1, 8, 8), SearchOptions(), NullObserver())
+    def test_of_a_network_without_classes_the_answers_are_kept(self):
+        images, model = torch.randn(40, 1, 8, 8), torch.nn.Conv2d(1, 4, 3)
+        data = problem_from(model, images, SearchOptions(), NullObserver()).data
+        assert (data.task.name, data.task.reported, data.classes) == ("outputs", "fidelity", ())
+        for part in (data.train, data.test):
+            said = model(part.take(range(len(part)))).flatten(1)
+            assert torch.equal(part.annotations.targets(range(len(part)), torch.device("cpu")), said)
+
+    def test_outputs_are_compared_of_a_classifier_too_where_that_is_asked_for(self):
+        data = problem_from(network(), torch.randn(40, 1, 8, 8), SearchOptions(task="outputs"), NullObserver()).data
+        assert (data.task.name, data.train.annotations.values.shape) == ("outputs", (32, 4))
+
+    def test_a_network_that_puts_out_no_numbers_is_refused(self):
+        with pytest.raises(ModelError, match="no floating-point tensor with a row for each image"):
+            problem_from(Wordy(), torch.randn(20, 1, 8, 8), SearchOptions(), NullObserver())
+
+    def test_a_search_of_a_network_without_classes_needs_no_label_either(self, tmp_path):
+        images, model = torch.randn(60, 1, 8, 8), Pair(network())
+        options = {"candidates": 4, "backend": "serial", "no_mlflow": True, "finetune_epochs": 0.5}
+        found = autoprune.search(model, images, out=tmp_path / "out", **options)
+        summary = found.summary
+        assert (summary["task"], summary["metric"], summary["dense"]["accuracy"]) == ("outputs", "fidelity", 1.0)
+        assert 0.5 < summary["incumbent"]["accuracy"] < 1
+        maps, said = found.incumbent.build()(images[:2])
+        assert (maps.shape, said["class"].shape) == ((2, 4, 8, 8), (2, 4))
 
     def test_a_search_needs_no_label(self, tmp_path):
         images = torch.randn(60, 1, 8, 8)
@@ -272,6 +320,34 @@ class TestAFolderOfImages:
         tuned = ["finetune", str(out), "--epochs", "0.5", "--no-mlflow", "--out", str(tmp_path / "tuned")]
         assert command_line([*tuned, "--json"]) == 0
         assert json.loads(capsys.readouterr().out)["metric"] == "agreement"
+
+    def test_a_network_without_classes_goes_the_same_way(self, photographs, tmp_path, capsys):
+        out, model = tmp_path / "out", "tests.searching.inputs.test_problems:pair"
+        arguments = [
+            "--model",
+            model,
+            "--data",
+            f"images:{photographs}",
+            "--budget",
+            "60%flops",
+            "--no-mlflow",
+            "--out",
+            str(out),
+        ]
+        assert command_line(["search", *arguments, "--candidates", "3", "--workers", "2", "--json"]) == 0
+        summary = json.loads(capsys.readouterr().out)
+        assert (summary["task"], summary["metric"], summary["failures"]) == ("outputs", "fidelity", 0)
+        for split in ("test", "train", "holdout"):
+            assert command_line(["evaluate", str(out / "incumbent"), "--split", split, "--json"]) == 0
+            again = json.loads(capsys.readouterr().out)
+            assert again["metric"] == "fidelity"
+            assert split != "test" or again["accuracy"] == pytest.approx(summary["incumbent"]["accuracy"], abs=1e-6)
+        for distils in ([], ["--no-distillation"]):
+            tuned = ["finetune", str(out), "--epochs", "2", "--no-mlflow", "--out", str(tmp_path / f"t{len(distils)}")]
+            assert command_line([*tuned, *distils, "--json"]) == 0
+            assert json.loads(capsys.readouterr().out)["metric"] == "fidelity"
+        assert command_line(["report", str(out)]) == 0
+        assert command_line(["export", str(out), "--format", "torch-export"]) == 0
 
     def test_is_nothing_to_train_on(self, photographs, tmp_path, capsys):
         arguments = ["--model", "digits/resnet", "--data", f"images:{photographs}", "--epochs", "1"]
