@@ -104,6 +104,13 @@ def test_what_the_readme_says_of_cheap_scores_is_what_was_measured():
     assert small["recommended"] is None
 
 
+def test_the_readme_says_of_fidelity_what_was_recorded():
+    recorded = json.loads((RESULTS.parent / "benchmarks" / "results" / "fidelity.json").read_text(encoding="utf-8"))
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for row in recorded["figures"]["networks"].values():
+        assert f"{row['tau']:.2f} ({row['low']:.2f} to {row['high']:.2f})" in readme
+
+
 def test_published_figures_beside_ours_are_those_of_the_experiment_file():
     for content in results("published"):
         published, *_ = load_published(ROOT / "experiments" / content["experiment"])
