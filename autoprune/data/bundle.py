@@ -79,6 +79,11 @@ class DataBundle:
             return split_train(self.train.labels, **sizes, seed=seed)
         return split_apart(self.train.labels, self.validation.labels, **sizes, seed=seed)
 
+    def from_anywhere(self) -> DataBundle:
+        """Returns the same images for processes that work in another folder, where relative paths lead nowhere."""
+        train, test, *validation = (_rooted(images) for images in self.parts)
+        return replace(self, train=train, test=test, validation=next(iter(validation), None))
+
     def doing(self, task: Task) -> DataBundle:
         """Returns the same images for another task.
 
@@ -191,6 +196,12 @@ def _highest(name: str, images: Images, sides: Sequence[int]) -> int:
             "Bring both to one size."
         )
     return int(images.labels.max()) if found is None else found.highest
+
+
+def _rooted(images: Images) -> Images:
+    if not isinstance(images, FolderImages | AnnotatedFiles):
+        return images
+    return replace(images, paths=tuple(path.absolute() for path in images.paths))
 
 
 def missing_here(images: Images) -> str | None:

@@ -121,7 +121,7 @@ def trained_by_team(
     options = training.options
     newest = newest_checkpoint(checkpoints)
     work = TeamTraining(
-        replace(training, save=_stays_here),
+        replace(training, save=_stays_here, data=training.data.from_anywhere()),
         split,
         device,
         None if newest is None else (newest.name, newest.read_bytes()),

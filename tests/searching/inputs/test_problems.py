@@ -349,6 +349,15 @@ class TestAFolderOfImages:
         assert command_line(["report", str(out)]) == 0
         assert command_line(["export", str(out), "--format", "torch-export"]) == 0
 
+    def test_named_from_here_is_found_by_a_team_too(self, photographs, tmp_path, capsys, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        model = "tests.searching.inputs.test_problems:pair"
+        arguments = ["--model", model, "--data", f"images:{photographs.name}", "--budget", "60%flops", "--out", "out"]
+        assert command_line(["prune", "--method", "uniform", *arguments]) == 0
+        tuned = ["finetune", "out", "--epochs", "1", "--no-mlflow", "--workers", "2", "--out", "tuned"]
+        assert command_line(tuned) == 0
+        assert "fidelity" in capsys.readouterr().out
+
     def test_is_nothing_to_train_on(self, photographs, tmp_path, capsys):
         arguments = ["--model", "digits/resnet", "--data", f"images:{photographs}", "--epochs", "1"]
         assert command_line(["train", *arguments, "--no-mlflow", "--out", str(tmp_path / "out")]) == 2
