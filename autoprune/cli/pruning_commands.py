@@ -68,7 +68,7 @@ def experiment(
     if table is not None:
         from autoprune.report.markdown.results import results_table
 
-        print(results_table(table))
+        answer(results_table(table))
         return 0
     assert file is not None
     from autoprune.cli.quiet import hush_libraries
