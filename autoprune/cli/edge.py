@@ -36,7 +36,9 @@ def guarded(command: Callable[[], int]) -> int:
     """Returns what a command returns, or the exit code of what it raised."""
     try:
         with _terminated_as_by_ctrl_c():
-            return command()
+            code = command()
+            sys.stdout.flush()  # a reader who has left is heard of here, and not by Python when it ends
+            return code
     except KeyboardInterrupt as error:
         _say("stopped.", error)
         return STOPPED
