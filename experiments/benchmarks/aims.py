@@ -137,9 +137,9 @@ AIMS = (
     ),
     Aim(
         "CCM-LRR's VGG-16: 93.64 % with 84.2 % removed",
-        "results/cifar10-vgg16-methods",
-        judging.without_weights,
-        "Its authors' has 94.29 %; a training of 100 epochs and more takes a GPU.",
+        "results/cifar10-vgg16-84",
+        judging.published("CCM-LRR"),
+        "One seed, 75 epochs. Its authors' dense network has 94.29 %, ours 92.06; ours is taught by a ResNet-56.",
     ),
     Aim(
         "The search is ahead of every method, finetuned: ResNet-56 at 50 % of the FLOPs",

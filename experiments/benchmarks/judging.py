@@ -160,8 +160,3 @@ def regretted(content: Content) -> Standing:
             said.append(f"{table} {ours:.2f} points (`{other}` {missed[other]:.2f})")
             least.append(ours <= missed[other])
     return Standing(", ".join(said), all(least))
-
-
-def without_weights(content: Content) -> Standing:
-    """Says why a published figure was not tried."""
-    return Standing(f"not run: the dense network at hand has {100 * content['dense']['accuracy']:.2f} %", False)
