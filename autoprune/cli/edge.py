@@ -37,7 +37,7 @@ def guarded(command: Callable[[], int]) -> int:
     try:
         with _terminated_as_by_ctrl_c():
             code = command()
-            sys.stdout.flush()  # a reader who has left is heard of here, and not by Python when it ends
+            _hand_over()
             return code
     except KeyboardInterrupt as error:
         _say("stopped.", error)
@@ -86,10 +86,29 @@ def _terminated_as_by_ctrl_c() -> Iterator[None]:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
+def _hand_over() -> None:
+    """Writes out what was printed, so that a full disk and a reader who has left are heard of while all can be said.
+
+    Raises:
+        OSError: it cannot be written. It is dropped: Python would complain again when it ends.
+    """
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError:
+        _drop_output()
+        raise
+
+
 def _left_alone() -> int:
     """Returns the exit code after the reader of a pipe (`| head`) has left; Python would complain when it flushes."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    _drop_output()
     return BUG
+
+
+def _drop_output() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _invoke(app: Any, arguments: list[str]) -> int:

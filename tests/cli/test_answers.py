@@ -87,9 +87,10 @@ def test_a_reader_who_leaves_is_no_error(asks, unbuffered):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
-def test_a_full_disk_is_said_in_one_line():
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_disk_is_said_in_one_line(unbuffered):
+    command, setting = [sys.executable, "-m", "autoprune", "version"], {**os.environ, "PYTHONUNBUFFERED": unbuffered}
     with Path("/dev/full").open("w") as full:
-        command = [sys.executable, "-m", "autoprune", "version"]
-        process = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+        process = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, env=setting)
     assert (process.returncode, process.stderr.count("\n")) == (2, 1)
     assert "No space left on device" in process.stderr
