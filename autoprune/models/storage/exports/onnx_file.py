@@ -67,7 +67,7 @@ class Onnx:
                 output_names=names,
             )
         except OnnxExporterError as error:
-            raise _reason(error) from error
+            raise _reason(error) from None
         assert program is not None
         proto = program.model_proto
         version = next(item.version for item in proto.opset_import if item.domain in ("", "ai.onnx"))
